@@ -1,0 +1,2 @@
+// Package datapath makes a node's kernel enforce a rule.Set.
+package datapath

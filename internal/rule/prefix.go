@@ -1,0 +1,86 @@
+package rule
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// ComparePrefixes orders IPv4 before IPv6, then by address, then widest first.
+func ComparePrefixes(a, b netip.Prefix) int {
+	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
+}
+
+// Canonical returns the smallest list of prefixes with exactly the same
+// addresses: masked, covered ones dropped, siblings joined, sorted. It never
+// widens.
+func Canonical(prefixes []netip.Prefix) []netip.Prefix {
+	sorted := make([]netip.Prefix, 0, len(prefixes))
+	for _, p := range prefixes {
+		sorted = append(sorted, p.Masked())
+	}
+	slices.SortFunc(sorted, ComparePrefixes)
+	out := sorted[:0]
+	for _, p := range sorted {
+		if n := len(out); n > 0 && CoversPrefix(out[n-1], p) {
+			continue
+		}
+		out = append(out, p)
+		for len(out) > 1 {
+			parent, ok := joined(out[len(out)-2], out[len(out)-1])
+			if !ok {
+				break
+			}
+			out = append(out[:len(out)-2], parent)
+		}
+	}
+	return slices.Clip(out)
+}
+
+// joined returns the parent of two sibling prefixes a < b.
+func joined(a, b netip.Prefix) (netip.Prefix, bool) {
+	if a.Bits() != b.Bits() || a.Bits() == 0 || a.Addr().BitLen() != b.Addr().BitLen() || a == b {
+		return netip.Prefix{}, false
+	}
+	parent := netip.PrefixFrom(a.Addr(), a.Bits()-1).Masked()
+	return parent, parent.Contains(b.Addr())
+}
+
+// CoversPrefix says whether every address of inner is in outer.
+func CoversPrefix(outer, inner netip.Prefix) bool {
+	return outer.Bits() <= inner.Bits() && outer.Contains(inner.Addr())
+}
+
+// Covers says whether one of the prefixes covers inner. On a canonical list
+// this is the same as asking whether all of inner's addresses are in the union.
+func Covers(prefixes []netip.Prefix, inner netip.Prefix) bool {
+	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return CoversPrefix(p, inner) })
+}
+
+// World is every IPv4 and every IPv6 address.
+var World = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+
+// Rule is the atom a cloud firewall understands: one protocol, one range of
+// ports, one source prefix. Two rules are equal when they let in the same
+// packets; who wrote them and why is not part of a Rule.
+type Rule struct {
+	Protocol Protocol
+	Ports    PortRange
+	Source   netip.Prefix
+}
+
+// CompareRules is the canonical order: protocol, ports, source.
+func CompareRules(a, b Rule) int {
+	return cmp.Or(
+		cmp.Compare(a.Protocol, b.Protocol),
+		cmp.Compare(a.Ports.First, b.Ports.First),
+		cmp.Compare(a.Ports.Last, b.Ports.Last),
+		ComparePrefixes(a.Source, b.Source),
+	)
+}
+
+// Covers says whether a admits everything that b admits.
+func (a Rule) Covers(b Rule) bool {
+	return a.Protocol == b.Protocol && a.Ports.First <= b.Ports.First && b.Ports.Last <= a.Ports.Last &&
+		CoversPrefix(a.Source, b.Source)
+}

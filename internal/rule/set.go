@@ -1,0 +1,74 @@
+package rule
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"maps"
+	"net/netip"
+	"slices"
+)
+
+// ClassID names a distinct set of sources by its content: the first 64 bits of
+// the SHA-256 of its canonical prefixes, in hexadecimal.
+type ClassID string
+
+// Set is everything a node must enforce. A packet to a local address on a
+// judged port number passes only if its (protocol, number) has a class and the
+// class holds its source; every other packet on a judged number is dropped, and
+// a packet on any other number is none of our business.
+//
+// A Set is immutable: build it with NewSet, never write to its maps.
+type Set struct {
+	Judged  PortRanges
+	Ports   map[Port]ClassID
+	Classes map[ClassID][]netip.Prefix
+}
+
+// NewSet interns the sources of each port. Ports outside judged are added to
+// it; a port without sources is closed.
+func NewSet(judged PortRanges, sources map[Port][]netip.Prefix) Set {
+	s := Set{Ports: make(map[Port]ClassID, len(sources)), Classes: map[ClassID][]netip.Prefix{}}
+	ranges := slices.Clone(judged)
+	for port, prefixes := range sources {
+		canonical := Canonical(prefixes)
+		id := classID(canonical)
+		s.Ports[port], s.Classes[id] = id, canonical
+		if !judged.Contains(port.Number) {
+			ranges = append(ranges, PortRange{port.Number, port.Number})
+		}
+	}
+	s.Judged = NewPortRanges(ranges...)
+	return s
+}
+
+func classID(canonical []netip.Prefix) ClassID {
+	h := sha256.New()
+	for _, p := range canonical {
+		h.Write([]byte(p.String()))
+		h.Write([]byte{'\n'})
+	}
+	return ClassID(hex.EncodeToString(h.Sum(nil)[:8]))
+}
+
+// Sources returns the canonical prefixes that may reach the port; nil when
+// nobody may.
+func (s Set) Sources(p Port) []netip.Prefix { return s.Classes[s.Ports[p]] }
+
+// SortedPorts lists the ports that have a class, in canonical order.
+func (s Set) SortedPorts() []Port { return slices.SortedFunc(maps.Keys(s.Ports), ComparePorts) }
+
+// Admits says whether a packet from source to the port would pass.
+func (s Set) Admits(p Port, source netip.Addr) bool {
+	if !s.Judged.Contains(p.Number) {
+		return true
+	}
+	return slices.ContainsFunc(s.Sources(p), func(prefix netip.Prefix) bool { return prefix.Contains(source) })
+}
+
+// Empty says whether the set judges nothing at all.
+func (s Set) Empty() bool { return len(s.Judged) == 0 }
+
+// Equal says whether two sets enforce the same.
+func (s Set) Equal(t Set) bool {
+	return slices.Equal(s.Judged, t.Judged) && maps.Equal(s.Ports, t.Ports)
+}

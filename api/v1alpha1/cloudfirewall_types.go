@@ -1,0 +1,113 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// CloudFirewall is the security groups of one account and region.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=cfw,categories=portreeve
+// +kubebuilder:printcolumn:name="Provider",type=string,JSONPath=`.spec.provider`
+// +kubebuilder:printcolumn:name="Region",type=string,JSONPath=`.spec.region`
+// +kubebuilder:printcolumn:name="Ours",type=string,JSONPath=`.status.groups[*].ours`
+// +kubebuilder:printcolumn:name="Foreign",type=string,JSONPath=`.status.groups[*].foreign`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Verified",type=date,JSONPath=`.status.lastVerified`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type CloudFirewall struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +required
+	Spec CloudFirewallSpec `json:"spec"`
+	// +default={"observedGeneration": -1}
+	// +optional
+	Status CloudFirewallStatus `json:"status,omitempty"`
+}
+
+// Provider of a cloud.
+//
+// +kubebuilder:validation:Enum=AWS
+type Provider string
+
+// ProviderAWS is Amazon EC2 security groups.
+const ProviderAWS Provider = "AWS"
+
+// CloudFirewallSpec says which groups, and how to reach them. Credentials are
+// those the cloud's SDK finds by itself.
+type CloudFirewallSpec struct {
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",messageExpression="'provider can not change from ' + oldSelf + ' to ' + self + '; create another CloudFirewall, so that the rules of this one are revoked first'"
+	Provider Provider `json:"provider"`
+	// Region, for example eu-central-1.
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z]+(-[a-z0-9]+)+$')",messageExpression="'region \"' + self + '\" must be a region name; write for example eu-central-1'"
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",messageExpression="'region can not change from ' + oldSelf + ' to ' + self + '; create another CloudFirewall, so that the rules of this one are revoked first'"
+	Region string `json:"region"`
+	// Endpoint replaces the cloud's own API address: a private endpoint, or a test.
+	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:XValidation:rule="self == '' || (isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '')",messageExpression="'endpoint \"' + self + '\" must be an http or https URL; leave it out for the cloud\\'s own'"
+	// +optional
+	Endpoint string `json:"endpoint,omitempty"`
+	// Groups in the order in which they are filled.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=map
+	// +listMapKey=id
+	Groups []SecurityGroup `json:"groups"`
+	// Resync is how often the groups are read again and repaired.
+	// +kubebuilder:default="5m"
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=32
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')",messageExpression="'resync \"' + self + '\" must be a duration from 10s to 24h; write for example 5m'"
+	// +optional
+	Resync *metav1.Duration `json:"resync,omitempty"`
+}
+
+// SecurityGroup names one group.
+type SecurityGroup struct {
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^sg-[0-9a-z]+$')",messageExpression="'group id \"' + self + '\" must be a security group id; write for example sg-0123456789abcdef0'"
+	ID string `json:"id"`
+}
+
+// CloudFirewallStatus is what the last reading showed.
+type CloudFirewallStatus struct {
+	// +listType=map
+	// +listMapKey=id
+	// +optional
+	Groups []GroupStatus `json:"groups,omitempty"`
+	// LastVerified is when the groups were last read whole.
+	// +optional
+	LastVerified *metav1.Time `json:"lastVerified,omitempty"`
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// GroupStatus is one group as it was last read.
+type GroupStatus struct {
+	ID string `json:"id"`
+	// Ours counts rules signed by this cluster.
+	Ours int32 `json:"ours"`
+	// Foreign counts all other inbound rules.
+	Foreign int32 `json:"foreign"`
+	// Budget is used/limit for IPv4 and IPv6, as "12/60 4/60".
+	Budget string `json:"budget"`
+	// Shadowing lists foreign rules that admit more than a policy does, at most 8.
+	// +listType=atomic
+	// +optional
+	Shadowing []string `json:"shadowing,omitempty"`
+}
+
+// CloudFirewallList is a list of CloudFirewall.
+//
+// +kubebuilder:object:root=true
+type CloudFirewallList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []CloudFirewall `json:"items"`
+}

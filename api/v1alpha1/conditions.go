@@ -1,0 +1,87 @@
+package v1alpha1
+
+// Condition types. The first five are the gates of a policy; Ready is True when
+// all of them are. A gate that does not apply is True with reason NotRequired.
+const (
+	// Accepted: the policy is valid together with its pool and Service.
+	Accepted = "Accepted"
+	// Allocated: every port has its number.
+	Allocated = "Allocated"
+	// Exposed: the companion Service stands and carries those numbers.
+	Exposed = "Exposed"
+	// HostEnforced: every Ready eligible node has proved that it enforces the policy.
+	HostEnforced = "HostEnforced"
+	// CloudEnforced: every cloud firewall was re-read and holds the policy's rules.
+	CloudEnforced = "CloudEnforced"
+	// Ready sums the others up.
+	Ready = "Ready"
+	// Reconciling is True while we work, or wait for something that may come by itself.
+	Reconciling = "Reconciling"
+	// Stalled is True when a person must act.
+	Stalled = "Stalled"
+
+	// Shadowed (abnormal when True): something else opens what the policy restricts.
+	Shadowed = "Shadowed"
+	// Conflict (abnormal when True): somebody else holds what the policy asks for.
+	Conflict = "Conflict"
+	// Overlaps (abnormal when True): an older pool owns part of this pool's ranges.
+	Overlaps = "Overlaps"
+	// Enforced, on a NodeDatapath: the kernel was read back and holds what the marks say.
+	Enforced = "Enforced"
+)
+
+// Reasons, a closed list: every condition of ours carries one of these.
+const (
+	ReasonOK          = "OK"
+	ReasonNotRequired = "NotRequired"
+	ReasonProgressing = "Progressing"
+
+	// Accepted.
+	ReasonInvalid                 = "Invalid"
+	ReasonServiceNotFound         = "ServiceNotFound"
+	ReasonServiceHeadless         = "ServiceHeadless"
+	ReasonServiceExternalName     = "ServiceExternalName"
+	ReasonServiceWithoutSelector  = "ServiceWithoutSelector"
+	ReasonServicePortNotFound     = "ServicePortNotFound"
+	ReasonServicePortsAmbiguous   = "ServicePortsAmbiguous"
+	ReasonPoolNotFound            = "PoolNotFound"
+	ReasonNamespaceNotAllowed     = "NamespaceNotAllowed"
+	ReasonPinOutsidePool          = "PinOutsidePool"
+	ReasonCloudFirewallNotAllowed = "CloudFirewallNotAllowed"
+	ReasonSourceRefused           = "SourceRefused"
+
+	// Allocated.
+	ReasonPoolNotArmed = "PoolNotArmed"
+	ReasonExhausted    = "Exhausted"
+	ReasonConflict     = "Conflict"
+
+	// Exposed.
+	ReasonServiceNameTaken = "ServiceNameTaken"
+	ReasonNodePortRefused  = "NodePortRefused"
+
+	// HostEnforced.
+	ReasonNodesPending           = "NodesPending"
+	ReasonNodesFailing           = "NodesFailing"
+	ReasonNoNodes                = "NoNodes"
+	ReasonEnforcementUnsupported = "EnforcementUnsupported"
+
+	// CloudEnforced and CloudFirewall.
+	ReasonCloudFirewallNotFound = "CloudFirewallNotFound"
+	ReasonDenied                = "Denied"
+	ReasonBudgetExceeded        = "BudgetExceeded"
+	ReasonThrottled             = "Throttled"
+	ReasonUnreachable           = "Unreachable"
+
+	// Shadowed.
+	ReasonServiceNodePort = "ServiceNodePort"
+	ReasonForeignRule     = "ForeignRule"
+
+	// Pools.
+	ReasonOverlaps = "Overlaps"
+	ReasonArming   = "Arming"
+
+	// NodeDatapath.
+	ReasonStale    = "Stale"
+	ReasonVanished = "Vanished"
+	ReasonFailed   = "Failed"
+)

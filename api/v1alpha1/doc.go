@@ -1,0 +1,50 @@
+// Package v1alpha1 is the API group portreeve.dev/v1alpha1: its kinds, what the
+// API server validates by itself (schema and CEL, so that it holds with the
+// manager down), and the closed lists of condition types and reasons.
+//
+// A field exists only when it is honoured; nothing is accepted and ignored.
+//
+// +kubebuilder:object:generate=true
+// +groupName=portreeve.dev
+package v1alpha1
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// GroupVersion is portreeve.dev/v1alpha1.
+var GroupVersion = schema.GroupVersion{Group: "portreeve.dev", Version: "v1alpha1"}
+
+var schemeBuilder = runtime.NewSchemeBuilder(func(s *runtime.Scheme) error {
+	s.AddKnownTypes(GroupVersion,
+		&NodePortPool{}, &NodePortPoolList{},
+		&NodePortPolicy{}, &NodePortPolicyList{},
+		&NodePortAllocation{}, &NodePortAllocationList{},
+		&CloudFirewall{}, &CloudFirewallList{},
+		&NodeDatapath{}, &NodeDatapathList{},
+	)
+	metav1.AddToGroupVersion(s, GroupVersion)
+	return nil
+})
+
+// AddToScheme registers the kinds of this package.
+var AddToScheme = schemeBuilder.AddToScheme
+
+// Marks that others can see on the objects we write.
+const (
+	// LabelPolicy on a Service names the policy whose companion it is.
+	LabelPolicy = "portreeve.dev/policy"
+	// ServiceProxyName is the value of service.kubernetes.io/service-proxy-name
+	// that takes a closing companion away from kube-proxy while it goes on holding
+	// its number in the API server.
+	ServiceProxyName = "portreeve.dev"
+	// FieldOwner is the field manager of everything the manager writes.
+	FieldOwner = "portreeve"
+	// CompanionSuffix turns a policy's name into its companion Service's name.
+	CompanionSuffix = "-nodeport"
+	// AnnotationRelease on an allocation ends its waiting for nodes and clouds that
+	// can't answer. Only the platform role may write allocations' annotations.
+	AnnotationRelease = "portreeve.dev/release"
+)

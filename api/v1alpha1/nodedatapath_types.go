@@ -1,0 +1,70 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// NodeDatapath is what one node has really loaded, written by that node's agent
+// only. It is named by the node.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,shortName=nodedp,categories=portreeve
+// +kubebuilder:printcolumn:name="Datapath",type=string,JSONPath=`.status.datapath`
+// +kubebuilder:printcolumn:name="Enforced",type=string,JSONPath=`.status.conditions[?(@.type=="Enforced")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Enforced")].reason`
+// +kubebuilder:printcolumn:name="Allocations",type=string,JSONPath=`.status.marks.allocations`
+// +kubebuilder:printcolumn:name="Pools",type=string,JSONPath=`.status.marks.pools`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type NodeDatapath struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +optional
+	Status NodeDatapathStatus `json:"status,omitempty"`
+}
+
+// NodeDatapathStatus is the agent's report.
+type NodeDatapathStatus struct {
+	// BootID of the node's kernel (/proc/sys/kernel/random/boot_id): marks of an
+	// earlier boot prove nothing.
+	BootID string `json:"bootID,omitempty"`
+	// Datapath in use and its mode, for example "iptables (nft)".
+	Datapath string `json:"datapath,omitempty"`
+	// Marks say how far the kernel agrees with what the agent has read.
+	// +optional
+	Marks Marks `json:"marks,omitempty,omitzero"`
+	// Exceptions are ports that the node does not enforce although the marks are
+	// past them, at most 64.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=map
+	// +listMapKey=port
+	// +optional
+	Exceptions []PortException `json:"exceptions,omitempty"`
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// Marks are resource versions, each comparable within its own type only: every
+// object of that type up to there is what the kernel was seen to enforce.
+type Marks struct {
+	// +optional
+	Pools string `json:"pools,omitempty"`
+	// +optional
+	Allocations string `json:"allocations,omitempty"`
+}
+
+// PortException is a port the node can't enforce as wished.
+type PortException struct {
+	Port   int32  `json:"port"`
+	Reason string `json:"reason"`
+}
+
+// NodeDatapathList is a list of NodeDatapath.
+//
+// +kubebuilder:object:root=true
+type NodeDatapathList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []NodeDatapath `json:"items"`
+}

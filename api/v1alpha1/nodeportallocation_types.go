@@ -1,0 +1,134 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// NodePortAllocation is the claim on one port number: lock, register entry and
+// what nodes and clouds must enforce, in one object. It is named by the number,
+// so the API server's name uniqueness is the lock. Only the manager writes it.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=npa,categories=portreeve
+// +kubebuilder:printcolumn:name="Protocols",type=string,JSONPath=`.spec.protocols`
+// +kubebuilder:printcolumn:name="Pool",type=string,JSONPath=`.spec.pool`
+// +kubebuilder:printcolumn:name="Team",type=string,JSONPath=`.spec.team`
+// +kubebuilder:printcolumn:name="Namespace",type=string,JSONPath=`.spec.claim.namespace`
+// +kubebuilder:printcolumn:name="Service",type=string,JSONPath=`.spec.claim.service`
+// +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.spec.state`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Policy",type=string,priority=1,JSONPath=`.spec.claim.policy`
+// +kubebuilder:printcolumn:name="Grandfathered",type=boolean,priority=1,JSONPath=`.spec.grandfathered`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[1-9][0-9]{0,4}$') && int(self.metadata.name) <= 65535",messageExpression="'metadata.name \"' + self.metadata.name + '\" must be the port number it claims, from 1 to 65535'"
+// +kubebuilder:validation:XValidation:rule="!(self.metadata.name in ['22','53','179','443','2379','2380','6443','10248','10249','10250','10251','10252','10253','10254','10255','10256','10257','10258','10259'])",messageExpression="'metadata.name \"' + self.metadata.name + '\" is a fail-safe port, which nobody may claim'"
+type NodePortAllocation struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +required
+	Spec NodePortAllocationSpec `json:"spec"`
+}
+
+// AllocationState is the life of a port number.
+//
+// +kubebuilder:validation:Enum=Open;Closed;Foreign
+type AllocationState string
+
+// The states of an allocation.
+const (
+	// AllocationOpen: nodes and clouds admit the listed sources.
+	AllocationOpen AllocationState = "Open"
+	// AllocationClosed: nobody is admitted; the number rests until it is proved closed everywhere.
+	AllocationClosed AllocationState = "Closed"
+	// AllocationForeign: a Service that is not ours holds the number.
+	AllocationForeign AllocationState = "Foreign"
+)
+
+// NodePortAllocationSpec is the claim.
+//
+// +kubebuilder:validation:XValidation:rule="(self.state == 'Closed') == has(self.closedAt)",message="closedAt must be set exactly when state is Closed"
+// +kubebuilder:validation:XValidation:rule="!has(self.grandfathered) || !self.grandfathered || self.state == 'Foreign'",message="grandfathered goes with state Foreign only"
+// +kubebuilder:validation:XValidation:rule="self.state == 'Foreign' || (has(self.claim.policy) && has(self.ports))",message="an Open or Closed allocation must name its policy (claim.policy) and its ports"
+// +kubebuilder:validation:XValidation:rule="!has(self.ports) || (self.protocols.all(p, self.ports.exists(q, q.protocol == p)) && self.ports.all(q, q.protocol in self.protocols))",message="protocols must be those of ports"
+type NodePortAllocationSpec struct {
+	State AllocationState `json:"state"`
+	// Protocols held on the number.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=3
+	// +listType=set
+	Protocols []Protocol `json:"protocols"`
+	// Claim says for whom.
+	Claim Claim `json:"claim"`
+	// Pool the number was drawn from.
+	// +kubebuilder:validation:MaxLength=253
+	Pool string `json:"pool"`
+	// Team of the pool at that time.
+	// +kubebuilder:validation:MaxLength=63
+	Team string `json:"team"`
+	// Ports by protocol, with the sources to admit. Nobody else is admitted.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=3
+	// +listType=map
+	// +listMapKey=protocol
+	// +optional
+	Ports []ClaimedPort `json:"ports,omitempty"`
+	// CloudFirewalls that must admit the same sources.
+	// +kubebuilder:validation:MaxItems=8
+	// +listType=set
+	// +optional
+	CloudFirewalls []ObjectName `json:"cloudFirewalls,omitempty"`
+	// ClosedAt is when it was closed: the cool-down counts from here, and every
+	// proof of closing must be younger.
+	// +optional
+	ClosedAt *metav1.MicroTime `json:"closedAt,omitempty"`
+	// Grandfathered: nodes pass its traffic, because it stood there before the pool.
+	// A Foreign allocation that is not grandfathered is dropped.
+	// +optional
+	Grandfathered bool `json:"grandfathered,omitempty"`
+}
+
+// Protocol of a Service port.
+//
+// +kubebuilder:validation:Enum=TCP;UDP;SCTP
+type Protocol string
+
+// Claim names the holder of a number: a policy and its Service, or, when
+// Foreign, the Service alone.
+type Claim struct {
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Namespace string `json:"namespace,omitempty"`
+	// +kubebuilder:validation:MaxLength=54
+	// +optional
+	Policy string `json:"policy,omitempty"`
+	// Service referenced by the policy, or holding the number when Foreign. Empty:
+	// the API server refused the number and no Service shows it.
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Service string `json:"service,omitempty"`
+}
+
+// ClaimedPort is one Service port on the number.
+type ClaimedPort struct {
+	Protocol Protocol `json:"protocol"`
+	// Name of the Service port; empty for a Service with one unnamed port.
+	// +kubebuilder:validation:MaxLength=63
+	// +optional
+	Name string `json:"name,omitempty"`
+	// Port number of the Service port.
+	// +kubebuilder:validation:Minimum=1
+	// +kubebuilder:validation:Maximum=65535
+	Port int32 `json:"port"`
+	// Sources to admit, canonical CIDRs.
+	// +kubebuilder:validation:MaxItems=256
+	// +listType=atomic
+	// +optional
+	Sources []CIDR `json:"sources,omitempty"`
+}
+
+// NodePortAllocationList is a list of NodePortAllocation.
+//
+// +kubebuilder:object:root=true
+type NodePortAllocationList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []NodePortAllocation `json:"items"`
+}

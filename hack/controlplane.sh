@@ -15,6 +15,7 @@ if [ -z "${HOME:-}" ]; then
 	export HOME="${HOME:-/tmp}"
 fi
 cache=${PORTREEVE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/portreeve}
+case $cache in /*) ;; *) cache=$PWD/$cache ;; esac
 
 src=lab/controlplane
 hash=$({ cat "$src/go.mod" "$src/go.sum" "$src/main.go"; go version; } | sha256sum | cut -c1-16)

@@ -79,11 +79,11 @@ type PolicyPort struct {
 	// +optional
 	Name string `json:"name,omitempty"`
 	// Port number of the Service port (not its target port).
-	// +kubebuilder:validation:XValidation:rule="1 <= self && self <= 65535",messageExpression="'port ' + string(self) + ' must be from 1 to 65535: the port of the Service'"
+	// +kubebuilder:validation:XValidation:rule="1 <= self && self <= 65535",messageExpression="'port %d must be from 1 to 65535: the port of the Service'.format([self])"
 	// +optional
 	Port int32 `json:"port,omitempty"`
 	// NodePort pins the node port. It must lie inside the pool.
-	// +kubebuilder:validation:XValidation:rule="1 <= self && self <= 65535",messageExpression="'nodePort ' + string(self) + ' must be from 1 to 65535 and inside the pool; leave it out to be given one'"
+	// +kubebuilder:validation:XValidation:rule="1 <= self && self <= 65535",messageExpression="'nodePort %d must be from 1 to 65535 and inside the pool; leave it out to be given one'.format([self])"
 	// +optional
 	NodePort int32 `json:"nodePort,omitempty"`
 }
@@ -92,7 +92,7 @@ type PolicyPort struct {
 //
 // +kubebuilder:validation:MaxLength=43
 // +kubebuilder:validation:XValidation:rule="isCIDR(self)",messageExpression="'cidr \"' + self + '\" is not a network in CIDR notation; write for example 203.0.113.0/24, or 203.0.113.7/32 for one address'"
-// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",messageExpression="'cidr \"' + self + '\" has host bits set; write ' + string(cidr(self).masked())"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",messageExpression="'cidr \"%s\" has host bits set; write %s'.format([self, string(cidr(self).masked())])"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() > 0",messageExpression="'cidr \"' + self + '\" is the whole world, which a CIDR may not open; name the networks that need the port'"
 type CIDR string
 

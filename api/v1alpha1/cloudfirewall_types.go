@@ -9,12 +9,12 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:resource:scope=Cluster,shortName=cfw,categories=portreeve
 // +kubebuilder:printcolumn:name="Provider",type=string,JSONPath=`.spec.provider`
 // +kubebuilder:printcolumn:name="Region",type=string,JSONPath=`.spec.region`
-// +kubebuilder:printcolumn:name="Ours",type=string,JSONPath=`.status.groups[*].ours`
-// +kubebuilder:printcolumn:name="Foreign",type=string,JSONPath=`.status.groups[*].foreign`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Verified",type=date,JSONPath=`.status.lastVerified`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Groups",type=string,priority=1,JSONPath=`.status.groups`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 type CloudFirewall struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -37,42 +37,46 @@ const ProviderAWS Provider = "AWS"
 // CloudFirewallSpec says which groups, and how to reach them. Credentials are
 // those the cloud's SDK finds by itself.
 type CloudFirewallSpec struct {
+	// Provider of the cloud.
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",messageExpression="'provider can not change from ' + oldSelf + ' to ' + self + '; create another CloudFirewall, so that the rules of this one are revoked first'"
 	Provider Provider `json:"provider"`
 	// Region, for example eu-central-1.
-	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z]+(-[a-z0-9]+)+$')",messageExpression="'region \"' + self + '\" must be a region name; write for example eu-central-1'"
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="size(self) <= 64 && self.matches('^[a-z]+(-[a-z]+)+-[0-9]+$')",messageExpression="'region \"' + self + '\" must be the name of a region, not of a zone; write for example eu-central-1'"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",messageExpression="'region can not change from ' + oldSelf + ' to ' + self + '; create another CloudFirewall, so that the rules of this one are revoked first'"
 	Region string `json:"region"`
 	// Endpoint replaces the cloud's own API address: a private endpoint, or a test.
 	// +kubebuilder:validation:MaxLength=256
-	// +kubebuilder:validation:XValidation:rule="self == '' || (isURL(self) && url(self).getScheme() in ['http', 'https'] && url(self).getHost() != '')",messageExpression="'endpoint \"' + self + '\" must be an http or https URL; leave it out for the cloud\\'s own'"
+	// +kubebuilder:validation:XValidation:rule="self == '' || self.matches('^https?://([-a-zA-Z0-9.]+|\\\\[[0-9a-fA-F:.]+\\\\])(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]))?(/.*)?$')",messageExpression="'endpoint \"' + self + '\" must be an http or https URL; write for example https://ec2.eu-central-1.amazonaws.com, or leave it out for the one of the region'"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('[@?#]')",messageExpression="'endpoint \"' + self + '\" must not carry a user, a query or a fragment, which would be ignored; write scheme, host, port and path only'"
 	// +optional
 	Endpoint string `json:"endpoint,omitempty"`
 	// Groups in the order in which they are filled.
-	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=16
+	// +kubebuilder:validation:XValidation:rule="size(self) > 0",message="groups is an empty list; name at least one security group, for example {id: sg-0123456789abcdef0}"
 	// +listType=map
 	// +listMapKey=id
 	Groups []SecurityGroup `json:"groups"`
 	// Resync is how often the groups are read again and repaired.
 	// +kubebuilder:default="5m"
 	// +kubebuilder:validation:Type=string
-	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')",messageExpression="'resync \"' + self + '\" must be a duration from 10s to 24h; write for example 5m'"
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,6}(ms|s|m|h)){1,4}$') && duration(self) >= duration('10s') && duration(self) <= duration('24h')",messageExpression="'resync \"' + self + '\" must be a duration from 10s to 24h, in whole hours, minutes and seconds; write for example 5m or 1h30m'"
 	// +optional
 	Resync *metav1.Duration `json:"resync,omitempty"`
 }
 
 // SecurityGroup names one group.
 type SecurityGroup struct {
-	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:XValidation:rule="self.matches('^sg-[0-9a-z]+$')",messageExpression="'group id \"' + self + '\" must be a security group id; write for example sg-0123456789abcdef0'"
+	// ID of the group, for example sg-0123456789abcdef0.
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^sg-[0-9a-z]{1,61}$')",messageExpression="'group id \"' + self + '\" must be a security group id; write for example sg-0123456789abcdef0'"
 	ID string `json:"id"`
 }
 
 // CloudFirewallStatus is what the last reading showed.
 type CloudFirewallStatus struct {
+	// Groups as they were last read.
 	// +listType=map
 	// +listMapKey=id
 	// +optional
@@ -80,8 +84,11 @@ type CloudFirewallStatus struct {
 	// LastVerified is when the groups were last read whole.
 	// +optional
 	LastVerified *metav1.Time `json:"lastVerified,omitempty"`
+	// ObservedGeneration of the spec that the status speaks of; -1: none yet.
+	// +default=-1
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Conditions: Ready, Reconciling, Stalled, Conflict.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -90,6 +97,7 @@ type CloudFirewallStatus struct {
 
 // GroupStatus is one group as it was last read.
 type GroupStatus struct {
+	// ID of the group.
 	ID string `json:"id"`
 	// Ours counts rules signed by this cluster.
 	Ours int32 `json:"ours"`

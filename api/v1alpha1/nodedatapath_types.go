@@ -14,6 +14,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Allocations",type=string,JSONPath=`.status.marks.allocations`
 // +kubebuilder:printcolumn:name="Pools",type=string,JSONPath=`.status.marks.pools`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Enforced")].message`
 type NodeDatapath struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -39,6 +40,7 @@ type NodeDatapathStatus struct {
 	// +listMapKey=port
 	// +optional
 	Exceptions []PortException `json:"exceptions,omitempty"`
+	// Conditions: Enforced.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -48,15 +50,19 @@ type NodeDatapathStatus struct {
 // Marks are resource versions, each comparable within its own type only: every
 // object of that type up to there is what the kernel was seen to enforce.
 type Marks struct {
+	// Pools: the resource version up to which NodePortPools are in force.
 	// +optional
 	Pools string `json:"pools,omitempty"`
+	// Allocations: the resource version up to which NodePortAllocations are in force.
 	// +optional
 	Allocations string `json:"allocations,omitempty"`
 }
 
 // PortException is a port the node can't enforce as wished.
 type PortException struct {
-	Port   int32  `json:"port"`
+	// Port number.
+	Port int32 `json:"port"`
+	// Reason why it is not enforced.
 	Reason string `json:"reason"`
 }
 

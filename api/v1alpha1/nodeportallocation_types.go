@@ -16,6 +16,8 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="State",type=string,JSONPath=`.spec.state`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Policy",type=string,priority=1,JSONPath=`.spec.claim.policy`
+// +kubebuilder:printcolumn:name="Admits",type=string,priority=1,JSONPath=`.spec.ports`
+// +kubebuilder:printcolumn:name="Closed",type=date,priority=1,JSONPath=`.spec.closedAt`
 // +kubebuilder:printcolumn:name="Grandfathered",type=boolean,priority=1,JSONPath=`.spec.grandfathered`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[1-9][0-9]{0,4}$') && int(self.metadata.name) <= 65535",messageExpression="'metadata.name \"' + self.metadata.name + '\" must be the port number it claims, from 1 to 65535'"
 // +kubebuilder:validation:XValidation:rule="!(self.metadata.name in ['22','53','179','443','2379','2380','6443','10248','10249','10250','10251','10252','10253','10254','10255','10256','10257','10258','10259'])",messageExpression="'metadata.name \"' + self.metadata.name + '\" is a fail-safe port, which nobody may claim'"
@@ -44,11 +46,13 @@ const (
 
 // NodePortAllocationSpec is the claim.
 //
-// +kubebuilder:validation:XValidation:rule="(self.state == 'Closed') == has(self.closedAt)",message="closedAt must be set exactly when state is Closed"
-// +kubebuilder:validation:XValidation:rule="!has(self.grandfathered) || !self.grandfathered || self.state == 'Foreign'",message="grandfathered goes with state Foreign only"
-// +kubebuilder:validation:XValidation:rule="self.state == 'Foreign' || (has(self.claim.policy) && has(self.ports))",message="an Open or Closed allocation must name its policy (claim.policy) and its ports"
-// +kubebuilder:validation:XValidation:rule="!has(self.ports) || (self.protocols.all(p, self.ports.exists(q, q.protocol == p)) && self.ports.all(q, q.protocol in self.protocols))",message="protocols must be those of ports"
+// +kubebuilder:validation:XValidation:rule="(self.state == 'Closed') == has(self.closedAt)",messageExpression="has(self.closedAt) ? 'closedAt is set although state is %s; remove it, or set state to Closed'.format([self.state]) : 'closedAt is missing although state is Closed; set it to the time of closing'",fieldPath=".closedAt"
+// +kubebuilder:validation:XValidation:rule="!has(self.grandfathered) || !self.grandfathered || self.state == 'Foreign'",messageExpression="'grandfathered goes with state Foreign only, and state is %s; remove grandfathered'.format([self.state])",fieldPath=".grandfathered"
+// +kubebuilder:validation:XValidation:rule="self.state == 'Foreign' || (has(self.claim.namespace) && has(self.claim.policy) && has(self.claim.service))",messageExpression="'claim must name namespace, policy and service when state is %s; set all three'.format([self.state])",fieldPath=".claim"
+// +kubebuilder:validation:XValidation:rule="self.state == 'Foreign' || has(self.ports)",messageExpression="'ports must be set when state is %s; list each protocol with its Service port'.format([self.state])",fieldPath=".ports"
+// +kubebuilder:validation:XValidation:rule="!has(self.ports) || (self.protocols.all(p, self.ports.exists(q, q.protocol == p)) && self.ports.all(q, q.protocol in self.protocols))",messageExpression="'protocols %s must be those of ports %s; list each protocol in both'.format([self.protocols, self.ports.map(q, q.protocol)])",fieldPath=".protocols"
 type NodePortAllocationSpec struct {
+	// State of the claim: Open, Closed or Foreign.
 	State AllocationState `json:"state"`
 	// Protocols held on the number.
 	// +kubebuilder:validation:MinItems=1
@@ -59,9 +63,11 @@ type NodePortAllocationSpec struct {
 	Claim Claim `json:"claim"`
 	// Pool the number was drawn from.
 	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",messageExpression="'pool \"' + self + '\" must be the name of a NodePortPool: lower-case letters, digits, inner dashes and dots'"
 	Pool string `json:"pool"`
 	// Team of the pool at that time.
-	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'team \"' + self + '\" must be at most 63 lower-case letters, digits and inner dashes; write for example payments'"
 	Team string `json:"team"`
 	// Ports by protocol, with the sources to admit. Nobody else is admitted.
 	// +kubebuilder:validation:MinItems=1
@@ -93,24 +99,31 @@ type Protocol string
 // Claim names the holder of a number: a policy and its Service, or, when
 // Foreign, the Service alone.
 type Claim struct {
-	// +kubebuilder:validation:MaxLength=63
+	// Namespace of the policy and its Service.
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'claim.namespace \"' + self + '\" must be at most 63 lower-case letters, digits and inner dashes; write for example shop'"
 	// +optional
 	Namespace string `json:"namespace,omitempty"`
-	// +kubebuilder:validation:MaxLength=54
+	// Policy that asked for the number; empty when Foreign.
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z]([-a-z0-9]{0,52}[a-z0-9])?$')",messageExpression="'claim.policy \"' + self + '\" must be the name of a NodePortPolicy: at most 54 lower-case letters, digits and inner dashes, a letter first'"
 	// +optional
 	Policy string `json:"policy,omitempty"`
 	// Service referenced by the policy, or holding the number when Foreign. Empty:
 	// the API server refused the number and no Service shows it.
-	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'claim.service \"' + self + '\" must be at most 63 lower-case letters, digits and inner dashes; write for example shop'"
 	// +optional
 	Service string `json:"service,omitempty"`
 }
 
 // ClaimedPort is one Service port on the number.
 type ClaimedPort struct {
+	// Protocol of the Service port.
 	Protocol Protocol `json:"protocol"`
 	// Name of the Service port; empty for a Service with one unnamed port.
-	// +kubebuilder:validation:MaxLength=63
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'port name \"' + self + '\" must be at most 63 lower-case letters, digits and inner dashes; write for example https'"
 	// +optional
 	Name string `json:"name,omitempty"`
 	// Port number of the Service port.

@@ -15,6 +15,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Nodes",type=string,JSONPath=`.status.nodes.enforced`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Sources",type=string,priority=1,JSONPath=`.spec.sources`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 // +kubebuilder:validation:XValidation:rule="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$') && size(self.metadata.name) <= 54",messageExpression="'metadata.name \"' + self.metadata.name + '\" must be at most 54 lower-case letters, digits and inner dashes and begin with a letter, because the Service <name>-nodeport is named after it'"
 type NodePortPolicy struct {
@@ -30,11 +31,11 @@ type NodePortPolicy struct {
 
 // NodePortPolicySpec is what the team asks for.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.ports) || !self.ports.all(p, has(p.name)) || !has(self.sources) || self.sources.all(s, !has(s.ports) || s.ports.all(n, self.ports.exists(p, p.name == n)))",message="sources[].ports must name entries of ports; add the port to spec.ports or correct its name",fieldPath=".sources"
+// +kubebuilder:validation:XValidation:rule="!has(self.ports) || !self.ports.all(p, has(p.name)) || !has(self.sources) || self.sources.all(s, !has(s.ports) || s.ports.all(n, self.ports.exists(p, p.name == n)))",messageExpression="'a source names port \"%s\", which spec.ports does not list; add it there or correct the name'.format([self.sources.filter(s, has(s.ports)).map(s, s.ports.filter(n, !self.ports.exists(p, p.name == n))).filter(l, size(l) > 0)[0][0]])",fieldPath=".sources"
 type NodePortPolicySpec struct {
 	// Category of the pool to draw from.
-	// +kubebuilder:validation:MaxLength=63
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",messageExpression="'category \"' + self + '\" must be lower-case letters, digits and inner dashes; kubectl get nppool lists the categories'"
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'category \"' + self + '\" must be at most 63 lower-case letters, digits and inner dashes; kubectl get nppool lists the categories'"
 	Category string `json:"category"`
 
 	// ServiceRef names the Service, always in the policy's own namespace.
@@ -42,9 +43,10 @@ type NodePortPolicySpec struct {
 
 	// Ports of the Service to expose. May be omitted when the Service has one port.
 	// Ports of the Service with one number and different protocols share a node port.
-	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=32
-	// +kubebuilder:validation:XValidation:rule="self.all(p, !has(p.name) || self.exists_one(q, has(q.name) && q.name == p.name)) && self.all(p, !has(p.port) || self.exists_one(q, has(q.port) && q.port == p.port))",message="a Service port is listed twice; name each once"
+	// +kubebuilder:validation:XValidation:rule="size(self) > 0",message="ports is an empty list; name a port of the Service, or leave ports out when the Service has only one"
+	// +kubebuilder:validation:XValidation:rule="self.all(p, !has(p.name) || self.exists_one(q, has(q.name) && q.name == p.name))",messageExpression="'ports lists name \"%s\" more than once; list each port once'.format([self.filter(p, has(p.name) && !self.exists_one(q, has(q.name) && q.name == p.name)).map(p, p.name)[0]])"
+	// +kubebuilder:validation:XValidation:rule="self.all(p, !has(p.port) || self.exists_one(q, has(q.port) && q.port == p.port))",messageExpression="'ports lists port %d more than once; list each port once'.format([self.filter(p, has(p.port) && !self.exists_one(q, has(q.port) && q.port == p.port)).map(p, p.port)[0]])"
 	// +listType=atomic
 	// +optional
 	Ports []PolicyPort `json:"ports,omitempty"`
@@ -64,34 +66,36 @@ type NodePortPolicySpec struct {
 
 // ServiceReference names a Service of the same namespace.
 type ServiceReference struct {
-	// +kubebuilder:validation:MaxLength=63
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",messageExpression="'serviceRef.name \"' + self + '\" must be the name of a Service in the same namespace'"
+	// Name of the Service.
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'serviceRef.name \"' + self + '\" must be the name of a Service of the same namespace: at most 63 lower-case letters, digits and inner dashes'"
 	Name string `json:"name"`
 }
 
 // PolicyPort is one port of the Service.
 //
-// +kubebuilder:validation:XValidation:rule="has(self.name) != has(self.port)",message="set exactly one of name and port: the Service port's name, or its number"
+// +kubebuilder:validation:XValidation:rule="has(self.name) != has(self.port)",messageExpression="has(self.name) ? 'name \"%s\" and port %d are both set; keep one of them: the name of the Service port, or its number'.format([self.name, self.port]) : 'neither name nor port is set; set one of them: the name of the Service port, or its number'"
 type PolicyPort struct {
 	// Name of the Service port.
-	// +kubebuilder:validation:MaxLength=63
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",messageExpression="'port name \"' + self + '\" must be the name of a port of the Service'"
+	// +kubebuilder:validation:MaxLength=72
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'port name \"' + self + '\" must be the name of a port of the Service: at most 63 lower-case letters, digits and inner dashes'"
 	// +optional
 	Name string `json:"name,omitempty"`
 	// Port number of the Service port (not its target port).
-	// +kubebuilder:validation:XValidation:rule="1 <= self && self <= 65535",messageExpression="'port %d must be from 1 to 65535: the port of the Service'.format([self])"
+	// +kubebuilder:validation:XValidation:rule="1 <= self && self <= 65535",messageExpression="'port %d must be from 1 to 65535; write the port of the Service, not its target port'.format([self])"
 	// +optional
 	Port int32 `json:"port,omitempty"`
 	// NodePort pins the node port. It must lie inside the pool.
 	// +kubebuilder:validation:XValidation:rule="1 <= self && self <= 65535",messageExpression="'nodePort %d must be from 1 to 65535 and inside the pool; leave it out to be given one'.format([self])"
+	// +kubebuilder:validation:XValidation:rule="!(self in [22, 53, 179, 443, 2379, 2380, 6443]) && !(10248 <= self && self <= 10259)",messageExpression="'nodePort %d is a fail-safe port, which no pool may hold; pick a number of the pool, or leave it out to be given one'.format([self])"
 	// +optional
 	NodePort int32 `json:"nodePort,omitempty"`
 }
 
 // CIDR is a network in CIDR notation, IPv4 or IPv6, without host bits, never /0.
 //
-// +kubebuilder:validation:MaxLength=43
-// +kubebuilder:validation:XValidation:rule="isCIDR(self)",messageExpression="'cidr \"' + self + '\" is not a network in CIDR notation; write for example 203.0.113.0/24, or 203.0.113.7/32 for one address'"
+// +kubebuilder:validation:MaxLength=128
+// +kubebuilder:validation:XValidation:rule="isCIDR(self)",messageExpression="isIP(self) ? 'cidr \"%s\" is a single address; write %s/%d'.format([self, self, ip(self).family() == 4 ? 32 : 128]) : self.matches('^::[fF]{4}:') ? 'cidr \"%s\" is an IPv4-mapped address; write the IPv4 network itself, for example 203.0.113.0/24'.format([self]) : 'cidr \"%s\" is not a network in CIDR notation; write for example 203.0.113.0/24 or 2001:db8:113::/48, without spaces and leading zeros, one to an entry'.format([self])"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",messageExpression="'cidr \"%s\" has host bits set; write %s'.format([self, string(cidr(self).masked())])"
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() > 0",messageExpression="'cidr \"' + self + '\" is the whole world, which a CIDR may not open; name the networks that need the port'"
 type CIDR string
@@ -101,9 +105,10 @@ type Source struct {
 	// CIDR of the clients' addresses as the node sees them.
 	CIDR CIDR `json:"cidr"`
 	// Ports limits the source to some of the policy's ports, by Service port name.
-	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=32
-	// +kubebuilder:validation:items:MaxLength=63
+	// +kubebuilder:validation:items:MaxLength=72
+	// +kubebuilder:validation:XValidation:rule="size(self) > 0",message="ports is an empty list; name ports of the policy, or leave ports out to admit the source to all of them"
+	// +kubebuilder:validation:items:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'port name \"' + self + '\" must be the name of a port of the Service: at most 63 lower-case letters, digits and inner dashes'"
 	// +listType=set
 	// +optional
 	Ports []string `json:"ports,omitempty"`
@@ -126,6 +131,7 @@ type NodePortPolicyStatus struct {
 	// NodePorts is the short form of allocations, for people: "30043" or "30043,30044".
 	// +optional
 	NodePorts string `json:"nodePorts,omitempty"`
+	// Allocations are the policy's ports and their numbers.
 	// +listType=atomic
 	// +optional
 	Allocations []AllocatedPort `json:"allocations,omitempty"`
@@ -133,16 +139,22 @@ type NodePortPolicyStatus struct {
 	// +listType=atomic
 	// +optional
 	Addresses []string `json:"addresses,omitempty"`
+	// TotalAddresses counts all addresses, listed or not.
 	// +optional
 	TotalAddresses int32 `json:"totalAddresses,omitempty"`
 	// +optional
 	Nodes *NodesStatus `json:"nodes,omitempty"`
+	// Cloud is what each cloud firewall holds for the policy.
 	// +listType=map
 	// +listMapKey=firewall
 	// +optional
 	Cloud []CloudStatus `json:"cloud,omitempty"`
+	// ObservedGeneration of the spec that the status speaks of; -1: none yet.
+	// +default=-1
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Conditions: the gates Accepted, Allocated, Exposed, HostEnforced and CloudEnforced,
+	// their sum Ready, and Reconciling, Stalled, Shadowed and Conflict.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -151,12 +163,18 @@ type NodePortPolicyStatus struct {
 
 // AllocatedPort is one port of the policy and its number.
 type AllocatedPort struct {
-	Name     string      `json:"name,omitempty"`
-	Protocol string      `json:"protocol"`
-	Port     int32       `json:"port"`
-	NodePort int32       `json:"nodePort"`
-	Pool     string      `json:"pool"`
-	Since    metav1.Time `json:"since"`
+	// Name of the Service port.
+	Name string `json:"name,omitempty"`
+	// Protocol of the Service port.
+	Protocol string `json:"protocol"`
+	// Port number of the Service port.
+	Port int32 `json:"port"`
+	// NodePort is the number it was given.
+	NodePort int32 `json:"nodePort"`
+	// Pool the number was drawn from.
+	Pool string `json:"pool"`
+	// Since when the policy holds the number.
+	Since metav1.Time `json:"since"`
 }
 
 // NodesStatus sums up what the nodes have proved.
@@ -170,12 +188,15 @@ type NodesStatus struct {
 
 // NodeFailure says why a node does not count.
 type NodeFailure struct {
-	Node   string `json:"node"`
+	// Node is the name of the node.
+	Node string `json:"node"`
+	// Reason why it does not count.
 	Reason string `json:"reason"`
 }
 
 // CloudStatus is what one cloud firewall holds for the policy.
 type CloudStatus struct {
+	// Firewall is the name of the CloudFirewall.
 	Firewall string `json:"firewall"`
 	// Groups the policy's rules are in.
 	// +listType=atomic
@@ -185,6 +206,7 @@ type CloudStatus struct {
 	Rules int32 `json:"rules"`
 	// State is InForce, Pending, BudgetExceeded, Denied ... : a reason of CloudEnforced.
 	State string `json:"state"`
+	// Message names what is in the way and the next step.
 	// +optional
 	Message string `json:"message,omitempty"`
 }

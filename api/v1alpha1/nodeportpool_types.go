@@ -14,7 +14,10 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:printcolumn:name="Cooling",type=integer,JSONPath=`.status.cooling`
 // +kubebuilder:printcolumn:name="Free",type=integer,JSONPath=`.status.free`
 // +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Namespaces",type=string,priority=1,JSONPath=`.spec.allocateTo.namespaces`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
 type NodePortPool struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
@@ -28,26 +31,27 @@ type NodePortPool struct {
 
 // PortRange is a port number ("30180") or an inclusive range ("30000-30099").
 //
-// +kubebuilder:validation:MaxLength=11
-// +kubebuilder:validation:XValidation:rule="self.matches('^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$') && self.split('-').all(n, int(n) <= 65535) && int(self.split('-')[0]) <= int(self.split('-')[size(self.split('-'))-1])",messageExpression="'port range \"' + self + '\" must be a number or FIRST-LAST, from 1 to 65535, the smaller one first; write for example 30000-30099'"
-// +kubebuilder:validation:XValidation:rule="!self.matches('^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$') || [22,53,179,443,2379,2380,6443,10248,10249,10250,10251,10252,10253,10254,10255,10256,10257,10258,10259].all(p, p < int(self.split('-')[0]) || p > int(self.split('-')[size(self.split('-'))-1]))",messageExpression="'port range \"' + self + '\" holds a fail-safe port (22, 53, 179, 443, 2379-2380, 6443, 10248-10259), which no pool may hold; leave it out'"
+// +kubebuilder:validation:MaxLength=64
+// +kubebuilder:validation:XValidation:rule="self.matches('^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$') && self.split('-').all(n, int(n) <= 65535) && int(self.split('-')[0]) <= int(self.split('-')[size(self.split('-'))-1])",messageExpression="'port range \"' + self + '\" must be a number or FIRST-LAST, from 1 to 65535, the smaller one first, without spaces and leading zeros; write for example 30000-30099'"
+// +kubebuilder:validation:XValidation:rule="!self.matches('^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$') || [22,53,179,443,2379,2380,6443,10248,10249,10250,10251,10252,10253,10254,10255,10256,10257,10258,10259].all(p, p < int(self.split('-')[0]) || p > int(self.split('-')[size(self.split('-'))-1]))",messageExpression="'port range \"' + self + '\" holds a fail-safe port (22, 53, 179, 443, 2379-2380, 6443, 10248-10259), which no pool may hold; write ranges that leave it out'"
 type PortRange string
 
 // NodePortPoolSpec is what the platform decides.
 type NodePortPoolSpec struct {
 	// Category that policies ask for: web, api, db, monitor, or any name the platform chooses.
-	// +kubebuilder:validation:MaxLength=63
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",messageExpression="'category \"' + self + '\" must be lower-case letters, digits and inner dashes; write for example web'"
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'category \"' + self + '\" must be at most 63 lower-case letters, digits and inner dashes; write for example web'"
 	Category string `json:"category"`
 
 	// Team that owns the range, shown in the register, in metrics and beside cloud rules.
-	// +kubebuilder:validation:MaxLength=63
-	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",messageExpression="'team \"' + self + '\" must be lower-case letters, digits and inner dashes; write for example payments'"
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'team \"' + self + '\" must be at most 63 lower-case letters, digits and inner dashes; write for example payments'"
 	Team string `json:"team"`
 
 	// Ranges of port numbers. Where pools overlap, the older one owns.
-	// +kubebuilder:validation:MinItems=1
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:XValidation:rule="size(self) > 0",message="ranges is an empty list; write for example [\"30000-30099\"], or delete the pool"
+	// +kubebuilder:validation:XValidation:rule="!self.all(r, r.matches('^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$') && int(r.split('-')[0]) <= int(r.split('-')[size(r.split('-'))-1])) || self.all(r, self.exists_one(q, int(q.split('-')[0]) <= int(r.split('-')[size(r.split('-'))-1]) && int(r.split('-')[0]) <= int(q.split('-')[size(q.split('-'))-1])))",messageExpression="'ranges %s overlap; write each port number once'.format([self.filter(r, !self.exists_one(q, int(q.split('-')[0]) <= int(r.split('-')[size(r.split('-'))-1]) && int(r.split('-')[0]) <= int(q.split('-')[size(q.split('-'))-1])))])"
 	// +listType=set
 	Ranges []PortRange `json:"ranges"`
 
@@ -58,8 +62,8 @@ type NodePortPoolSpec struct {
 	// CoolDown is how long a released port rests before it is handed out again.
 	// +kubebuilder:default="10m"
 	// +kubebuilder:validation:Type=string
-	// +kubebuilder:validation:MaxLength=32
-	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]+(ms|s|m|h))+$') && duration(self) <= duration('720h')",messageExpression="'coolDown \"' + self + '\" must be a duration from 0s to 720h; write for example 10m'"
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,6}(ms|s|m|h)){1,4}$') && duration(self) <= duration('720h')",messageExpression="'coolDown \"' + self + '\" must be a duration from 0s to 720h, in whole hours, minutes and seconds; write for example 10m or 1h30m'"
 	// +optional
 	CoolDown *metav1.Duration `json:"coolDown,omitempty"`
 
@@ -85,8 +89,8 @@ type ObjectName string
 
 // NamespaceName is the name of a namespace.
 //
-// +kubebuilder:validation:MaxLength=63
-// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]*[a-z0-9])?$')",messageExpression="'namespace \"' + self + '\" must be the exact name of a namespace (lower-case letters, digits, inner dashes); patterns are not understood'"
+// +kubebuilder:validation:MaxLength=253
+// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'namespace \"' + self + '\" must be the exact name of a namespace (lower-case letters, digits, inner dashes); patterns are not understood'"
 type NamespaceName string
 
 // AllocateTo says who may draw ports.
@@ -126,8 +130,11 @@ type NodePortPoolStatus struct {
 	// +listType=atomic
 	// +optional
 	Foreign []ForeignPort `json:"foreign,omitempty"`
+	// ObservedGeneration of the spec that the status speaks of; -1: none yet.
+	// +default=-1
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Conditions: Ready, Reconciling, Stalled, Overlaps.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -136,12 +143,15 @@ type NodePortPoolStatus struct {
 
 // NamespaceCount counts the ports of one namespace.
 type NamespaceCount struct {
+	// Namespace that holds the ports.
 	Namespace string `json:"namespace"`
-	Ports     int32  `json:"ports"`
+	// Ports counts its open allocations.
+	Ports int32 `json:"ports"`
 }
 
 // ForeignPort is a port number that a Service we did not make holds.
 type ForeignPort struct {
+	// Port number.
 	Port int32 `json:"port"`
 	// Holder is "namespace/service", or "unknown" where the API server refused the
 	// number and no Service shows it.

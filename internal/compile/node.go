@@ -1,0 +1,187 @@
+package compile
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// NodeProblem is a part of the input that a node does not enforce as written.
+// The part admits nobody; everything else stands.
+type NodeProblem struct {
+	// Port is the number concerned, 0 if it is not about one number.
+	Port uint16
+	// Reason names the object, what is wrong with it and what would be right.
+	Reason string
+}
+
+// Node returns what every node must enforce, and what of the input it can't.
+//
+// Judged are the armed ranges of the pools and the number of every allocation,
+// never a fail-safe port. A judged number admits the sources of an Open
+// allocation, everybody for the protocols of a grandfathered Foreign one, and
+// otherwise nobody. What can't be read admits nobody, and so does a /0 in an
+// Open allocation: the world is never opened by a list of networks.
+func Node(pools []v1alpha1.NodePortPool, allocations []v1alpha1.NodePortAllocation) (rule.Set, []NodeProblem) {
+	n := nodeRules{sources: map[rule.Port][]netip.Prefix{}}
+	for i := range pools {
+		n.addPool(&pools[i])
+	}
+	claims := map[uint16]int{}
+	for i := range allocations {
+		claims[claimedNumber(&allocations[i])]++
+	}
+	for i := range allocations {
+		n.addAllocation(&allocations[i], claims)
+	}
+	slices.SortFunc(n.problems, func(a, b NodeProblem) int {
+		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Reason, b.Reason))
+	})
+	judged := rule.NewPortRanges(n.judged...).Subtract(rule.FailSafe)
+	return rule.NewSet(judged, n.sources), slices.Compact(n.problems)
+}
+
+// nodeRules collects a node's rules. A port in sources without prefixes is
+// closed. No number of FailSafe ever gets into sources.
+type nodeRules struct {
+	judged   []rule.PortRange
+	sources  map[rule.Port][]netip.Prefix
+	problems []NodeProblem
+}
+
+func (n *nodeRules) problem(port uint16, format string, args ...any) {
+	n.problems = append(n.problems, NodeProblem{port, fmt.Sprintf(format, args...)})
+}
+
+// addPool judges what is both armed and still in the pool's ranges. Ranges are
+// read one by one, so that a bad one does not open its neighbours.
+func (n *nodeRules) addPool(p *v1alpha1.NodePortPool) {
+	var ranges, armed []rule.PortRange
+	for _, s := range p.Spec.Ranges {
+		r, err := rule.ParsePortRange(string(s))
+		if err != nil {
+			n.problem(0, "NodePortPool %s: spec.ranges: %v", p.Name, err)
+			continue
+		}
+		ranges = append(ranges, r)
+	}
+	for _, s := range p.Status.Armed {
+		r, err := rule.ParsePortRange(s)
+		if err != nil {
+			n.problem(0, "NodePortPool %s: status.armed: %v", p.Name, err)
+			continue
+		}
+		armed = append(armed, r)
+	}
+	n.judged = append(n.judged, rule.NewPortRanges(armed...).Intersect(rule.NewPortRanges(ranges...))...)
+}
+
+// addAllocation judges the allocation's number and admits its sources. claims
+// counts the allocations of each number.
+func (n *nodeRules) addAllocation(a *v1alpha1.NodePortAllocation, claims map[uint16]int) {
+	number := claimedNumber(a)
+	if number == 0 {
+		n.problem(0, "NodePortAllocation %q: the name must be the port number it claims, from 1 to 65535", a.Name)
+		return
+	}
+	if rule.FailSafe.Contains(number) {
+		n.problem(number, "NodePortAllocation %s: a fail-safe port is never judged; delete the allocation", a.Name)
+		return
+	}
+	n.judged = append(n.judged, rule.PortRange{First: number, Last: number})
+	if claims[number] > 1 {
+		n.problem(number, "NodePortAllocation %s: claimed %d times, so nobody is admitted; keep one", a.Name, claims[number])
+		return
+	}
+	for _, p := range a.Spec.Protocols {
+		if port, ok := n.port(a, p, number); ok {
+			n.sources[port] = nil
+		}
+	}
+	switch a.Spec.State {
+	case v1alpha1.AllocationOpen:
+		n.admitSources(a, number)
+	case v1alpha1.AllocationForeign:
+		if a.Spec.Grandfathered {
+			n.admitWorld(a, number)
+		}
+	case v1alpha1.AllocationClosed:
+	default:
+		n.problem(number, "NodePortAllocation %s: state %q is not known to this agent; upgrade it", a.Name, a.Spec.State)
+	}
+}
+
+// claimedNumber is the number an allocation is named by, 0 if the name is not
+// spelled as the API server demands: "030080" is not the lock on 30080.
+func claimedNumber(a *v1alpha1.NodePortAllocation) uint16 {
+	n, err := strconv.ParseUint(a.Name, 10, 16)
+	if err != nil || strconv.FormatUint(n, 10) != a.Name {
+		return 0
+	}
+	return uint16(n)
+}
+
+func (n *nodeRules) port(a *v1alpha1.NodePortAllocation, p v1alpha1.Protocol, number uint16) (rule.Port, bool) {
+	protocol := rule.Protocol(p)
+	if !slices.Contains(rule.Protocols, protocol) {
+		n.problem(number, "NodePortAllocation %s: protocol %q is not TCP, UDP or SCTP", a.Name, p)
+		return rule.Port{}, false
+	}
+	return rule.Port{Protocol: protocol, Number: number}, true
+}
+
+func (n *nodeRules) admitWorld(a *v1alpha1.NodePortAllocation, number uint16) {
+	for _, p := range a.Spec.Protocols {
+		if port, ok := n.port(a, p, number); ok {
+			n.sources[port] = rule.World
+		}
+	}
+}
+
+func (n *nodeRules) admitSources(a *v1alpha1.NodePortAllocation, number uint16) {
+	listed := map[v1alpha1.Protocol]int{}
+	for _, p := range a.Spec.Ports {
+		listed[p.Protocol]++
+	}
+	for _, p := range a.Spec.Ports {
+		port, ok := n.port(a, p.Protocol, number)
+		if !ok {
+			continue
+		}
+		n.sources[port] = nil
+		if listed[p.Protocol] > 1 {
+			// Which of them was meant? Their union could be wider than either.
+			n.problem(number, "NodePortAllocation %s: ports lists %s %d times, so nobody is admitted by it; keep one", a.Name, p.Protocol, listed[p.Protocol])
+			continue
+		}
+		n.sources[port] = n.prefixes(a, p.Sources, number)
+	}
+}
+
+// prefixes reads sources entry by entry. The check for the world comes again
+// after joining, because two halves make a whole.
+func (n *nodeRules) prefixes(a *v1alpha1.NodePortAllocation, sources []v1alpha1.CIDR, number uint16) []netip.Prefix {
+	var read []netip.Prefix
+	for _, source := range sources {
+		prefix, err := netip.ParsePrefix(string(source))
+		switch {
+		case err != nil || prefix.Addr().Is4In6():
+			n.problem(number, "NodePortAllocation %s: source %q is not a network in CIDR notation; write for example 203.0.113.0/24", a.Name, source)
+		case prefix.Bits() == 0:
+			n.problem(number, "NodePortAllocation %s: source %q is the whole world, which a list of networks may not open", a.Name, source)
+		default:
+			read = append(read, prefix)
+		}
+	}
+	return slices.DeleteFunc(rule.Canonical(read), func(p netip.Prefix) bool {
+		if p.Bits() == 0 {
+			n.problem(number, "NodePortAllocation %s: the sources add up to %s, the whole world, which a list of networks may not open", a.Name, p)
+		}
+		return p.Bits() == 0
+	})
+}

@@ -1,0 +1,179 @@
+package cloudtest
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/portreeve/portreeve/cloud"
+)
+
+// The actions of the EC2 API that are simulated.
+const (
+	actionAuthorize      = "AuthorizeSecurityGroupIngress"
+	actionRevoke         = "RevokeSecurityGroupIngress"
+	actionDescribeRules  = "DescribeSecurityGroupRules"
+	actionDescribeGroups = "DescribeSecurityGroups"
+)
+
+// Fault is something that goes wrong with the next call of an action.
+type Fault struct {
+	// Action is the name of the EC2 action that it hits; empty: any.
+	Action string
+	// Times is how many calls it hits; 0 means 1.
+	Times int
+	// Code is the vendor's error code that is answered, e.g.
+	// "UnauthorizedOperation" or "InternalError". Alone it means: nothing done.
+	Code string
+	// Halfway: the first half of the batch is applied, then Code is answered.
+	Halfway bool
+	// LoseAnswer: all is applied, then the connection breaks.
+	LoseAnswer bool
+	// Stale: a listing shows the group as it was before the last write.
+	Stale bool
+}
+
+// Inject lets the fault hit the next calls, after those injected earlier.
+func (e *EC2) Inject(f Fault) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.faults = append(e.faults, f)
+}
+
+// Heal takes back every fault that has not hit yet.
+func (e *EC2) Heal() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.faults = nil
+}
+
+// errAnswerLost is what a client sees whose connection breaks: no kind.
+var errAnswerLost = errors.New("connection reset before the answer")
+
+// Error is the vendor's refusal. It wraps the kind of package cloud that the
+// code means.
+type Error struct {
+	Status        int
+	Code, Message string
+	kind          error
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+func (e *Error) Unwrap() error { return e.kind }
+
+// refuse returns the vendor's error with that code.
+func refuse(code, message string) *Error {
+	c, ok := codes[code]
+	if !ok {
+		panic("cloudtest: no such error code: " + code)
+	}
+	return &Error{Status: c.status, Code: code, Message: message, kind: c.kind}
+}
+
+// codes are the error codes that can be answered. A nil kind is a fault of the
+// service: retried with backoff.
+var codes = map[string]struct {
+	status int
+	kind   error
+}{
+	"AuthFailure":                         {401, cloud.ErrDenied},
+	"SignatureDoesNotMatch":               {403, cloud.ErrDenied},
+	"RequestExpired":                      {400, cloud.ErrDenied},
+	"MissingAuthenticationToken":          {403, cloud.ErrDenied},
+	"UnauthorizedOperation":               {403, cloud.ErrDenied},
+	"RequestLimitExceeded":                {503, cloud.ErrThrottled},
+	"RulesPerSecurityGroupLimitExceeded":  {400, cloud.ErrQuota},
+	"InvalidPermission.Duplicate":         {400, cloud.ErrStale},
+	"InvalidSecurityGroupRuleId.NotFound": {400, cloud.ErrStale},
+	"InvalidGroup.NotFound":               {400, cloud.ErrInvalid},
+	"InvalidGroupId.Malformed":            {400, cloud.ErrInvalid},
+	"InvalidParameterValue":               {400, cloud.ErrInvalid},
+	"InvalidParameterCombination":         {400, cloud.ErrInvalid},
+	"MissingParameter":                    {400, cloud.ErrInvalid},
+	"UnknownParameter":                    {400, cloud.ErrInvalid},
+	"InvalidAction":                       {400, cloud.ErrInvalid},
+	"InternalError":                       {500, nil},
+	"Unavailable":                         {503, nil},
+}
+
+// effect is what a fault does to the one call it hits.
+type effect struct {
+	code       string
+	halfway    bool
+	loseAnswer bool
+	stale      bool
+}
+
+// enter takes a token for the action and the fault that is due, if any. An
+// error means that the call is refused before it does anything. The caller
+// holds the lock.
+func (e *EC2) enter(action string) (effect, error) {
+	if !e.bucket(action).take(e.options.Clock()) {
+		return effect{}, refuse("RequestLimitExceeded", "Request limit exceeded.")
+	}
+	i := slices.IndexFunc(e.faults, func(f Fault) bool { return f.Action == "" || f.Action == action })
+	if i < 0 {
+		return effect{}, nil
+	}
+	f := &e.faults[i]
+	due := effect{f.Code, f.Halfway, f.LoseAnswer, f.Stale}
+	if f.Times--; f.Times <= 0 {
+		e.faults = slices.Delete(e.faults, i, i+1)
+	}
+	if due.code != "" && !due.halfway {
+		return effect{}, refuse(due.code, "injected fault")
+	}
+	return due, nil
+}
+
+// share is how much of a batch of n is applied.
+func (f effect) share(n int) int {
+	if f.halfway {
+		return n / 2
+	}
+	return n
+}
+
+// after is the answer to a call that was applied.
+func (f effect) after() error {
+	switch {
+	case f.halfway:
+		return refuse(f.code, "injected fault, halfway")
+	case f.loseAnswer:
+		return fmt.Errorf("injected fault: %w", errAnswerLost)
+	}
+	return nil
+}
+
+// bucket is a token bucket; EC2 keeps one per action, account and region.
+type bucket struct {
+	size, perSecond float64
+	tokens          float64
+	last            time.Time
+}
+
+// bucket returns the bucket of the action with the vendor's published rates.
+// Authorize and Revoke have a bucket each.
+func (e *EC2) bucket(action string) *bucket {
+	b, ok := e.buckets[action]
+	if !ok {
+		b = &bucket{size: 100, perSecond: 20}
+		if action == actionAuthorize || action == actionRevoke {
+			b.size, b.perSecond = 50, 5
+		}
+		b.tokens, b.last = b.size, e.options.Clock()
+		e.buckets[action] = b
+	}
+	return b
+}
+
+func (b *bucket) take(now time.Time) bool {
+	b.tokens = min(b.size, b.tokens+now.Sub(b.last).Seconds()*b.perSecond)
+	b.last = now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}

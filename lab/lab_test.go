@@ -1,0 +1,135 @@
+package lab_test
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/portreeve/portreeve/lab"
+)
+
+const startTimeout = 2 * time.Minute
+
+var (
+	office   = netip.MustParsePrefix("203.0.113.0/24")
+	officeV6 = netip.MustParsePrefix("2001:db8:cb00::/48")
+	selector = map[string]string{"app": "shop"}
+)
+
+// start starts a lab that ends with the test.
+func start(t *testing.T, options lab.Options) *lab.Cluster {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
+	defer cancel()
+	options.Logf = t.Logf
+	begin := time.Now()
+	c, err := lab.Start(ctx, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("lab %s started in %s", c.Name(), time.Since(begin).Round(10*time.Millisecond))
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// eventually asks until the answer is as wanted: kube-proxy needs a second.
+func eventually(t *testing.T, from *lab.Namespace, flow lab.Flow, want lab.Outcome) lab.Answer {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		answer := from.Ask(t.Context(), flow)
+		if answer.Outcome == want {
+			return answer
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s %s from %s: %s; want %s", flow.Network, flow.To, from.NetNS(), answer, want)
+		}
+	}
+}
+
+func TestNodePortIsAnsweredOnEveryNode(t *testing.T) {
+	for _, mode := range []lab.ProxyMode{lab.IPTables, lab.NFTables} {
+		t.Run(string(mode), func(t *testing.T) {
+			c := start(t, lab.Options{Nodes: 2, KubeProxy: mode, ControllerManager: true})
+			if !c.IPv6() {
+				t.Log("SKIPPED: the IPv6 half, for this kernel has no IPv6")
+			}
+			client, err := c.AddClient("office", office, officeV6)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pod, err := c.AddPod(t.Context(), c.Node("n2"), "shop", "shop-1", selector)
+			if err != nil {
+				t.Fatal(err)
+			}
+			expose(t, c, 30080)
+			for _, n := range c.Nodes() {
+				for i, addr := range n.Addrs {
+					to := netip.AddrPortFrom(addr, 30080)
+					from := []netip.Addr{netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("2001:db8:cb00::9")}[i]
+					for _, network := range []string{"tcp", "udp"} {
+						flow := lab.Flow{Network: network, To: to, From: netip.AddrPortFrom(from, 0), Timeout: 300 * time.Millisecond}
+						answer := eventually(t, client.Namespace, flow, lab.Answered)
+						if answer.Pod != pod.Name {
+							t.Errorf("%s %s: %s; want pod %s", network, to, answer, pod.Name)
+						}
+						t.Logf("%s %s from %s: %s", network, to, from, answer)
+					}
+					closed := lab.Flow{To: netip.AddrPortFrom(addr, 30081)}
+					if answer := client.Ask(t.Context(), closed); answer.Outcome != lab.Refused {
+						t.Errorf("%s: %s; want refused", closed.To, answer)
+					}
+				}
+			}
+			cutLink(t, c, client)
+		})
+	}
+}
+
+func expose(t *testing.T, c *lab.Cluster, nodePort int32) {
+	t.Helper()
+	client, err := kubernetes.NewForConfig(c.RESTConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := lab.EchoService("shop", "shop", nodePort, selector)
+	if _, err := client.CoreV1().Services("shop").Create(t.Context(), service, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cutLink sees a held connection end when its node is cut off, and a new one
+// answered when the node is back.
+func cutLink(t *testing.T, c *lab.Cluster, client *lab.Client) {
+	t.Helper()
+	n := c.Node("n1")
+	flow := lab.Flow{To: netip.AddrPortFrom(n.Addrs[0], 30080), Timeout: 500 * time.Millisecond}
+	held, err := client.Hold(t.Context(), flow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	cut := time.Now()
+	if err := c.CutLink(n); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-held.Cut():
+		t.Logf("cut: last answer %s after the cable was pulled; %s", held.LastAnswer().Sub(cut), held.End().Outcome)
+	case <-time.After(5 * time.Second):
+		t.Fatal("a connection over a cut link goes on")
+	}
+	if err := c.RestoreLink(n); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, client.Namespace, flow, lab.Answered)
+}
+

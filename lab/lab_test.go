@@ -132,4 +132,3 @@ func cutLink(t *testing.T, c *lab.Cluster, client *lab.Client) {
 	}
 	eventually(t, client.Namespace, flow, lab.Answered)
 }
-

@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -154,7 +153,7 @@ func undo(dir string) error {
 			dirs = append(dirs, r.Dir)
 		}
 	}
-	errs := []error{killAll(processes)}
+	errs := []error{killAll(processes, namespaces)}
 	for _, name := range namespaces {
 		errs = append(errs, deleteNamespace(name))
 	}
@@ -190,26 +189,6 @@ func deleteNamespace(name string) error {
 	}
 	if out, err := exec.Command("ip", "netns", "del", name).CombinedOutput(); err != nil {
 		return fmt.Errorf("ip netns del %s: %w: %s", name, err, bytes.TrimSpace(out))
-	}
-	return nil
-}
-
-// killAll kills the process groups of those recorded processes that still run,
-// and waits until they are gone. A reused id has another start time.
-func killAll(processes []processID) error {
-	deadline := time.Now().Add(10 * time.Second)
-	for _, p := range processes {
-		if p.alive() {
-			_ = unix.Kill(-p.PID, unix.SIGKILL) // gone meanwhile is as good
-		}
-	}
-	for _, p := range processes {
-		for p.alive() {
-			if time.Now().After(deadline) {
-				return fmt.Errorf("process %d (%s) survives SIGKILL", p.PID, p.Name)
-			}
-			time.Sleep(5 * time.Millisecond) // not our child: nothing to wait on
-		}
 	}
 	return nil
 }

@@ -16,42 +16,6 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processID names a process for good: the kernel reuses ids, but not together
-// with the start time.
-type processID struct {
-	PID   int    `json:"pid"`
-	Start string `json:"start"`
-	Name  string `json:"name"`
-}
-
-func (p processID) alive() bool {
-	state, start, err := procStat(p.PID)
-	return err == nil && start == p.Start && state != "Z"
-}
-
-// procStat returns the state and the start time (in ticks since boot) of a
-// process: fields 3 and 22 of its stat file, counted after the command's name,
-// which may hold spaces and parentheses itself.
-func procStat(pid int) (state, start string, err error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return "", "", err
-	}
-	_, rest, ok := cutLast(string(data), ") ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 20 {
-		return "", "", fmt.Errorf("/proc/%d/stat: %q", pid, data)
-	}
-	return fields[0], fields[19], nil
-}
-
-func cutLast(s, sep string) (before, after string, found bool) {
-	if i := strings.LastIndex(s, sep); i >= 0 {
-		return s[:i], s[i+len(sep):], true
-	}
-	return s, "", false
-}
-
 // A spawner starts processes, all from one thread that lives as long as it
 // does. That makes PR_SET_PDEATHSIG reliable, which fires when the *thread* that
 // forked ends: children die with us, however we die, and never before.
@@ -142,9 +106,9 @@ func (c *Cluster) Run(ctx context.Context, command Command) (*Process, error) {
 		Name: command.Name, PID: cmd.Process.Pid, Log: log.Name(),
 		process: cmd.Process, done: make(chan struct{}),
 	}
-	_, start, err := procStat(p.PID)
+	stat, err := readStat(p.PID)
 	if err == nil { // it can't be reaped yet, so its stat file is there
-		err = c.journal.add(record{Process: &processID{PID: p.PID, Start: start, Name: p.Name}})
+		err = c.journal.add(record{Process: &processID{PID: p.PID, Start: stat.start, Name: p.Name}})
 	}
 	go p.reap(cmd)
 	c.processes.add(p)

@@ -2,6 +2,7 @@ package aws_test
 
 import (
 	"net/http/httptest"
+	"os"
 	"testing"
 
 	"github.com/portreeve/portreeve/cloud/aws"
@@ -14,10 +15,14 @@ func offline(t *testing.T, accessKey, secretKey string) {
 	t.Helper()
 	for key, value := range map[string]string{
 		"AWS_ACCESS_KEY_ID": accessKey, "AWS_SECRET_ACCESS_KEY": secretKey, "AWS_SESSION_TOKEN": "",
-		"AWS_EC2_METADATA_DISABLED": "true", "AWS_PROFILE": "",
-		"AWS_CONFIG_FILE": "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+		"AWS_EC2_METADATA_DISABLED": "true",
+		"AWS_CONFIG_FILE":           "/dev/null", "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 	} {
 		t.Setenv(key, value)
+	}
+	t.Setenv("AWS_PROFILE", "") // so that it is restored: empty would mean a profile of that name
+	if err := os.Unsetenv("AWS_PROFILE"); err != nil {
+		t.Fatal(err)
 	}
 }
 

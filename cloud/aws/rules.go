@@ -12,16 +12,14 @@ import (
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
-// What others can see of us in an account. Changing one orphans every rule
-// written so far.
+// What others can see of us in an account, beside the descriptions. Changing
+// the tag orphans every rule written so far.
 const (
 	// ownerTag is the key of the signature; its value is the cluster id. A tag
 	// rather than the description, because IAM can demand it in a condition and
 	// because people edit descriptions. The prefix is our API group, as
 	// Kubernetes tags are spelled on AWS.
 	ownerTag = "portreeve.dev/cluster"
-	// descriptionPrefix tells a person in the console who wrote the rule.
-	descriptionPrefix = "portreeve "
 	// userAgent marks our calls in CloudTrail.
 	userAgent = "portreeve"
 )
@@ -87,7 +85,7 @@ func describe(text string) string {
 			return r
 		}
 		return '_'
-	}, strings.TrimSpace(descriptionPrefix+text))
+	}, text)
 	if len(clean) > descriptionLimit {
 		return clean[:descriptionLimit-3] + "..."
 	}

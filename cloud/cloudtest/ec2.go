@@ -90,6 +90,14 @@ func (e *EC2) AddGroup(id string) {
 	e.groups[id] = &group{id: id, name: "group " + id, rules: []record{everything}}
 }
 
+// DropEgress removes the group's outbound rule, which leaves it without any.
+func (e *EC2) DropEgress(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	g := e.groups[id]
+	g.rules = slices.DeleteFunc(g.rules, func(r record) bool { return r.egress })
+}
+
 // RemoveGroup deletes a group, as somebody else would.
 func (e *EC2) RemoveGroup(id string) {
 	e.mu.Lock()

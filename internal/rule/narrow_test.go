@@ -1,0 +1,87 @@
+package rule
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func prefixes(list ...string) []netip.Prefix {
+	out := make([]netip.Prefix, len(list))
+	for i, s := range list {
+		out[i] = netip.MustParsePrefix(s)
+	}
+	return out
+}
+
+func TestNarrowed(t *testing.T) {
+	pool := NewPortRanges(PortRange{30000, 30009})
+	tcp := Port{TCP, 30000}
+	set := func(sources ...string) Set {
+		return NewSet(pool, map[Port][]netip.Prefix{tcp: prefixes(sources...)})
+	}
+	world := map[Port][]netip.Prefix{}
+	for _, p := range Protocols {
+		world[Port{p, 30000}] = World
+	}
+	for _, c := range []struct {
+		name       string
+		have, want Set
+		narrowed   []string
+	}{
+		{"nothing changed", set("10.0.0.0/8"), set("10.0.0.0/8"), nil},
+		{"a source was added", set("10.0.0.0/8"), set("10.0.0.0/8", "11.0.0.0/8"), nil},
+		{"a source grew", set("10.0.0.0/16"), set("10.0.0.0/8"), nil},
+		{"a source shrank", set("10.0.0.0/8"), set("10.0.0.0/16"), []string{"30000"}},
+		{"a source went", set("10.0.0.0/8", "2001:db8::/48"), set("10.0.0.0/8"), []string{"30000"}},
+		{"the port closed", set("10.0.0.0/8"), set(), []string{"30000"}},
+		{"the pool came", Set{}, NewSet(pool, nil), []string{"30000-30009"}},
+		{"the pool came, open to the world", Set{}, NewSet(nil, world), nil},
+		{"the pool went", NewSet(pool, nil), Set{}, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := Narrowed(c.have, c.want).Strings(); !slices.Equal(got, c.narrowed) {
+				t.Errorf("Narrowed = %v, want %v", got, c.narrowed)
+			}
+		})
+	}
+}
+
+// A number is narrowed exactly when some packet passed before and does not now;
+// with sources drawn from a /29, trying its eight addresses and one outside
+// tries them all.
+func TestNarrowedFindsExactlyTheNumbersThatLostASource(t *testing.T) {
+	source := rapid.Custom(func(t *rapid.T) netip.Prefix {
+		last := rapid.ByteMax(7).Draw(t, "last")
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, last}), rapid.IntRange(29, 32).Draw(t, "bits")).Masked()
+	})
+	set := rapid.Custom(func(t *rapid.T) Set {
+		sources := map[Port][]netip.Prefix{}
+		for n := uint16(1); n <= 4; n++ {
+			if rapid.Bool().Draw(t, "named") {
+				sources[Port{rapid.SampledFrom(Protocols).Draw(t, "protocol"), n}] = rapid.SliceOfN(source, 0, 3).Draw(t, "sources")
+			}
+		}
+		first := rapid.Uint16Range(1, 4).Draw(t, "first")
+		return NewSet(NewPortRanges(PortRange{first, rapid.Uint16Range(first, 4).Draw(t, "last")}), sources)
+	})
+	rapid.Check(t, func(t *rapid.T) {
+		have, want := set.Draw(t, "have"), set.Draw(t, "want")
+		var lost []PortRange
+		for n := uint16(1); n <= 4; n++ {
+			for last := byte(0); last <= 8; last++ {
+				for _, protocol := range Protocols {
+					p, a := Port{protocol, n}, netip.AddrFrom4([4]byte{10, 0, 0, last})
+					if have.Admits(p, a) && !want.Admits(p, a) {
+						lost = append(lost, PortRange{n, n})
+					}
+				}
+			}
+		}
+		if got, expect := Narrowed(have, want), NewPortRanges(lost...); !slices.Equal(got, expect) {
+			t.Errorf("Narrowed = %v, want %v", got, expect)
+		}
+	})
+}

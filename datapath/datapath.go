@@ -3,6 +3,7 @@ package datapath
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/portreeve/portreeve/internal/rule"
 )
@@ -11,13 +12,18 @@ import (
 // one goroutine at a time and changes only what it made itself.
 type Datapath interface {
 	// Sync makes the kernel enforce want, whatever it enforced before, and
-	// returns once it has read that back. On an error the kernel admits at most
-	// what it admitted before or what want admits.
+	// returns once it has read that back. When the kernel already enforces want
+	// it writes nothing. On an error the kernel admits at most what it admitted
+	// before or what want admits; an error that wraps ErrPreempted comes after
+	// all was applied and read back.
 	Sync(ctx context.Context, want rule.Set) error
-	// Have reads from the kernel what is enforced now. An absent or damaged
-	// skeleton is an error that wraps ErrDamaged, never an empty Set.
+	// Have reads from the kernel, whole, what is enforced now. An absent or
+	// damaged skeleton is an error that wraps ErrDamaged, never an empty Set;
+	// the next Sync repairs it. A port that is judged and has no source reads
+	// back as closed whether or not want named it: compare by what is admitted.
 	Have(ctx context.Context) (rule.Set, error)
-	// Cleanup removes every trace of ours and nothing else.
+	// Cleanup removes every trace of ours and nothing else. It may be called
+	// again, also when there is nothing of ours.
 	Cleanup(ctx context.Context) error
 }
 
@@ -26,4 +32,10 @@ var (
 	ErrUnsupported = errors.New("unsupported")
 	// ErrDamaged: what the kernel holds is not what we put there.
 	ErrDamaged = errors.New("damaged")
+	// ErrPreempted: somebody else's rule ahead of ours may accept packets that
+	// we would drop. Ours are in force behind it.
+	ErrPreempted = fmt.Errorf("preempted: %w", ErrUnsupported)
+	// ErrFull: the kernel's table can't hold all of want. What does not fit is
+	// not admitted; everything that want takes away is taken away.
+	ErrFull = fmt.Errorf("full: %w", ErrUnsupported)
 )

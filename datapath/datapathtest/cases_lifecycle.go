@@ -1,0 +1,215 @@
+package datapathtest
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+
+	"github.com/portreeve/portreeve/datapath"
+	"github.com/portreeve/portreeve/datapath/internal/nfattr"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// sameEnforcement says whether two sets admit the same packets and judge the
+// same numbers.
+func sameEnforcement(a, b rule.Set) bool {
+	return rule.Narrowed(a, b) == nil && rule.Narrowed(b, a) == nil &&
+		a.Judged.Subtract(b.Judged) == nil && b.Judged.Subtract(a.Judged) == nil
+}
+
+func (w *World) expectHave(want rule.Set) {
+	w.t.Helper()
+	have, err := w.Have()
+	if err != nil {
+		w.t.Errorf("Have: %v", err)
+	} else if !sameEnforcement(have, want) {
+		w.t.Errorf("Have reads %+v, want %+v", have, want)
+	}
+}
+
+// state is everything that the packet filters of the node hold, as text.
+func (w *World) state() string {
+	var b strings.Builder
+	for _, mode := range []string{"nft", "legacy"} {
+		for _, base := range []string{"iptables-", "ip6tables-"}[:len(families())] {
+			for _, line := range strings.Split(w.Node.Command(w.t, "", base+mode+"-save"), "\n") {
+				// Dates, and packet counts.
+				if !strings.HasPrefix(line, "#") && !strings.HasPrefix(line, ":") {
+					fmt.Fprintln(&b, base+mode, line)
+				}
+			}
+		}
+	}
+	b.WriteString(w.Node.Command(w.t, "", "ipset", "save", "-sorted"))
+	return b.String()
+}
+
+// foreign puts in what other software may keep beside us, in both modes.
+func (w *World) foreign() {
+	w.Node.Command(w.t, "create their-set hash:net\nadd their-set 192.0.2.0/24\ncreate PORT-IS-NOT-OURS bitmap:port range 0-99\n", "ipset", "restore")
+	for _, mode := range []string{"nft", "legacy"} {
+		for _, base := range []string{"iptables-", "ip6tables-"}[:len(families())] {
+			w.Node.Command(w.t, "*mangle\n:THEIRS - [0:0]\n:PORT-IS-NOT-OURS - [0:0]\n"+
+				"-A PREROUTING -j THEIRS\n-A PREROUTING -p tcp -m comment --comment \"not portreeve's\" -j PORT-IS-NOT-OURS\n"+
+				"-A THEIRS -m mark --mark 0x1 -j RETURN\n-A INPUT -p tcp --dport 30050 -j MARK --set-xmark 0x2\nCOMMIT\n",
+				base+mode+"-restore", "-w", "10", "-n")
+		}
+	}
+}
+
+func foreignUntouched(w *World) {
+	w.foreign()
+	before := w.state()
+	w.Sync(Set(Pool, "tcp/30050 alice"))
+	var others []string
+	for _, line := range strings.SplitAfter(w.state(), "\n") {
+		if !strings.Contains(line, "PORTREEVE") && !strings.Contains(line, "portreeve-") {
+			others = append(others, line)
+		}
+	}
+	w.same("what others own", before, strings.Join(others, ""))
+	w.Expect("alice tcp/30050 answered", "mallory tcp/30050 dropped")
+	w.Cleanup()
+	for i := range 2 {
+		w.same(fmt.Sprintf("clean-up %d", i+1), before, w.state())
+		w.Cleanup()
+	}
+	w.Expect("mallory tcp/30050 answered", "mallory sctp/30050 answered")
+	if _, err := w.Have(); !errors.Is(err, datapath.ErrDamaged) {
+		w.t.Errorf("Have after Cleanup = %v, want ErrDamaged", err)
+	}
+}
+
+// same compares two states line by line and shows the first difference.
+func (w *World) same(what, before, after string) {
+	w.t.Helper()
+	if before == after {
+		return
+	}
+	old, now := strings.Split(before, "\n"), strings.Split(after, "\n")
+	for i := range min(len(old), len(now)) {
+		if old[i] != now[i] {
+			w.t.Errorf("%s: line %d changed from\n\t%s\nto\n\t%s", what, i+1, old[i], now[i])
+			return
+		}
+	}
+	w.t.Errorf("%s: there were %d lines and now there are %d", what, len(old), len(now))
+}
+
+func syncTwice(w *World) {
+	want := Set(Pool, "tcp/30050 alice 10.0.0.0/8", "udp/30050 world", "sctp/30060 mallory", "tcp/30070")
+	w.Sync(want)
+	before, generation := w.state(), w.generation()
+	w.Sync(want)
+	w.Restart()
+	w.Sync(want)
+	w.same("a second sync", before, w.state())
+	if now := w.generation(); now != generation {
+		w.t.Errorf("a second sync committed %d nftables transactions", now-generation)
+	}
+}
+
+// generation counts the transactions that nf_tables has committed.
+func (w *World) generation() (id uint32) {
+	const getGeneration, attrID = 16, 1 // NFT_MSG_GETGEN, NFTA_GEN_ID
+	w.Node.must(w.t, func() error {
+		req := nl.NewNetlinkRequest(unix.NFNL_SUBSYS_NFTABLES<<8|getGeneration, 0)
+		req.AddData(&nl.Nfgenmsg{Version: nl.NFNETLINK_V0})
+		return req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(message []byte) bool {
+			for typ, value := range nfattr.All(message[nl.SizeofNfgenmsg:]) {
+				if typ == attrID {
+					id = nfattr.Uint32(value)
+				}
+			}
+			return true
+		})
+	})
+	return id
+}
+
+func readsBack(w *World) {
+	if have, err := w.Have(); !errors.Is(err, datapath.ErrDamaged) {
+		w.t.Errorf("Have before the first Sync = %v, %v, want ErrDamaged", have, err)
+	}
+	for _, want := range []rule.Set{
+		Set(Pool, "tcp/30050 alice 10.0.0.0/8", "udp/30050 world", "sctp/30060 mallory 0.0.0.0/1", "tcp/30070"),
+		Set("1-65535", "tcp/1 world", "udp/65535 10.0.0.1/32 ::/0"),
+		Set("30000", "tcp/30000"),
+		{},
+		Set(Pool+" 40000", "sctp/40000 world"),
+	} {
+		w.Sync(want)
+		w.expectHave(want)
+		w.Restart()
+		w.expectHave(want)
+	}
+}
+
+func restart(w *World) {
+	want := Set(Pool, "udp/30050 alice")
+	w.Sync(want)
+	stop := w.watch("udp/30050")
+	for range 3 {
+		w.Restart()
+		w.expectHave(want)
+		w.Sync(want)
+	}
+	stop()
+}
+
+func noGap(w *World) {
+	random := rand.New(rand.NewPCG(1, 2))
+	w.Sync(Set(Pool, "udp/30050 alice"))
+	stop := w.watch("udp/30050")
+	// Alice stands in every set, by herself or within a wider prefix, and mallory
+	// in none; the lists are small, so that wide and narrow often change places.
+	herself := []string{"alice", "10.8.0.0/16 2001:db8:8::/48", "10.8.0.0/31 2001:db8:8::/64", "10.8.0.0/30 10.8.0.0/17 2001:db8:8::/47"}
+	for i := range 60 {
+		judged := []string{Pool, "30050", "30000-30100 32000"}[random.IntN(3)]
+		sources := herself[random.IntN(len(herself))]
+		if strings.HasSuffix(sources, "/47") { // would hold mallory's IPv6
+			sources = strings.Replace(sources, "/47", "/49", 1)
+		}
+		if i%3 == 0 {
+			sources += " 172.16.0.0/12"
+		}
+		w.Sync(Set(judged, "udp/30050 "+sources, fmt.Sprintf("tcp/%d mallory", 30000+random.IntN(50))))
+	}
+	stop()
+}
+
+func inertBefore(w *World) {
+	before := w.state()
+	w.Restart()
+	w.Expect("mallory tcp/30050 answered", "mallory udp/30050 answered", "mallory sctp/30050 answered")
+	w.same("opening the datapath", before, w.state())
+}
+
+func damaged(w *World, commands [][]string) {
+	want := Set(Pool, "tcp/30050 alice", "udp/30050 alice", "sctp/30050 alice")
+	w.foreign()
+	w.Sync(want)
+	for _, argv := range commands {
+		w.Node.Command(w.t, "", argv...)
+	}
+	if have, err := w.Have(); err == nil && sameEnforcement(have, want) {
+		w.t.Errorf("Have does not see the damage")
+	} else if err != nil && !errors.Is(err, datapath.ErrDamaged) {
+		w.t.Errorf("Have = %v, want ErrDamaged", err)
+	}
+	for range 2 {
+		w.Sync(want)
+		w.expectHave(want)
+		w.Expect("alice tcp/30050 answered", "alice sctp/30050 answered", "mallory tcp/30050 dropped", "mallory sctp/30050 dropped", "mallory tcp/29999 answered")
+		// And again, unseen by any Have.
+		for _, argv := range commands {
+			w.Node.Command(w.t, "", argv...)
+		}
+	}
+	w.Sync(want)
+	w.expectHave(want)
+}

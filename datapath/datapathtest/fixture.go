@@ -1,0 +1,172 @@
+package datapathtest
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	"github.com/portreeve/portreeve/datapath"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// Pool is the range of numbers that most cases judge. The DNAT carries its
+// first part; the node listens itself on HostPort, in the rest.
+const (
+	Pool     = "30000-32767"
+	HostPort = 32500
+)
+
+// Host is somebody who sends packets, or is sent some; an address per family.
+type Host struct {
+	name   string
+	v4, v6 netip.Addr
+}
+
+var (
+	alice   = Host{"alice", netip.MustParseAddr("10.8.0.1"), netip.MustParseAddr("2001:db8:8::1")}
+	mallory = Host{"mallory", netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("2001:db8:9::1")}
+	remote  = Host{"remote", netip.MustParseAddr("10.0.0.2"), netip.MustParseAddr("2001:db8::2")}
+	nodeIP  = Host{"node", netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1")}
+	podIP   = Host{"pod", netip.MustParseAddr("10.244.0.2"), netip.MustParseAddr("fd00:10:244::2")}
+	virtual = Host{"virtual", netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:10:96::a")}
+	hosts   = []Host{alice, mallory, remote, nodeIP, podIP, virtual}
+)
+
+// in returns the host's address in a family (4 or 6).
+func (h Host) in(family int) netip.Addr {
+	if family == 6 {
+		return h.v6
+	}
+	return h.v4
+}
+
+// families under test.
+func families() []int {
+	if hasIPv6 {
+		return []int{4, 6}
+	}
+	return []int{4}
+}
+
+// World is a client, a node and a pod, and the datapath on the node.
+type World struct {
+	t                 *testing.T
+	open              Open
+	Client, Node, Pod *Namespace
+	Datapath          datapath.Datapath
+}
+
+// NewWorld builds the namespaces and opens the datapath, which has done nothing
+// yet: every port answers everybody.
+func NewWorld(t *testing.T, open Open) *World {
+	t.Helper()
+	w := &World{t: t, open: open, Client: newNamespace(t), Node: newNamespace(t), Pod: newNamespace(t)}
+	join(t, w.Node, "outside", []string{"10.0.0.1/24", "2001:db8::1/64"},
+		w.Client, "eth0", []string{"10.0.0.2/24", "2001:db8::2/64", "10.8.0.1/32", "10.9.0.1/32", "2001:db8:8::1/128", "2001:db8:9::1/128"})
+	join(t, w.Node, "inside", []string{"10.244.0.1/24", "fd00:10:244::1/64"},
+		w.Pod, "eth0", []string{"10.244.0.2/24", "fd00:10:244::2/64"})
+	w.Node.route(t, "10.8.0.0/15", "10.0.0.2")
+	w.Node.route(t, "2001:db8:8::/47", "2001:db8::2")
+	w.Client.route(t, "10.96.0.0/16", "10.0.0.1")
+	w.Client.route(t, "fd00:10:96::/64", "2001:db8::1")
+	w.Pod.route(t, "0.0.0.0/0", "10.244.0.1")
+	w.Pod.route(t, "::/0", "fd00:10:244::1")
+	w.Node.sysctl(t, "net.ipv4.ip_forward", "1")
+	w.Node.Command(t, carry("10.244.0.2"), "iptables-restore", "-w", "10", "-n")
+	if hasIPv6 {
+		w.Node.sysctl(t, "net.ipv6.conf.all.forwarding", "1")
+		w.Node.Command(t, carry("[fd00:10:244::2]"), "ip6tables-restore", "-w", "10", "-n")
+	}
+	serve(t, w.Pod, 8080)
+	serve(t, w.Node, HostPort)
+	serve(t, w.Client, 7000)
+	serve(t, w.Client, 30080)
+	w.Restart()
+	return w
+}
+
+// carry does what kube-proxy does, in three lines per protocol.
+func carry(pod string) string {
+	var b strings.Builder
+	b.WriteString("*nat\n")
+	for _, protocol := range []string{"tcp", "udp", "sctp"} {
+		fmt.Fprintf(&b, "-A PREROUTING -p %s -m addrtype --dst-type LOCAL -m %s --dport 29990:31999 -j DNAT --to-destination %s:8080\n", protocol, protocol, pod)
+		fmt.Fprintf(&b, "-A POSTROUTING -o inside -p %s -m conntrack --ctstate DNAT -j MASQUERADE --to-ports 30000-32767\n", protocol)
+		fmt.Fprintf(&b, "-A POSTROUTING -s %s -o outside -p %s -j MASQUERADE --to-ports 30000-32767\n", strings.Trim(pod, "[]"), protocol)
+	}
+	b.WriteString("COMMIT\n")
+	return b.String()
+}
+
+// Restart opens the datapath anew, as an agent that starts does.
+func (w *World) Restart() {
+	w.t.Helper()
+	w.Node.must(w.t, func() error {
+		w.Datapath = w.open(w.t)
+		return nil
+	})
+}
+
+// Sync runs the datapath's Sync on the node.
+func (w *World) Sync(want rule.Set) {
+	w.t.Helper()
+	w.Node.must(w.t, func() error { return w.Datapath.Sync(context.Background(), want) })
+}
+
+// Have runs the datapath's Have on the node.
+func (w *World) Have() (have rule.Set, err error) {
+	err = w.Node.Do(func() (err error) {
+		have, err = w.Datapath.Have(context.Background())
+		return err
+	})
+	return have, err
+}
+
+// Cleanup runs the datapath's Cleanup on the node.
+func (w *World) Cleanup() {
+	w.t.Helper()
+	w.Node.must(w.t, func() error { return w.Datapath.Cleanup(context.Background()) })
+}
+
+// Set writes a rule.Set down as a person would: the judged ranges, then a line
+// "tcp/30050 10.8.0.0/16 2001:db8:8::/48" per port. "alice" and "mallory" stand
+// for their addresses, "world" for everybody; no source closes the port.
+func Set(judged string, lines ...string) rule.Set {
+	ranges, err := rule.ParsePortRanges(strings.Fields(judged))
+	if err != nil {
+		panic(err)
+	}
+	sources := map[rule.Port][]netip.Prefix{}
+	for _, line := range lines {
+		words := strings.Fields(line)
+		var prefixes []netip.Prefix
+		for _, w := range words[1:] {
+			prefixes = append(prefixes, prefixesOf(w)...)
+		}
+		sources[portOf(words[0])] = prefixes
+	}
+	return rule.NewSet(ranges, sources)
+}
+
+func prefixesOf(word string) []netip.Prefix {
+	if word == "world" {
+		return rule.World
+	}
+	for _, h := range hosts {
+		if h.name == word {
+			return []netip.Prefix{netip.PrefixFrom(h.v4, 32), netip.PrefixFrom(h.v6, 128)}
+		}
+	}
+	return []netip.Prefix{netip.MustParsePrefix(word)}
+}
+
+func portOf(word string) rule.Port {
+	protocol, number, _ := strings.Cut(word, "/")
+	r, err := rule.ParsePortRange(number)
+	if err != nil {
+		panic(err)
+	}
+	return rule.Port{Protocol: rule.Protocol(strings.ToUpper(protocol)), Number: r.First}
+}

@@ -1,0 +1,41 @@
+package iptables_test
+
+import (
+	"testing"
+
+	"github.com/portreeve/portreeve/datapath"
+	"github.com/portreeve/portreeve/datapath/datapathtest"
+	"github.com/portreeve/portreeve/datapath/iptables"
+)
+
+func TestConformance(t *testing.T) {
+	for _, mode := range []iptables.Mode{iptables.NFT, iptables.Legacy} {
+		t.Run(string(mode), func(t *testing.T) {
+			datapathtest.Run(t, datapathtest.Subject{Open: open(mode), Damage: damage(string(mode))})
+		})
+	}
+}
+
+func open(mode iptables.Mode) datapathtest.Open {
+	return func(t *testing.T) datapath.Datapath {
+		d, err := iptables.New(mode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(d.Close)
+		return d
+	}
+}
+
+func damage(mode string) map[string][][]string {
+	mangle := func(words ...string) []string {
+		return append([]string{"iptables-" + mode, "-w", "10", "-t", "mangle"}, words...)
+	}
+	return map[string][][]string{
+		"the hook is flushed":            {mangle("-F", "PREROUTING")},
+		"the whole table is flushed":     {mangle("-F"), mangle("-X")},
+		"a second jump is added":         {{"sh", "-c", "iptables-" + mode + " -t mangle -S PREROUTING | sed -n 's/-A/iptables-" + mode + " -t mangle -A/;/PORTREEVE/p' | sh"}},
+		"the judged numbers are flushed": {{"ipset", "flush", "PORTREEVE-JUDGED"}},
+		"an entry is slipped in":         {{"ipset", "add", "PORTREEVE-ADMIT4", "10.9.0.0/16,tcp:30050"}},
+	}
+}

@@ -1,0 +1,266 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"syscall"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/portreeve/portreeve/datapath"
+	"github.com/portreeve/portreeve/datapath/internal/nfattr"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// protocolNumbers as in an IP header; on the wire of ipset too.
+var protocolNumbers = map[rule.Protocol]uint8{
+	rule.TCP: unix.IPPROTO_TCP, rule.UDP: unix.IPPROTO_UDP, rule.SCTP: unix.IPPROTO_SCTP,
+}
+
+// listHeader asks a listing for the set's header only (IPSET_FLAG_LIST_HEADER of
+// linux/netfilter/ipset/ip_set.h; the netlink library does not know it).
+const listHeader = 1 << 2
+
+// hashFull is IPSET_ERR_HASH_FULL: the first error code private to a set type.
+const hashFull = syscall.Errno(nl.IPSET_ERR_TYPE_SPECIFIC)
+
+// header is what the kernel says of a set without its entries.
+type header struct {
+	kind    string
+	family  uint8
+	entries int
+}
+
+// ipsets speaks to the kernel's sets in the network namespace in which it was
+// opened. It makes and destroys sets through the netlink library, and speaks of
+// their entries itself: the library sends a protocol number to bitmap:port, which
+// the kernel refuses, takes one message per entry, and reads a listing slowly.
+type ipsets struct {
+	h       *netlink.Handle
+	sockets map[int]*nl.SocketHandle
+}
+
+func openIPSets() (*ipsets, error) {
+	h, err := netlink.NewHandle(unix.NETLINK_NETFILTER, unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	socket, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_NETFILTER)
+	if err != nil {
+		h.Close()
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	return &ipsets{h, map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: socket}}}, nil
+}
+
+func (k *ipsets) close() {
+	k.h.Close()
+	k.sockets[unix.NETLINK_NETFILTER].Close()
+}
+
+func (k *ipsets) create(id setID) error {
+	spec := specs[id]
+	options := netlink.IpsetCreateOptions{Family: spec.family, PortTo: 65535}
+	if id != judged {
+		options.MaxElements = maxEntries
+	}
+	return setError("create set", id, k.h.IpsetCreate(spec.name, spec.kind, options))
+}
+
+func (k *ipsets) destroy(id setID) error {
+	err := k.h.IpsetDestroy(specs[id].name)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	return setError("destroy", id, err)
+}
+
+// batch bounds the entries of one message; an attribute ends at 64 KiB.
+const batch = 1000
+
+// change makes the steps, in order, and returns the first failure; one that
+// fails does not stop the others. Adding what is there and removing what is not
+// there succeed, so a plan may be made again.
+func (k *ipsets) change(ctx context.Context, steps []step) error {
+	var failed error
+	for len(steps) > 0 {
+		if err := ctx.Err(); err != nil {
+			return errors.Join(failed, err)
+		}
+		n := 1
+		for n < min(len(steps), batch) && steps[n].verb == steps[0].verb && steps[n].set == steps[0].set {
+			n++
+		}
+		// The kernel stops a message at its first failure and does not say where.
+		if err := k.send(steps[:n]); err != nil {
+			for _, s := range steps[:n] {
+				if err := k.send([]step{s}); err != nil && failed == nil {
+					failed = err
+				}
+			}
+		}
+		steps = steps[n:]
+	}
+	return failed
+}
+
+// send puts steps of one verb on one set into one message.
+func (k *ipsets) send(steps []step) error {
+	command, doing := nl.IPSET_CMD_ADD, "add to"
+	if steps[0].verb == del {
+		command, doing = nl.IPSET_CMD_DEL, "delete from"
+	}
+	req := k.request(command, steps[0].set)
+	all := nl.NewRtAttr(nl.IPSET_ATTR_ADT|unix.NLA_F_NESTED, nil)
+	for _, s := range steps {
+		all.AddChild(s.data())
+	}
+	// Without a line number the kernel refuses a list of entries.
+	req.AddData(&nl.Uint32Attribute{Type: nl.IPSET_ATTR_LINENO | nl.NLA_F_NET_BYTEORDER, Value: 0})
+	req.AddData(all)
+	_, err := req.Execute(unix.NETLINK_NETFILTER, 0)
+	return setError(doing, steps[0].set, err)
+}
+
+// contains asks the kernel whether the set matches the element: exactly it, or,
+// when its prefix is a single address, any entry that covers the address.
+func (k *ipsets) contains(e element) (bool, error) {
+	req := k.request(nl.IPSET_CMD_TEST, e.set)
+	req.AddData(e.data())
+	_, err := req.Execute(unix.NETLINK_NETFILTER, 0)
+	if errors.Is(err, syscall.Errno(nl.IPSET_ERR_EXIST)) {
+		return false, nil
+	}
+	return err == nil, setError("test", e.set, err)
+}
+
+// data spells the element as the kernel reads it.
+func (e element) data() *nl.RtAttr {
+	data := nl.NewRtAttr(nl.IPSET_ATTR_DATA|unix.NLA_F_NESTED, nil)
+	if e.prefix.IsValid() {
+		typ := nl.IPSET_ATTR_IPADDR_IPV6
+		if e.prefix.Addr().Is4() {
+			typ = nl.IPSET_ATTR_IPADDR_IPV4
+		}
+		ip := nl.NewRtAttr(nl.IPSET_ATTR_IP|unix.NLA_F_NESTED, nil)
+		ip.AddRtAttr(typ|unix.NLA_F_NET_BYTEORDER, e.prefix.Addr().AsSlice())
+		data.AddChild(ip)
+		data.AddRtAttr(nl.IPSET_ATTR_CIDR, nl.Uint8Attr(uint8(e.prefix.Bits())))
+	}
+	if e.port.Number != 0 {
+		data.AddRtAttr(nl.IPSET_ATTR_PORT|unix.NLA_F_NET_BYTEORDER, nl.BEUint16Attr(e.port.Number))
+	}
+	if e.port.Protocol != "" {
+		data.AddRtAttr(nl.IPSET_ATTR_PROTO, nl.Uint8Attr(protocolNumbers[e.port.Protocol]))
+	}
+	return data
+}
+
+// header returns the set's header; an absent set is an error that wraps
+// unix.ENOENT.
+func (k *ipsets) header(id setID) (header, error) {
+	var out header
+	req := k.request(nl.IPSET_CMD_LIST, id)
+	req.AddData(&nl.Uint32Attribute{Type: nl.IPSET_ATTR_FLAGS | nl.NLA_F_NET_BYTEORDER, Value: listHeader})
+	err := req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(message []byte) bool {
+		for typ, value := range nfattr.All(message[nl.SizeofNfgenmsg:]) {
+			switch typ {
+			case nl.IPSET_ATTR_TYPENAME:
+				out.kind = unix.ByteSliceToString(value)
+			case nl.IPSET_ATTR_FAMILY:
+				out.family = nfattr.Uint8(value)
+			case nl.IPSET_ATTR_DATA:
+				for typ, value := range nfattr.All(value) {
+					if typ == nl.IPSET_ATTR_ELEMENTS {
+						out.entries = int(nfattr.Uint32(value))
+					}
+				}
+			}
+		}
+		return true
+	})
+	return out, setError("read header of", id, err)
+}
+
+// entries calls f for every entry of the set.
+func (k *ipsets) entries(id setID, f func(element)) error {
+	err := k.request(nl.IPSET_CMD_LIST, id).ExecuteIter(unix.NETLINK_NETFILTER, 0, func(message []byte) bool {
+		for typ, value := range nfattr.All(message[nl.SizeofNfgenmsg:]) {
+			if typ != nl.IPSET_ATTR_ADT {
+				continue
+			}
+			for typ, value := range nfattr.All(value) {
+				if typ == nl.IPSET_ATTR_DATA {
+					f(parseEntry(id, value))
+				}
+			}
+		}
+		return true
+	})
+	return setError("list", id, err)
+}
+
+func parseEntry(id setID, data []byte) element {
+	e := element{set: id}
+	var addr netip.Addr
+	bits := -1
+	for typ, value := range nfattr.All(data) {
+		switch typ {
+		case nl.IPSET_ATTR_IP:
+			for _, value := range nfattr.All(value) {
+				addr, _ = netip.AddrFromSlice(value)
+			}
+		case nl.IPSET_ATTR_CIDR:
+			bits = int(nfattr.Uint8(value))
+		case nl.IPSET_ATTR_PORT:
+			e.port.Number = nfattr.Uint16(value)
+		case nl.IPSET_ATTR_PROTO:
+			for protocol, number := range protocolNumbers {
+				if number == nfattr.Uint8(value) {
+					e.port.Protocol = protocol
+				}
+			}
+		}
+	}
+	if addr.IsValid() {
+		if bits < 0 {
+			bits = addr.BitLen()
+		}
+		e.prefix = netip.PrefixFrom(addr, bits)
+	}
+	return e
+}
+
+func (k *ipsets) request(command int, id setID) *nl.NetlinkRequest {
+	req := nl.NewNetlinkRequest(command|unix.NFNL_SUBSYS_IPSET<<8, nl.GetIpsetFlags(command))
+	req.Sockets = k.sockets
+	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
+	req.AddData(nl.NewRtAttr(nl.IPSET_ATTR_PROTOCOL, nl.Uint8Attr(nl.IPSET_PROTOCOL)))
+	req.AddData(nl.NewRtAttr(nl.IPSET_ATTR_SETNAME, nl.ZeroTerminated(specs[id].name)))
+	return req
+}
+
+// setError names the set and gives the error its kind; nil stays nil.
+func setError(doing string, id setID, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, hashFull):
+		return fmt.Errorf("%s %s: more than %d entries (name fewer or wider sources): %w", doing, specs[id].name, maxEntries, datapath.ErrFull)
+	case errors.Is(err, nl.IPSetError(nl.IPSET_ERR_FIND_TYPE)):
+		return fmt.Errorf("%s %s: the kernel has no %s sets (module ip_set_%s): %w",
+			doing, specs[id].name, specs[id].kind, moduleOf[specs[id].kind], datapath.ErrUnsupported)
+	default:
+		return fmt.Errorf("%s %s: %w", doing, specs[id].name, err)
+	}
+}
+
+// moduleOf names what to load when the kernel lacks a set type.
+var moduleOf = map[string]string{
+	"bitmap:port": "bitmap_port", "hash:net,port": "hash_netport", "hash:ip": "hash_ip",
+}

@@ -48,8 +48,8 @@ const (
 //
 // +kubebuilder:validation:XValidation:rule="(self.state == 'Closed') == has(self.closedAt)",messageExpression="has(self.closedAt) ? 'closedAt is set although state is %s; remove it, or set state to Closed'.format([self.state]) : 'closedAt is missing although state is Closed; set it to the time of closing'",fieldPath=".closedAt"
 // +kubebuilder:validation:XValidation:rule="!has(self.grandfathered) || !self.grandfathered || self.state == 'Foreign'",messageExpression="'grandfathered goes with state Foreign only, and state is %s; remove grandfathered'.format([self.state])",fieldPath=".grandfathered"
-// +kubebuilder:validation:XValidation:rule="self.state == 'Foreign' || (has(self.claim.namespace) && has(self.claim.policy) && has(self.claim.service))",messageExpression="'claim must name namespace, policy and service when state is %s; set all three'.format([self.state])",fieldPath=".claim"
-// +kubebuilder:validation:XValidation:rule="self.state == 'Foreign' || has(self.ports)",messageExpression="'ports must be set when state is %s; list each protocol with its Service port'.format([self.state])",fieldPath=".ports"
+// +kubebuilder:validation:XValidation:rule="self.state != 'Open' || (has(self.claim.namespace) && has(self.claim.policy) && has(self.claim.service))",messageExpression="'claim must name namespace, policy and service when state is %s; set all three'.format([self.state])",fieldPath=".claim"
+// +kubebuilder:validation:XValidation:rule="self.state != 'Open' || has(self.ports)",messageExpression="'ports must be set when state is %s; list each protocol with its Service port'.format([self.state])",fieldPath=".ports"
 // +kubebuilder:validation:XValidation:rule="!has(self.ports) || (self.protocols.all(p, self.ports.exists(q, q.protocol == p)) && self.ports.all(q, q.protocol in self.protocols))",messageExpression="'protocols %s must be those of ports %s; list each protocol in both'.format([self.protocols, self.ports.map(q, q.protocol)])",fieldPath=".protocols"
 type NodePortAllocationSpec struct {
 	// State of the claim: Open, Closed or Foreign.

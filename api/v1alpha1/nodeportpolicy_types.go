@@ -31,7 +31,7 @@ type NodePortPolicy struct {
 
 // NodePortPolicySpec is what the team asks for.
 //
-// +kubebuilder:validation:XValidation:rule="!has(self.ports) || !self.ports.all(p, has(p.name)) || !has(self.sources) || self.sources.all(s, !has(s.ports) || s.ports.all(n, self.ports.exists(p, p.name == n)))",messageExpression="'a source names port \"%s\", which spec.ports does not list; add it there or correct the name'.format([self.sources.filter(s, has(s.ports)).map(s, s.ports.filter(n, !self.ports.exists(p, p.name == n))).filter(l, size(l) > 0)[0][0]])",fieldPath=".sources"
+// +kubebuilder:validation:XValidation:rule="!has(self.ports) || !self.ports.all(p, has(p.name)) || !has(self.sources) || [self.ports.map(p, p.name)].all(names, self.sources.all(s, !has(s.ports) || s.ports.all(n, n in names)))",message="a source names a port that spec.ports does not list; add it there or correct the name",messageExpression="'a source names port \"%s\", which spec.ports does not list; add it there or correct the name'.format([[self.ports.map(p, p.name)].map(names, self.sources.filter(s, has(s.ports) && !s.ports.all(n, n in names))[0].ports.filter(n, !(n in names))[0])[0]])",fieldPath=".sources"
 type NodePortPolicySpec struct {
 	// Category of the pool to draw from.
 	// +kubebuilder:validation:MaxLength=253
@@ -77,7 +77,7 @@ type ServiceReference struct {
 // +kubebuilder:validation:XValidation:rule="has(self.name) != has(self.port)",messageExpression="has(self.name) ? 'name \"%s\" and port %d are both set; keep one of them: the name of the Service port, or its number'.format([self.name, self.port]) : 'neither name nor port is set; set one of them: the name of the Service port, or its number'"
 type PolicyPort struct {
 	// Name of the Service port.
-	// +kubebuilder:validation:MaxLength=72
+	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'port name \"' + self + '\" must be the name of a port of the Service: at most 63 lower-case letters, digits and inner dashes'"
 	// +optional
 	Name string `json:"name,omitempty"`
@@ -106,7 +106,7 @@ type Source struct {
 	CIDR CIDR `json:"cidr"`
 	// Ports limits the source to some of the policy's ports, by Service port name.
 	// +kubebuilder:validation:MaxItems=32
-	// +kubebuilder:validation:items:MaxLength=72
+	// +kubebuilder:validation:items:MaxLength=253
 	// +kubebuilder:validation:XValidation:rule="size(self) > 0",message="ports is an empty list; name ports of the policy, or leave ports out to admit the source to all of them"
 	// +kubebuilder:validation:items:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'port name \"' + self + '\" must be the name of a port of the Service: at most 63 lower-case letters, digits and inner dashes'"
 	// +listType=set

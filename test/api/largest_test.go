@@ -1,0 +1,73 @@
+package api
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// list makes a list of n values.
+func list(n int, value func(i int) any) []any {
+	all := make([]any, n)
+	for i := range all {
+		all[i] = value(i)
+	}
+	return all
+}
+
+// longName is a name of 63 characters that ends in a number.
+func longName(i int) any { return strings.Repeat("n", 60) + fmt.Sprintf("%03d", i) }
+
+// An object that fills every list to its limit is accepted: the rules stay within
+// the API server's budget while they run, not only by its estimate.
+func TestLargestObjectsAreAccepted(t *testing.T) {
+	client := apiServer(t)
+	tables := tables(t)
+	cidr := func(i int) any { return fmt.Sprintf("2001:db8:%x:1111:2222:3333:4444:5555/128", i) }
+	claimed := func(protocol string) any {
+		return map[string]any{"protocol": protocol, "port": int64(53), "sources": list(256, cidr)}
+	}
+	largest := map[string]map[string]any{
+		"NodePortPool": {
+			"spec.ranges":                list(64, func(i int) any { return fmt.Sprintf("%d-%d", 30000+20*i, 30010+20*i) }),
+			"spec.allocateTo.namespaces": list(256, longName),
+			"spec.cloudFirewalls":        list(8, longName),
+		},
+		"NodePortPolicy": {
+			"spec.ports": list(32, func(i int) any { return map[string]any{"name": longName(i), "nodePort": int64(30000 + i)} }),
+			"spec.sources": list(256, func(i int) any {
+				return map[string]any{"cidr": cidr(i), "ports": list(32, longName)}
+			}),
+			"spec.cloudFirewalls": list(8, longName),
+		},
+		"NodePortAllocation": {
+			"spec.protocols":      []any{"TCP", "UDP", "SCTP"},
+			"spec.ports":          []any{claimed("TCP"), claimed("UDP"), claimed("SCTP")},
+			"spec.cloudFirewalls": list(8, longName),
+		},
+		"CloudFirewall": {
+			"spec.groups": list(16, func(i int) any { return map[string]any{"id": fmt.Sprintf("sg-%017x", i)} }),
+		},
+	}
+	for _, k := range kinds(t) {
+		changes, ok := largest[k.String()]
+		if !ok {
+			continue
+		}
+		t.Run(k.String(), func(t *testing.T) {
+			object := runtime.DeepCopyJSON(tables[k.String()].Base)
+			for at, value := range changes {
+				if err := change(object, at, &value); err != nil {
+					t.Fatal(err)
+				}
+			}
+			u := &unstructured.Unstructured{Object: object}
+			if _, err := resource(client, k, u.GetNamespace()).Create(t.Context(), u, dryCreate); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

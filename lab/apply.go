@@ -84,7 +84,7 @@ func rank(object *unstructured.Unstructured) int {
 	return 1
 }
 
-func applyOne(ctx context.Context, client dynamic.Interface, mapper meta.RESTMapper, object *unstructured.Unstructured) error {
+func applyOne(ctx context.Context, client dynamic.Interface, mapper *restmapper.DeferredDiscoveryRESTMapper, object *unstructured.Unstructured) error {
 	kind := object.GroupVersionKind()
 	mapping, err := mapper.RESTMapping(kind.GroupKind(), kind.Version) // asks the server again when it knows no such kind
 	if err != nil {
@@ -102,14 +102,14 @@ func applyOne(ctx context.Context, client dynamic.Interface, mapper meta.RESTMap
 	if err != nil || kind.Kind != "CustomResourceDefinition" {
 		return err
 	}
-	return awaitServed(ctx, client, object)
+	return awaitServed(ctx, client, mapper, object)
 }
 
-// awaitServed returns when the API server answers for the kind of a CRD: it
-// says Established a moment before that.
-func awaitServed(ctx context.Context, client dynamic.Interface, crd *unstructured.Unstructured) error {
+// awaitServed returns when the API server lists the kind of a CRD in discovery
+// and answers for it; it says Established a moment before either.
+func awaitServed(ctx context.Context, client dynamic.Interface, mapper *restmapper.DeferredDiscoveryRESTMapper, crd *unstructured.Unstructured) error {
 	group, _, _ := unstructured.NestedString(crd.Object, "spec", "group")
-	plural, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "plural")
+	kind, _, _ := unstructured.NestedString(crd.Object, "spec", "names", "kind")
 	versions, _, _ := unstructured.NestedSlice(crd.Object, "spec", "versions")
 	for _, v := range versions {
 		version, ok := v.(map[string]any)
@@ -117,10 +117,14 @@ func awaitServed(ctx context.Context, client dynamic.Interface, crd *unstructure
 			continue
 		}
 		name, _ := version["name"].(string)
-		resource := client.Resource(schema.GroupVersionResource{Group: group, Version: name, Resource: plural})
 		err := errors.New("not asked yet")
 		for ctx.Err() == nil && err != nil {
-			if _, err = resource.List(ctx, metav1.ListOptions{Limit: 1}); err != nil {
+			mapper.Reset()
+			var mapping *meta.RESTMapping
+			if mapping, err = mapper.RESTMapping(schema.GroupKind{Group: group, Kind: kind}, name); err == nil {
+				_, err = client.Resource(mapping.Resource).List(ctx, metav1.ListOptions{Limit: 1})
+			}
+			if err != nil {
 				pause(ctx, retryPause/4)
 			}
 		}

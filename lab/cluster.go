@@ -101,10 +101,17 @@ func (c *Cluster) start(ctx context.Context) error {
 	if _, err := c.vpc.join(c.cp, "cp", c.vpcAddrs(controlPlaneHost)); err != nil {
 		return err
 	}
-	if err := c.startControlPlane(ctx); err != nil {
+	if err := c.startAPI(ctx); err != nil {
 		return err
 	}
+	// All the rest starts at once; each finds the others when they are there.
 	group, ctx := errgroup.WithContext(ctx)
+	if c.options.ControllerManager {
+		group.Go(func() error { return c.startControllerManager(ctx) })
+	}
+	if c.options.Scheduler {
+		group.Go(func() error { return c.startScheduler(ctx) })
+	}
 	for i := range c.options.Nodes {
 		n, err := c.plugInNode(fmt.Sprintf("n%d", i+1)) // in order: addresses follow the number
 		if err != nil {

@@ -61,7 +61,8 @@ func repositoryRoot() (string, error) {
 	}
 }
 
-func (c *Cluster) startControlPlane(ctx context.Context) error {
+// startAPI starts what answers kubectl, and prepares the lab's own access to it.
+func (c *Cluster) startAPI(ctx context.Context) error {
 	if err := c.writePKI(); err != nil {
 		return err
 	}
@@ -78,19 +79,7 @@ func (c *Cluster) startControlPlane(ctx context.Context) error {
 	if err := c.startEtcd(ctx); err != nil {
 		return err
 	}
-	// The API server waits for etcd by itself.
-	if err := c.StartAPIServer(ctx); err != nil {
-		return err
-	}
-	if c.options.ControllerManager {
-		if err := c.startControllerManager(ctx); err != nil {
-			return err
-		}
-	}
-	if c.options.Scheduler {
-		return c.startScheduler(ctx)
-	}
-	return nil
+	return c.StartAPIServer(ctx) // which waits for etcd by itself
 }
 
 func (c *Cluster) startEtcd(ctx context.Context) error {
@@ -151,6 +140,28 @@ func (c *Cluster) StopAPIServer() {
 	p.Kill()
 }
 
+// controllers are those of Kubernetes' controllers that a lab has work for. All
+// of them would take four seconds longer to start: each begins with a request
+// for a token, and those are rate-limited.
+var controllers = []string{
+	"clusterrole-aggregation-controller",
+	"daemonset-controller",
+	"deployment-controller",
+	"disruption-controller",
+	"endpointslice-controller",
+	"garbage-collector-controller",
+	"job-controller",
+	"namespace-controller",
+	"node-lifecycle-controller",
+	"pod-garbage-collector-controller",
+	"replicaset-controller",
+	"root-ca-certificate-publisher-controller",
+	"serviceaccount-controller",
+	"statefulset-controller",
+	"taint-eviction-controller",
+	"validatingadmissionpolicy-status-controller",
+}
+
 func (c *Cluster) startControllerManager(ctx context.Context) error {
 	kubeconfig, err := c.userKubeconfig("system:kube-controller-manager")
 	if err != nil {
@@ -163,6 +174,7 @@ func (c *Cluster) startControllerManager(ctx context.Context) error {
 		"--use-service-account-credentials", // the bootstrap roles are for these
 		"--leader-elect=false",
 		"--allocate-node-cidrs=false", // the lab's address plan does it
+		"--controllers", strings.Join(controllers, ","),
 		"--cluster-cidr", join(c.families(podsIPv4, podsIPv6)),
 		"--service-cluster-ip-range", join(c.families(serviceIPv4, serviceIPv6)),
 	}

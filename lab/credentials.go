@@ -128,7 +128,7 @@ func (c *Cluster) UserConfig(user string, groups ...string) (*rest.Config, error
 	if err != nil {
 		return nil, fmt.Errorf("certificate for %s: %w", user, err)
 	}
-	cfg := c.anonymousConfig()
+	cfg := c.AnonymousConfig()
 	cfg.CertData, cfg.KeyData = cert, key
 	return cfg, nil
 }
@@ -150,12 +150,14 @@ func (c *Cluster) ServiceAccountConfig(ctx context.Context, namespace, name stri
 	if err != nil {
 		return nil, fmt.Errorf("token for service account %s/%s: %w", namespace, name, err)
 	}
-	cfg := c.anonymousConfig()
+	cfg := c.AnonymousConfig()
 	cfg.BearerToken = token.Status.Token
 	return cfg, nil
 }
 
-func (c *Cluster) anonymousConfig() *rest.Config {
+// AnonymousConfig is access without credentials, to add some to; a proxy that
+// passes on its clients' own needs just this.
+func (c *Cluster) AnonymousConfig() *rest.Config {
 	return &rest.Config{
 		Host:            "https://" + netip.AddrPortFrom(c.vpcAddrs(controlPlaneHost)[0], apiServerPort).String(),
 		TLSClientConfig: rest.TLSClientConfig{CAData: c.authority.pem},

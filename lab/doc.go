@@ -29,6 +29,26 @@
 //     socket there ([Namespace.DialContext], [Namespace.Listen]), so client-go
 //     works from a test as ever.
 //
+// A package of end-to-end tests shares one lab:
+//
+//	var cluster *lab.Cluster
+//
+//	func TestMain(m *testing.M) {
+//		os.Exit(func() int {
+//			ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+//			defer cancel()
+//			var err error
+//			cluster, err = lab.Start(ctx, lab.Options{Nodes: 3, KubeProxy: lab.NFTables, ControllerManager: true})
+//			if err != nil {
+//				fmt.Fprintln(os.Stderr, err)
+//				return 1
+//			}
+//			cluster.CloseOnInterrupt()
+//			defer cluster.Close()
+//			return m.Run()
+//		}())
+//	}
+//
 // A zero [Options] starts etcd and kube-apiserver only, in about three seconds:
 // enough for tests of validation, RBAC and single controllers.
 package lab

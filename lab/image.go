@@ -3,6 +3,8 @@ package lab
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -14,7 +16,8 @@ import (
 // Argv; its environment is the pod's own (values and fieldRefs) after Env, and a
 // KUBECONFIG with the pod's ServiceAccount token, which stands in for the files
 // that a real kubelet mounts. Volumes are not honoured: a pod sees the machine's
-// file system.
+// file system. LAB_NODE_DIR is a folder that stands in for the node's own disk;
+// $(LAB_NODE_DIR) in Argv, too, names it.
 type Image struct {
 	Argv []string
 	Env  []string
@@ -48,7 +51,11 @@ func (s *sandbox) startContainer(i int) (program, error) {
 }
 
 func (s *sandbox) env(ctx context.Context, container *corev1.Container) ([]string, error) {
-	var env []string
+	disk := filepath.Join(s.node.cluster.dir, "disk-"+s.node.Name)
+	if err := os.MkdirAll(disk, 0o755); err != nil {
+		return nil, err
+	}
+	env := []string{"LAB_NODE_DIR=" + disk}
 	for _, v := range container.Env {
 		value := v.Value
 		switch {

@@ -3,6 +3,7 @@ package lab
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -111,6 +112,37 @@ func Sweep() ([]string, error) {
 		return errors.Join(errs...)
 	})
 	return swept, err
+}
+
+// Shutdown ends a lab of another process, such as one left running to explore:
+// it interrupts the owner, which must have called [Cluster.CloseOnInterrupt], and
+// returns when the lab is gone. Of a dead owner's lab it sweeps what is left.
+func Shutdown(ctx context.Context, name string) error {
+	if _, err := Sweep(); err != nil {
+		return err
+	}
+	dir := filepath.Join(stateRoot, name)
+	records, err := readJournal(filepath.Join(dir, "journal"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, r := range records {
+		if r.Owner != nil { // it lives: the sweep has left its lab alone
+			if err := unix.Kill(r.Owner.PID, unix.SIGINT); err != nil {
+				return fmt.Errorf("interrupting the owner of lab %s: %w", name, err)
+			}
+		}
+	}
+	for ctx.Err() == nil {
+		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		pause(ctx, retryPause)
+	}
+	return fmt.Errorf("waiting until lab %s is gone: %w", name, ctx.Err())
 }
 
 // withStateLock keeps claims and sweeps of several processes apart; without it

@@ -48,6 +48,11 @@ func (n *Node) startKubelet(ctx context.Context) error {
 		})
 	})
 	n.cluster.kubelets.Go(func() { n.runPods(running) })
+	return nil
+}
+
+// awaitUntainted returns when pods may run on the node.
+func (n *Node) awaitUntainted(ctx context.Context) error {
 	if !n.cluster.options.ControllerManager {
 		return nil // nobody lifts the not-ready taint then, and nobody minds it
 	}

@@ -115,10 +115,12 @@ func TestCrashedLabIsSweptByTheNext(t *testing.T) {
 func TestInterruptedLabRemovesItself(t *testing.T) {
 	name := fmt.Sprintf("intr%d", os.Getpid())
 	owner := startOwner(t, name)
-	if err := owner.Process.Signal(os.Interrupt); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	begin := time.Now()
+	if err := lab.Shutdown(ctx, name); err != nil {
 		t.Fatal(err)
 	}
-	begin := time.Now()
 	_ = owner.Wait() // exit status 130
 	t.Logf("gone after %s", time.Since(begin).Round(time.Millisecond))
 	if code := owner.ProcessState.ExitCode(); code != 130 {

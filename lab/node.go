@@ -115,10 +115,12 @@ func (n *Node) boot(ctx context.Context) error {
 	if err := n.startKubelet(ctx); err != nil {
 		return err
 	}
-	if n.cluster.options.KubeProxy == NoProxy {
-		return nil
+	if n.cluster.options.KubeProxy != NoProxy {
+		if err := n.StartKubeProxy(ctx); err != nil {
+			return err
+		}
 	}
-	return n.StartKubeProxy(ctx)
+	return n.awaitUntainted(ctx)
 }
 
 // StartKubeProxy starts kube-proxy and returns when it has synced once. AddNode

@@ -18,6 +18,8 @@ type Pod struct {
 	Name  string
 	Node  *Node
 	Addrs []netip.Addr
+
+	sandbox *sandbox
 }
 
 // AddPod runs a pod of [EchoImage] on a node, answering TCP and UDP on
@@ -73,7 +75,13 @@ func (n *Node) Pod(namespace, name string) *Pod {
 	if s == nil {
 		return nil
 	}
-	return &Pod{Namespace: s.ns, Name: name, Node: n, Addrs: slices.Clone(s.ips)}
+	return &Pod{Namespace: s.ns, Name: name, Node: n, Addrs: slices.Clone(s.ips), sandbox: s}
+}
+
+// Process is the program of one of the pod's containers, for killing it or
+// reading its log; nil while it has none, and for [EchoImage].
+func (p *Pod) Process(container string) *Process {
+	return p.sandbox.process(container)
 }
 
 // EchoPort is where the pods of [Cluster.AddPod] answer.

@@ -98,7 +98,7 @@ func (c *Cluster) Run(ctx context.Context, command Command) (*Process, error) {
 	if cmd.Dir == "" {
 		cmd.Dir = c.dir
 	}
-	cmd.Env = append(c.baseEnv(), command.Env...)
+	cmd.Env = append(c.baseEnv(command.In), command.Env...)
 	if err := c.spawner.start(cmd, command.In); err != nil {
 		return nil, fmt.Errorf("starting %s in %s: %w", command.Name, command.In.NetNS(), err)
 	}
@@ -119,10 +119,12 @@ func (c *Cluster) Run(ctx context.Context, command Command) (*Process, error) {
 	return p, nil
 }
 
-func (c *Cluster) baseEnv() []string {
+func (c *Cluster) baseEnv(in *Namespace) []string {
 	env := []string{
 		"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin", // su and cron leave out sbin
 		"HOME=" + c.dir,
+		// Else all nodes of all labs, and the host, would wait for one lock.
+		"XTABLES_LOCKFILE=" + filepath.Join(c.dir, in.name+".xtables.lock"),
 	}
 	if dir := os.Getenv("GOCOVERDIR"); dir != "" {
 		env = append(env, "GOCOVERDIR="+dir)

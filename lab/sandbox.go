@@ -36,10 +36,11 @@ type sandbox struct {
 
 	mu         sync.Mutex
 	containers []corev1.ContainerStatus
+	processes  map[string]*Process // by container
 }
 
 func newSandbox(ctx context.Context, n *Node, pod *corev1.Pod) *sandbox {
-	s := &sandbox{node: n, pod: pod}
+	s := &sandbox{node: n, pod: pod, processes: map[string]*Process{}}
 	s.ctx, s.stop = context.WithCancel(ctx)
 	for _, container := range pod.Spec.Containers {
 		s.containers = append(s.containers, corev1.ContainerStatus{
@@ -86,6 +87,11 @@ func (s *sandbox) runContainer(i int) {
 			pause(s.ctx, restartPause)
 			continue
 		}
+		if p, ok := program.(*Process); ok {
+			s.mu.Lock()
+			s.processes[s.pod.Spec.Containers[i].Name] = p
+			s.mu.Unlock()
+		}
 		started := true
 		s.update(i, func(status *corev1.ContainerStatus) {
 			status.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}
@@ -105,6 +111,12 @@ func (s *sandbox) runContainer(i int) {
 			program.Stop(s.grace())
 		}
 	}
+}
+
+func (s *sandbox) process(container string) *Process {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.processes[container]
 }
 
 func (s *sandbox) grace() time.Duration {

@@ -57,6 +57,22 @@ func Covers(prefixes []netip.Prefix, inner netip.Prefix) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return CoversPrefix(p, inner) })
 }
 
+// Intersect returns, canonically, the addresses that are in both lists.
+func Intersect(a, b []netip.Prefix) []netip.Prefix {
+	var both []netip.Prefix
+	for _, p := range a {
+		for _, q := range b {
+			switch {
+			case CoversPrefix(p, q):
+				both = append(both, q)
+			case CoversPrefix(q, p):
+				both = append(both, p)
+			}
+		}
+	}
+	return Canonical(both)
+}
+
 // World is every IPv4 and every IPv6 address.
 var World = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 

@@ -1,0 +1,123 @@
+// Command manager is Portreeve's brain: it turns NodePortPolicies into port
+// allocations, companion Services and cloud rules, and says in status what is
+// proved to be in force. It runs anywhere in the cluster; one instance leads.
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/go-logr/logr"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/cache"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/cloud"
+	"github.com/portreeve/portreeve/cloud/aws"
+	"github.com/portreeve/portreeve/controllers"
+)
+
+// providers are the clouds this manager speaks to.
+var providers = map[v1alpha1.Provider]controllers.Connect{
+	v1alpha1.ProviderAWS: func(ctx context.Context, spec v1alpha1.CloudFirewallSpec) (cloud.Provider, error) {
+		return aws.New(ctx, aws.Options{Region: spec.Region, Endpoint: spec.Endpoint})
+	},
+}
+
+type options struct {
+	metrics, health, namespace string
+	elect                      bool
+	lease                      time.Duration
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.metrics, "metrics-bind-address", ":8080", "address of /metrics; 0 for none")
+	flag.StringVar(&o.health, "health-probe-bind-address", ":8081", "address of /healthz and /readyz; 0 for none")
+	flag.StringVar(&o.namespace, "namespace", "portreeve-system", "namespace of the leader's Lease")
+	flag.BoolVar(&o.elect, "leader-elect", true, "elect a leader; only the leader writes")
+	flag.DurationVar(&o.lease, "lease-duration", 15*time.Second, "how long a leader that is silent stays leader")
+	flag.Parse() // controller-runtime adds --kubeconfig
+
+	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
+	if err := run(ctrl.SetupSignalHandler(), o); err != nil {
+		log.Error("manager stopped", "error", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options) error {
+	config, err := ctrl.GetConfig()
+	if err != nil {
+		return err
+	}
+	config.QPS = -1 // the API server's priority and fairness paces us
+	leader, err := newElection(config, o)
+	if err != nil {
+		return err
+	}
+	mgr, err := ctrl.NewManager(config, managerOptions(o, leader))
+	if err != nil {
+		return err
+	}
+	owner, err := controllers.ClusterID(ctx, mgr.GetAPIReader())
+	if err != nil {
+		return fmt.Errorf("read the cluster's id from namespace kube-system: %w", err)
+	}
+	if err := controllers.Setup(ctx, mgr, controllers.Options{Providers: providers, Owner: owner, Leading: leader.check}); err != nil {
+		return err
+	}
+	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
+		return err
+	}
+	if err := mgr.AddReadyzCheck("ping", healthz.Ping); err != nil {
+		return err
+	}
+	return mgr.Start(ctx)
+}
+
+func managerOptions(o options, leader *election) ctrl.Options {
+	scheme := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{clientgoscheme.AddToScheme, v1alpha1.AddToScheme} {
+		if err := add(scheme); err != nil {
+			panic(err) // two kinds of one name: a mistake in the program itself
+		}
+	}
+	options := ctrl.Options{
+		Scheme:                 scheme,
+		Metrics:                metricsserver.Options{BindAddress: o.metrics},
+		HealthProbeBindAddress: o.health,
+		Cache: cache.Options{
+			DefaultTransform: cache.TransformStripManagedFields(),
+			ByObject:         map[client.Object]cache.ByObject{&corev1.Node{}: {Transform: withoutImages}},
+		},
+	}
+	if o.elect {
+		options.LeaderElection = true
+		options.LeaderElectionResourceLockInterface = leader.lock
+		options.LeaseDuration = &o.lease
+		renew, retry := o.lease*2/3, o.lease/8
+		options.RenewDeadline, options.RetryPeriod = &renew, &retry
+		options.LeaderElectionReleaseOnCancel = true
+	}
+	return options
+}
+
+// withoutImages drops from a cached Node its largest part, which nobody reads.
+func withoutImages(o any) (any, error) {
+	if node, ok := o.(*corev1.Node); ok {
+		node.Status.Images, node.ManagedFields = nil, nil
+	}
+	return o, nil
+}

@@ -1,0 +1,197 @@
+package controllers
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
+)
+
+const (
+	// defaultCoolDown serves allocations whose pool is gone.
+	defaultCoolDown = 10 * time.Minute
+	// refusalRest is how long a number that the API server refused, though no
+	// Service shows it, is left alone before it is tried again.
+	refusalRest = 10 * time.Minute
+	// lookAgain is the longest a waiting allocation goes unexamined.
+	lookAgain = time.Minute
+)
+
+// Allocation leads one port number through its life: open as its policy says,
+// closed when nobody wants it, free when everybody has proved that it is closed.
+type Allocation struct {
+	client.Client
+	Snapshot Snapshot
+	Clouds   *Clouds
+	Events   events.EventRecorder
+	Now      func() time.Time
+}
+
+// Reconcile serves one allocation.
+func (r *Allocation) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.Result, error) {
+	// Read before the allocation, so that a mark can't be above what it is judged by.
+	proof, err := r.Snapshot.Proof(ctx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	a, err := get[v1alpha1.NodePortAllocation](ctx, r, key.NamespacedName)
+	if err != nil || a == nil || a.DeletionTimestamp != nil {
+		return reconcile.Result{}, err
+	}
+	want, again, err := r.want(ctx, a)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if !equality.Semantic.DeepEqual(want, a.Spec) {
+		a.Spec = want // the resource version makes a lost race a conflict
+		return conflict(r.Update(ctx, a, client.FieldOwner(v1alpha1.FieldOwner)))
+	}
+	if a.Spec.State != v1alpha1.AllocationClosed {
+		return reconcile.Result{RequeueAfter: again}, nil
+	}
+	return r.release(ctx, a, proof)
+}
+
+// want decides what the allocation must say, and when to look again by itself.
+func (r *Allocation) want(ctx context.Context, a *v1alpha1.NodePortAllocation) (v1alpha1.NodePortAllocationSpec, time.Duration, error) {
+	now := metav1.NewMicroTime(r.Now())
+	if a.Spec.Claim.Policy == "" {
+		if a.Spec.State == v1alpha1.AllocationClosed {
+			return a.Spec, 0, nil
+		}
+		holder, err := r.Snapshot.Holder(ctx, compile.NumberOf(a))
+		if err != nil {
+			return a.Spec, 0, err
+		}
+		pools, err := r.Snapshot.Pools(ctx)
+		rest := a.CreationTimestamp.Add(refusalRest).Sub(r.Now())
+		return compile.Foreign(a, holder, compile.PoolOf(pools, compile.NumberOf(a)), rest <= 0, now), max(rest, 0), err
+	}
+	view, err := r.Snapshot.View(ctx, policyOf(a))
+	if err != nil {
+		return a.Spec, 0, err
+	}
+	return compile.Allocation(a, view.Policy, view.Wish, view.Refusal, view.Allocations, view.Pools, now), 0, nil
+}
+
+// release deletes a closed allocation once its cool-down is over and every node
+// and cloud has proved that nothing of it is left.
+func (r *Allocation) release(ctx context.Context, a *v1alpha1.NodePortAllocation, proof compile.Proof) (reconcile.Result, error) {
+	coolDown, err := r.coolDown(ctx, a.Spec.Pool)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if rest := a.Spec.ClosedAt.Add(coolDown).Sub(r.Now()); rest > 0 {
+		return reconcile.Result{RequeueAfter: rest}, nil
+	}
+	if _, released := a.Annotations[v1alpha1.AnnotationRelease]; !released {
+		holders, err := r.holders(ctx, a, proof)
+		if err != nil {
+			return reconcile.Result{}, err
+		}
+		if len(holders) > 0 {
+			r.Events.Eventf(a, nil, corev1.EventTypeWarning, "Held", "Release",
+				"port %s is closed but not proved closed by %s; if they are gone for good, annotate the allocation with %s",
+				a.Name, strings.Join(holders[:min(len(holders), 8)], ", "), v1alpha1.AnnotationRelease)
+			return reconcile.Result{RequeueAfter: lookAgain}, nil
+		}
+	}
+	err = r.Delete(ctx, a, client.Preconditions{UID: ptr.To(a.UID), ResourceVersion: ptr.To(a.ResourceVersion)})
+	return conflict(err)
+}
+
+func (r *Allocation) coolDown(ctx context.Context, pool string) (time.Duration, error) {
+	p, err := get[v1alpha1.NodePortPool](ctx, r, types.NamespacedName{Name: pool})
+	if err != nil || p == nil || p.Spec.CoolDown == nil {
+		return defaultCoolDown, err
+	}
+	return p.Spec.CoolDown.Duration, nil
+}
+
+// holders names the nodes and clouds that may still admit something.
+func (r *Allocation) holders(ctx context.Context, a *v1alpha1.NodePortAllocation, proof compile.Proof) ([]string, error) {
+	nodes, err := r.Snapshot.Nodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var firewalls v1alpha1.CloudFirewallList
+	if err := r.List(ctx, &firewalls); err != nil {
+		return nil, err
+	}
+	var asked []v1alpha1.ObjectName
+	for _, f := range firewalls.Items {
+		name := v1alpha1.ObjectName(f.Name)
+		if slices.Contains(a.Spec.CloudFirewalls, name) || r.Clouds.Of(f.Name).Holds(compile.NumberOf(a)) {
+			asked = append(asked, name)
+		}
+	}
+	return append(proof.Holders(nodes, a), r.Clouds.holding(asked, compile.NumberOf(a), a.Spec.ClosedAt.Time)...), nil
+}
+
+// SetupWithManager wakes an allocation when its policy, Service, pool or
+// namespace changes, and a closed one when a node or a cloud has news.
+func (r *Allocation) SetupWithManager(mgr ctrl.Manager) error {
+	return builder(mgr, "allocation", 4).
+		For(&v1alpha1.NodePortAllocation{}).
+		Watches(&v1alpha1.NodePortPolicy{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return r.ofPolicies(ctx, []reconcile.Request{{NamespacedName: client.ObjectKeyFromObject(o)}})
+		}), ofSpec).
+		Watches(&corev1.Service{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			out := r.ofPolicies(ctx, r.Snapshot.policiesOf(ctx, o))
+			for n := range compile.Held(o.(*corev1.Service)) {
+				out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Name: numberName(n)}})
+			}
+			return out
+		})).
+		Watches(&v1alpha1.NodePortPool{}, each(r.matching(func(a *v1alpha1.NodePortAllocation) bool { return true })), ofSpec).
+		Watches(&corev1.Namespace{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return r.matching(func(a *v1alpha1.NodePortAllocation) bool { return a.Spec.Claim.Namespace == o.GetName() })(ctx, o)
+		}), namespaceEnds).
+		Watches(&v1alpha1.NodeDatapath{}, each(r.matching(isClosed))).
+		Watches(&corev1.Node{}, each(r.matching(isClosed)), nodeMatters).
+		WatchesRawSource(source.Channel(r.Clouds.cleared, handler.EnqueueRequestsFromMapFunc(r.matching(isClosed)))).
+		Complete(r)
+}
+
+func isClosed(a *v1alpha1.NodePortAllocation) bool {
+	return a.Spec.State == v1alpha1.AllocationClosed
+}
+
+// ofPolicies returns the allocations of the policies.
+func (r *Allocation) ofPolicies(ctx context.Context, policies []reconcile.Request) []reconcile.Request {
+	var out []reconcile.Request
+	for _, key := range policies {
+		own, err := r.Snapshot.Allocations(ctx, key.NamespacedName)
+		if err != nil {
+			return out
+		}
+		out = append(out, requests(own, allocationKey)...)
+	}
+	return out
+}
+
+// matching returns a map function to all allocations that fit.
+func (r *Allocation) matching(fits func(*v1alpha1.NodePortAllocation) bool) handler.MapFunc {
+	return func(ctx context.Context, _ client.Object) []reconcile.Request {
+		var list v1alpha1.NodePortAllocationList
+		if err := r.List(ctx, &list); err != nil {
+			return nil
+		}
+		return requests(slices.DeleteFunc(list.Items, func(a v1alpha1.NodePortAllocation) bool { return !fits(&a) }), allocationKey)
+	}
+}

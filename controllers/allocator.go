@@ -1,0 +1,269 @@
+package controllers
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
+	"github.com/portreeve/portreeve/internal/ports"
+)
+
+// retrySoon is the pause after a lost race or a cache that lags behind our own write.
+const retrySoon = 50 * time.Millisecond
+
+// forgetWritten is far longer than a cache lags. The name is the lock all the
+// same: what is forgotten too early costs a refused create, not a port.
+const forgetWritten = 30 * time.Second
+
+// Allocator gives numbers to the policies of one category. It decides for all
+// that wait from one snapshot, the older policy first, so winners do not depend
+// on the order of events. It only ever creates allocations.
+type Allocator struct {
+	client.Client
+	Snapshot Snapshot
+	Verdicts *Verdicts
+	Now      func() time.Time
+	// written are the allocations we created that the cache does not show yet.
+	// One worker reconciles all categories, so no lock is needed.
+	written map[string]v1alpha1.NodePortAllocation
+}
+
+// demand is one missing number of a policy.
+type demand struct {
+	policy *v1alpha1.NodePortPolicy
+	number compile.Number
+	pools  []string
+}
+
+// Reconcile serves one category, named by the request.
+func (r *Allocator) Reconcile(ctx context.Context, category reconcile.Request) (reconcile.Result, error) {
+	pools, err := r.Snapshot.Pools(ctx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	taken, err := r.taken(ctx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	demands, err := r.demands(ctx, category.Name, pools)
+	if err != nil || len(demands) == 0 {
+		return reconcile.Result{}, err
+	}
+	asked := make([]ports.Request, len(demands))
+	for i, d := range demands {
+		asked[i] = ports.Request{Pin: d.number.Pin, Pools: d.pools}
+	}
+	choices := ports.Choose(asked, armed(pools), taken)
+	verdicts := map[types.NamespacedName]*compile.Refusal{}
+	for i, choice := range choices {
+		key := policyKey(demands[i].policy)
+		refusal, err := r.settle(ctx, demands[i], choice, pools)
+		if err != nil {
+			return conflict(err)
+		}
+		if verdicts[key] == nil {
+			verdicts[key] = refusal
+		}
+	}
+	for key, refusal := range verdicts {
+		r.Verdicts.Say(key, refusal)
+	}
+	return reconcile.Result{}, nil
+}
+
+// demands lists what the category's policies miss, oldest policy first.
+func (r *Allocator) demands(ctx context.Context, category string, pools []compile.Pool) ([]demand, error) {
+	var policies v1alpha1.NodePortPolicyList
+	if err := r.List(ctx, &policies, client.MatchingFields{byCategory: category}); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(policies.Items, func(a, b v1alpha1.NodePortPolicy) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	var demands []demand
+	for i := range policies.Items {
+		key := policyKey(&policies.Items[i])
+		view, err := r.Snapshot.View(ctx, key)
+		if err != nil {
+			return nil, err
+		}
+		if view.Wish == nil {
+			r.Verdicts.Say(key, nil)
+			continue
+		}
+		missing := compile.Assign(view.Wish, r.withWritten(view.Allocations, key)).Missing
+		if len(missing) == 0 {
+			r.Verdicts.Say(key, nil)
+		}
+		for _, n := range missing {
+			demands = append(demands, demand{view.Policy, view.Wish.Numbers[n], view.Wish.Pools})
+		}
+	}
+	return demands, nil
+}
+
+// taken are all numbers in the register, and all that Services hold.
+func (r *Allocator) taken(ctx context.Context) (ports.Numbers, error) {
+	var taken ports.Numbers
+	var allocations v1alpha1.NodePortAllocationList
+	if err := r.List(ctx, &allocations); err != nil {
+		return taken, err
+	}
+	for i := range allocations.Items {
+		taken.Add(compile.NumberOf(&allocations.Items[i]))
+		delete(r.written, allocations.Items[i].Name)
+	}
+	for name, a := range r.written {
+		if r.Now().Sub(a.CreationTimestamp.Time) > forgetWritten {
+			delete(r.written, name) // the cache has shown it and it is gone again
+			continue
+		}
+		taken.Add(compile.NumberOf(&a))
+	}
+	var services corev1.ServiceList
+	if err := r.List(ctx, &services); err != nil {
+		return taken, err
+	}
+	for i := range services.Items {
+		for n := range compile.Held(&services.Items[i]) {
+			taken.Add(n)
+		}
+	}
+	return taken, nil
+}
+
+// withWritten adds what we created for the policy and the cache does not show yet.
+func (r *Allocator) withWritten(own []v1alpha1.NodePortAllocation, policy types.NamespacedName) []v1alpha1.NodePortAllocation {
+	for _, a := range r.written {
+		if policyOf(&a) == policy {
+			own = append(own, a)
+		}
+	}
+	return own
+}
+
+// settle creates the allocation that was chosen, or says why there is none.
+func (r *Allocator) settle(ctx context.Context, d demand, choice ports.Choice, pools []compile.Pool) (*compile.Refusal, error) {
+	switch choice.Outcome {
+	case ports.Exhausted:
+		return &compile.Refusal{Reason: v1alpha1.ReasonExhausted, Waits: true, Message: fmt.Sprintf(
+			"pool %s has no free port; %d claims are ahead; a port that is released goes to the oldest claim, or ask the platform team to widen the pool", strings.Join(d.pools, ", "), choice.Ahead)}, nil
+	case ports.Outside: // owned, or the policy would have been refused: so not armed yet
+		return &compile.Refusal{Reason: v1alpha1.ReasonPoolNotArmed, Waits: true, Message: fmt.Sprintf(
+			"waits until pool %s is armed", strings.Join(d.pools, ", "))}, nil
+	case ports.Taken:
+		return r.conflict(ctx, choice.Number)
+	}
+	pool := slices.IndexFunc(pools, func(p compile.Pool) bool { return p.Name == choice.Pool })
+	allocation := v1alpha1.NodePortAllocation{
+		ObjectMeta: metav1.ObjectMeta{Name: strconv.Itoa(int(choice.Number))},
+		Spec:       compile.Claim(d.policy, d.number, pools[pool].NodePortPool),
+	}
+	if err := r.Create(ctx, &allocation, client.FieldOwner(v1alpha1.FieldOwner)); err != nil {
+		if apierrors.IsAlreadyExists(err) { // the lock did its work: our cache lags
+			return nil, fmt.Errorf("port %d was claimed meanwhile: %w", choice.Number, err)
+		}
+		return nil, fmt.Errorf("claim port %d for policy %s/%s: %w", choice.Number, d.policy.Namespace, d.policy.Name, err)
+	}
+	r.written[allocation.Name] = allocation
+	return nil, nil
+}
+
+// conflict says who holds a pinned number.
+func (r *Allocator) conflict(ctx context.Context, number uint16) (*compile.Refusal, error) {
+	holder := "somebody else"
+	allocation, err := get[v1alpha1.NodePortAllocation](ctx, r, types.NamespacedName{Name: strconv.Itoa(int(number))})
+	if err != nil {
+		return nil, err
+	}
+	service, err := r.Snapshot.Holder(ctx, number)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case allocation != nil && allocation.Spec.State == v1alpha1.AllocationClosed:
+		holder = "its cool-down (see kubectl describe npa " + allocation.Name + ")"
+	case allocation != nil && allocation.Spec.Claim.Policy != "":
+		holder = "policy " + policyOf(allocation).String()
+	case service != nil:
+		holder = "Service " + service.Namespace + "/" + service.Name
+	}
+	return &compile.Refusal{Reason: v1alpha1.ReasonConflict, Message: fmt.Sprintf(
+		"nodePort %d is held by %s; pin another number, leave nodePort out, or wait for it", number, holder)}, nil
+}
+
+// armed are the numbers that may be handed out.
+func armed(pools []compile.Pool) []ports.Pool {
+	out := make([]ports.Pool, len(pools))
+	for i, p := range pools {
+		out[i] = ports.Pool{Name: p.Name, Ranges: p.Armed}
+	}
+	return out
+}
+
+// SetupWithManager wakes a category when its policies, pools, Services or free
+// numbers change.
+func (r *Allocator) SetupWithManager(mgr ctrl.Manager) error {
+	r.written = map[string]v1alpha1.NodePortAllocation{}
+	return builder(mgr, "allocator", 1).
+		Watches(&v1alpha1.NodePortPolicy{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
+			return category(o.(*v1alpha1.NodePortPolicy).Spec.Category)
+		}), ofSpec).
+		Watches(&v1alpha1.NodePortPool{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
+			return category(o.(*v1alpha1.NodePortPool).Spec.Category)
+		})).
+		Watches(&v1alpha1.NodePortAllocation{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return r.categoryOfPool(ctx, o.(*v1alpha1.NodePortAllocation).Spec.Pool)
+		}), freedOrLost).
+		Watches(&corev1.Service{}, each(r.categoriesOfService)).
+		Complete(r)
+}
+
+func category(name string) []reconcile.Request {
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: name}}}
+}
+
+func (r *Allocator) categoryOfPool(ctx context.Context, name string) []reconcile.Request {
+	pool, err := get[v1alpha1.NodePortPool](ctx, r, types.NamespacedName{Name: name})
+	if err != nil || pool == nil {
+		return nil
+	}
+	return category(pool.Spec.Category)
+}
+
+func (r *Allocator) categoriesOfService(ctx context.Context, o client.Object) []reconcile.Request {
+	var out []reconcile.Request
+	for _, key := range r.Snapshot.policiesOf(ctx, o) {
+		if policy, err := get[v1alpha1.NodePortPolicy](ctx, r, key.NamespacedName); err == nil && policy != nil {
+			out = append(out, category(policy.Spec.Category)...)
+		}
+	}
+	held := compile.Held(o.(*corev1.Service))
+	if len(held) == 0 || ours(o.(*corev1.Service)) && o.GetDeletionTimestamp() == nil && len(out) > 0 {
+		return out
+	}
+	pools, err := r.Snapshot.Pools(ctx)
+	if err != nil {
+		return out
+	}
+	for n := range held {
+		if pool := compile.PoolOf(pools, n); pool != nil {
+			out = append(out, category(pool.Spec.Category)...)
+		}
+	}
+	return out
+}

@@ -1,0 +1,307 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/log"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/cloud"
+	"github.com/portreeve/portreeve/internal/compile"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+const (
+	// defaultResync serves a CloudFirewall whose field was removed.
+	defaultResync = 5 * time.Minute
+	// verifiedEvery bounds how often lastVerified alone is written.
+	verifiedEvery = time.Minute
+	// callTimeout bounds one synchronisation of one firewall.
+	callTimeout = time.Minute
+)
+
+// Connect opens a provider for a CloudFirewall. cmd/manager holds the map from
+// the provider's name to it.
+type Connect func(context.Context, v1alpha1.CloudFirewallSpec) (cloud.Provider, error)
+
+// CloudFirewall makes the security groups of one CloudFirewall admit what the
+// open allocations ask for, and says in Clouds what was seen there.
+type CloudFirewall struct {
+	client.Client
+	Snapshot Snapshot
+	Clouds   *Clouds
+	// Providers by name.
+	Providers map[v1alpha1.Provider]Connect
+	// Owner signs our rules: the id of this cluster.
+	Owner string
+	// Leading is asked before each call that changes something in the cloud.
+	Leading func(context.Context) error
+	Now     func() time.Time
+	// connected are the providers in use, by what they were opened with.
+	connected map[connection]cloud.Provider
+}
+
+type connection struct {
+	provider         v1alpha1.Provider
+	region, endpoint string
+}
+
+// Reconcile serves one CloudFirewall.
+func (r *CloudFirewall) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.Result, error) {
+	firewall, err := get[v1alpha1.CloudFirewall](ctx, r, key.NamespacedName)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if firewall == nil || firewall.DeletionTimestamp != nil {
+		r.Clouds.Forget(key.Name) // its rules stay: nobody asked for a clean-up
+		return reconcile.Result{}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	began := r.Now()
+	reports, syncErr := r.sync(ctx, firewall)
+	observeCloud(firewall.Name, reports)
+	if syncErr != nil {
+		log.FromContext(ctx).Info("cloud firewall not in force", "firewall", firewall.Name, "reason", cloudReason(syncErr), "error", syncErr.Error())
+	}
+	reading := r.reading(firewall.Name, reports, syncErr, began)
+	r.Clouds.Saw(firewall.Name, reading)
+	if err := r.writeStatus(ctx, firewall, reports, syncErr); err != nil {
+		return conflict(err)
+	}
+	return again(firewall, syncErr)
+}
+
+// sync serves the listed groups, and once more, to empty, those that were listed before.
+func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewall) ([]cloud.Report, error) {
+	provider, err := r.connect(ctx, firewall.Spec)
+	if err != nil {
+		return nil, err
+	}
+	var allocations v1alpha1.NodePortAllocationList
+	if err := r.List(ctx, &allocations); err != nil {
+		return nil, err
+	}
+	var grants []cloud.Grant
+	for _, a := range compile.Cloud(firewall.Name, allocations.Items) {
+		grants = append(grants, cloud.Grant{Rule: a.Rule, Description: a.Description})
+	}
+	listed, vanished := groupsOf(firewall)
+	report, err := cloud.Sync(ctx, provider, cloud.Want{Owner: r.Owner, Groups: listed, Grants: cloud.Merge(grants)})
+	reports := []cloud.Report{report}
+	if len(vanished) > 0 {
+		emptied, emptyErr := cloud.Sync(ctx, provider, cloud.Want{Owner: r.Owner, Groups: vanished})
+		if errors.Is(emptyErr, cloud.ErrInvalid) {
+			emptyErr = nil // the group itself is gone, and our rules with it
+		}
+		reports, err = append(reports, emptied), errors.Join(err, emptyErr)
+	}
+	return reports, err
+}
+
+func groupsOf(firewall *v1alpha1.CloudFirewall) (listed, vanished []string) {
+	for _, g := range firewall.Spec.Groups {
+		listed = append(listed, g.ID)
+	}
+	for _, g := range firewall.Status.Groups {
+		if !slices.Contains(listed, g.ID) {
+			vanished = append(vanished, g.ID)
+		}
+	}
+	return listed, vanished
+}
+
+func (r *CloudFirewall) connect(ctx context.Context, spec v1alpha1.CloudFirewallSpec) (cloud.Provider, error) {
+	key := connection{spec.Provider, spec.Region, spec.Endpoint}
+	if p := r.connected[key]; p != nil {
+		return p, nil
+	}
+	open := r.Providers[spec.Provider]
+	if open == nil {
+		return nil, fmt.Errorf("%w: this manager has no provider %q", cloud.ErrInvalid, spec.Provider)
+	}
+	p, err := open(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	r.connected[key] = cloud.Leased(p, r.Leading)
+	return r.connected[key], nil
+}
+
+// reading turns reports into what policies and closed allocations conclude from.
+// An incomplete reading keeps the time of the last complete one.
+func (r *CloudFirewall) reading(name string, reports []cloud.Report, err error, began time.Time) Reading {
+	last := r.Clouds.Of(name)
+	reading := Reading{Began: last.Began}
+	reading.Read = last.Read
+	complete := len(reports) > 0
+	for _, report := range reports {
+		complete = complete && len(report.Unlisted) == 0
+		reading.InForce = append(reading.InForce, report.InForce...)
+		for _, g := range report.Groups {
+			seen := compile.GroupSeen{ID: g.ID}
+			for _, ours := range g.Ours {
+				seen.Ours = append(seen.Ours, ours.Rule)
+			}
+			for _, s := range g.Shadowing {
+				seen.Shadowing = append(seen.Shadowing, compile.Admission{Rule: s.Rule, Description: s.Description})
+			}
+			reading.Groups = append(reading.Groups, seen)
+		}
+	}
+	if complete {
+		reading.Read, reading.Began = true, began
+	} else {
+		// What a group that was not read admits now, nobody knows: it counts as it was.
+		reading.Groups, reading.InForce = last.Groups, last.InForce
+	}
+	slices.SortFunc(reading.InForce, rule.CompareRules)
+	if err != nil {
+		reading.Reason, reading.Message = cloudReason(err), err.Error()
+	}
+	return reading
+}
+
+func (r *CloudFirewall) writeStatus(ctx context.Context, firewall *v1alpha1.CloudFirewall, reports []cloud.Report, syncErr error) error {
+	now := metav1.NewTime(r.Now())
+	status := v1alpha1.CloudFirewallStatus{
+		ObservedGeneration: firewall.Generation,
+		LastVerified:       firewall.Status.LastVerified,
+		Conditions:         slices.Clone(firewall.Status.Conditions),
+	}
+	listed, _ := groupsOf(firewall)
+	complete := len(reports) > 0
+	for _, report := range reports {
+		complete = complete && len(report.Unlisted) == 0
+		for _, g := range report.Groups {
+			if slices.Contains(listed, g.ID) || len(g.Ours) > 0 {
+				status.Groups = append(status.Groups, groupStatus(g))
+			}
+		}
+	}
+	if !complete {
+		status.Groups = firewall.Status.Groups
+	}
+	for _, c := range cloudConditions(syncErr, firewall.Generation, now) {
+		meta.SetStatusCondition(&status.Conditions, c)
+	}
+	same := equality.Semantic.DeepEqual(status, firewall.Status)
+	if complete && (status.LastVerified == nil || now.Sub(status.LastVerified.Time) >= verifiedEvery || !same) {
+		status.LastVerified, same = &now, false
+	}
+	if same {
+		return nil
+	}
+	firewall.Status = status
+	return r.Status().Update(ctx, firewall, client.FieldOwner(v1alpha1.FieldOwner))
+}
+
+func groupStatus(g cloud.GroupReport) v1alpha1.GroupStatus {
+	status := v1alpha1.GroupStatus{
+		ID: g.ID, Ours: int32(len(g.Ours)), Foreign: int32(len(g.Foreign)),
+		Budget: fmt.Sprintf("%d/%d %d/%d", g.Budget.Used.IPv4, g.Budget.Limit.IPv4, g.Budget.Used.IPv6, g.Budget.Limit.IPv6),
+	}
+	for _, s := range g.Shadowing[:min(len(g.Shadowing), 8)] {
+		status.Shadowing = append(status.Shadowing, fmt.Sprintf("%s: %s %s from %s", s.ID, s.Protocol, s.Ports, s.Source))
+	}
+	return status
+}
+
+// cloudReason names the kind of an error as a condition reason.
+func cloudReason(err error) string {
+	switch {
+	case err == nil:
+		return v1alpha1.ReasonOK
+	case errors.Is(err, cloud.ErrDenied):
+		return v1alpha1.ReasonDenied
+	case errors.Is(err, cloud.ErrInvalid), errors.Is(err, cloud.ErrUnsupported):
+		return v1alpha1.ReasonInvalid
+	case errors.Is(err, cloud.ErrQuota):
+		return v1alpha1.ReasonBudgetExceeded
+	case errors.Is(err, cloud.ErrThrottled), errors.Is(err, cloud.ErrStale):
+		return v1alpha1.ReasonThrottled
+	}
+	return v1alpha1.ReasonUnreachable
+}
+
+func cloudConditions(err error, generation int64, now metav1.Time) []metav1.Condition {
+	reason, message := cloudReason(err), "read whole, and exactly as wished"
+	if err != nil {
+		message = err.Error()
+	}
+	ready, working, stuck := metav1.ConditionTrue, metav1.ConditionFalse, metav1.ConditionFalse
+	switch reason {
+	case v1alpha1.ReasonOK:
+	case v1alpha1.ReasonDenied, v1alpha1.ReasonInvalid, v1alpha1.ReasonBudgetExceeded:
+		ready, stuck = metav1.ConditionFalse, metav1.ConditionTrue
+	default:
+		ready, working = metav1.ConditionFalse, metav1.ConditionTrue
+	}
+	condition := func(kind string, status metav1.ConditionStatus) metav1.Condition {
+		return metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: generation, LastTransitionTime: now}
+	}
+	return []metav1.Condition{
+		condition(v1alpha1.Ready, ready), condition(v1alpha1.Reconciling, working), condition(v1alpha1.Stalled, stuck),
+	}
+}
+
+// again says when to come back. Network trouble and bugs go to the workqueue's backoff.
+func again(firewall *v1alpha1.CloudFirewall, err error) (reconcile.Result, error) {
+	resync := defaultResync
+	if firewall.Spec.Resync != nil {
+		resync = firewall.Spec.Resync.Duration
+	}
+	switch {
+	case err == nil, errors.Is(err, cloud.ErrDenied), errors.Is(err, cloud.ErrInvalid), errors.Is(err, cloud.ErrQuota), errors.Is(err, cloud.ErrUnsupported):
+		return reconcile.Result{RequeueAfter: jitter(resync)}, nil
+	case errors.Is(err, cloud.ErrThrottled):
+		return reconcile.Result{RequeueAfter: jitter(5 * time.Second)}, nil
+	case errors.Is(err, cloud.ErrStale):
+		return reconcile.Result{RequeueAfter: jitter(time.Second)}, nil
+	}
+	return reconcile.Result{}, err
+}
+
+// jitter spreads d by a tenth, so that firewalls do not come back together.
+func jitter(d time.Duration) time.Duration {
+	return d*9/10 + rand.N(d/5) //nolint:gosec // not for secrets
+}
+
+// SetupWithManager wakes a firewall for its own edits and for every allocation
+// that names it.
+func (r *CloudFirewall) SetupWithManager(mgr ctrl.Manager) error {
+	r.connected = map[connection]cloud.Provider{}
+	return builder(mgr, "cloudfirewall", 1).
+		For(&v1alpha1.CloudFirewall{}, ofSpec).
+		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
+			var out []reconcile.Request
+			for _, name := range o.(*v1alpha1.NodePortAllocation).Spec.CloudFirewalls {
+				out = append(out, reconcile.Request{NamespacedName: client.ObjectKey{Name: string(name)}})
+			}
+			return out
+		})).
+		Complete(r)
+}
+
+func observeCloud(firewall string, reports []cloud.Report) {
+	for _, report := range reports {
+		cloudCalls.WithLabelValues(firewall, "list").Add(float64(report.Calls.List))
+		cloudCalls.WithLabelValues(firewall, "authorize").Add(float64(report.Calls.Authorize))
+		cloudCalls.WithLabelValues(firewall, "revoke").Add(float64(report.Calls.Revoke))
+		for _, g := range report.Groups {
+			cloudRules.WithLabelValues(firewall, g.ID, "ours").Set(float64(len(g.Ours)))
+			cloudRules.WithLabelValues(firewall, g.ID, "foreign").Set(float64(len(g.Foreign)))
+		}
+	}
+}

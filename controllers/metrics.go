@@ -1,0 +1,36 @@
+package controllers
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+)
+
+var poolPorts = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+	Name: "portreeve_pool_ports",
+	Help: "Port numbers of a pool by state (allocated, cooling, foreign, free).",
+}, []string{"pool", "team", "category", "state"})
+
+var cloudCalls = prometheus.NewCounterVec(prometheus.CounterOpts{
+	Name: "portreeve_cloud_calls_total",
+	Help: "Calls to a cloud firewall's API by kind (list, authorize, revoke).",
+}, []string{"firewall", "call"})
+
+var cloudRules = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+	Name: "portreeve_cloud_rules",
+	Help: "Inbound rules in a security group by owner (ours, foreign).",
+}, []string{"firewall", "group", "owner"})
+
+// registerMetrics adds our metrics to the manager's registry, once a process.
+var registerMetrics = sync.OnceFunc(func() { metrics.Registry.MustRegister(poolPorts, cloudCalls, cloudRules) })
+
+func observePool(p *v1alpha1.NodePortPool, s v1alpha1.NodePortPoolStatus) {
+	for state, n := range map[string]int32{
+		"allocated": s.Allocated, "cooling": s.Cooling, "free": s.Free, "foreign": int32(len(s.Foreign)),
+	} {
+		poolPorts.WithLabelValues(p.Name, p.Spec.Team, p.Spec.Category, state).Set(float64(n))
+	}
+}

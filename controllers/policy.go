@@ -1,0 +1,250 @@
+package controllers
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+	"sigs.k8s.io/controller-runtime/pkg/source"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
+)
+
+// progressEvery bounds how often a status is written for progress alone, such as
+// one more node: transitions are written at once.
+const progressEvery = 2 * time.Second
+
+// joinGrace is how long a node that has not reported may be behind before every
+// policy is told: a node that joins must not rewrite them all.
+const joinGrace = 10 * time.Second
+
+// Policy writes the status of policies, and nothing else.
+type Policy struct {
+	client.Client
+	Snapshot Snapshot
+	Verdicts *Verdicts
+	Clouds   *Clouds
+	Now      func() time.Time
+
+	mu    sync.Mutex
+	notes map[types.NamespacedName]note
+}
+
+// note is what is remembered of a policy between two looks at it.
+type note struct {
+	// written is when its status was last written by this process.
+	written time.Time
+	// doubted is when a node first seemed to lack what was proved before.
+	doubted time.Time
+}
+
+// Reconcile serves one policy.
+func (r *Policy) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.Result, error) {
+	// Read before the allocations, so that a mark can't be above what it is judged by.
+	proof, err := r.Snapshot.Proof(ctx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	view, err := r.Snapshot.View(ctx, key.NamespacedName)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	if view.Policy == nil {
+		r.forget(key.NamespacedName)
+		return reconcile.Result{}, nil
+	}
+	if lags(view, r.Now()) {
+		return reconcile.Result{}, nil // the allocation's own change wakes us
+	}
+	seen, err := r.see(ctx, view, proof)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	now := r.Now()
+	status := compile.Status(seen, metav1.NewTime(now))
+	if wait, write := r.when(key.NamespacedName, view.Policy.Status, status, seen, now); !write {
+		return reconcile.Result{RequeueAfter: wait}, nil
+	}
+	view.Policy.Status = status
+	if err := r.Status().Update(ctx, view.Policy, client.FieldOwner(v1alpha1.FieldOwner)); err != nil {
+		return conflict(err)
+	}
+	r.note(key.NamespacedName, note{written: now})
+	return reconcile.Result{}, nil
+}
+
+// lags says whether an allocation does not yet say what the policy wants: proofs
+// about it would be proofs of something else.
+func lags(view View, now time.Time) bool {
+	return slices.ContainsFunc(view.Allocations, func(a v1alpha1.NodePortAllocation) bool {
+		want := compile.Allocation(&a, view.Policy, view.Wish, view.Refusal, view.Allocations, view.Pools, metav1.NewMicroTime(now))
+		return !equality.Semantic.DeepEqual(want, a.Spec)
+	})
+}
+
+// when says whether to write now, or how long to wait (0: for the next event).
+func (r *Policy) when(key types.NamespacedName, before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen, now time.Time) (time.Duration, bool) {
+	note := r.noted(key)
+	kind := urgency(before, after, seen)
+	if kind != doubt {
+		note.doubted = time.Time{}
+	} else if note.doubted.IsZero() {
+		note.doubted = now
+	}
+	r.note(key, note)
+	rest := time.Duration(0)
+	switch kind {
+	case nothing:
+		return 0, false
+	case progress:
+		rest = note.written.Add(progressEvery).Sub(now)
+	case doubt:
+		rest = note.doubted.Add(joinGrace).Sub(now)
+	case transition:
+	}
+	return rest, rest <= 0
+}
+
+func (r *Policy) see(ctx context.Context, view View, proof compile.Proof) (compile.Seen, error) {
+	seen := compile.Seen{
+		Policy: view.Policy, Wish: view.Wish, Refusal: view.Refusal, Service: view.Service,
+		Allocations: view.Allocations, Proof: proof, Clouds: map[string]compile.CloudSeen{},
+		Unserved: r.Verdicts.Of(policyKey(view.Policy)),
+	}
+	var err error
+	companion := types.NamespacedName{Namespace: view.Policy.Namespace, Name: view.Policy.Name + v1alpha1.CompanionSuffix}
+	if seen.Companion, err = get[corev1.Service](ctx, r, companion); err != nil {
+		return seen, err
+	}
+	if seen.Nodes, err = r.Snapshot.Nodes(ctx); err != nil {
+		return seen, err
+	}
+	var firewalls v1alpha1.CloudFirewallList
+	if err := r.List(ctx, &firewalls); err != nil {
+		return seen, err
+	}
+	for _, f := range firewalls.Items {
+		seen.Clouds[f.Name] = r.Clouds.Of(f.Name).CloudSeen
+	}
+	return seen, nil
+}
+
+type urgent int
+
+const (
+	nothing    urgent = iota // equal, or too early to say anything
+	progress                 // worth telling, but not now
+	doubt                    // a node has not reported: it may just have joined
+	transition               // a gate changed, or a new generation was seen
+)
+
+// urgency compares a status with the last written one. Addresses alone are no
+// reason to write: a node that joins must not rewrite every policy.
+func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urgent {
+	if compile.TooEarly(seen) {
+		return nothing
+	}
+	before.Addresses, before.TotalAddresses = after.Addresses, after.TotalAddresses
+	switch {
+	case equality.Semantic.DeepEqual(before, after):
+		return nothing
+	case before.ObservedGeneration != after.ObservedGeneration,
+		!slices.Equal(before.Allocations, after.Allocations):
+		return transition
+	}
+	changed := func(kind string) bool {
+		return meta.IsStatusConditionTrue(before.Conditions, kind) != meta.IsStatusConditionTrue(after.Conditions, kind)
+	}
+	if slices.ContainsFunc([]string{v1alpha1.Accepted, v1alpha1.Allocated, v1alpha1.Exposed, v1alpha1.CloudEnforced, v1alpha1.Stalled, v1alpha1.Shadowed}, changed) &&
+		(changed(v1alpha1.Ready) || changed(v1alpha1.Accepted) || changed(v1alpha1.Allocated) || changed(v1alpha1.Stalled) || changed(v1alpha1.Shadowed)) {
+		return transition
+	}
+	if !changed(v1alpha1.Ready) {
+		return progress
+	}
+	if meta.IsStatusConditionTrue(before.Conditions, v1alpha1.HostEnforced) && onlySilent(after.Nodes) {
+		return doubt
+	}
+	return transition
+}
+
+// onlySilent says whether all failing nodes have merely not reported yet.
+func onlySilent(nodes *v1alpha1.NodesStatus) bool {
+	return nodes != nil && !slices.ContainsFunc(nodes.Failing, func(f v1alpha1.NodeFailure) bool {
+		return f.Reason != compile.NodeUngated && f.Reason != compile.NodeRebooted && f.Reason != compile.NodePending && f.Reason != compile.NodeUnconfirmed
+	})
+}
+
+func (r *Policy) noted(key types.NamespacedName) note {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.notes[key]
+}
+
+func (r *Policy) note(key types.NamespacedName, n note) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.notes[key] = n
+}
+
+func (r *Policy) forget(key types.NamespacedName) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.notes, key)
+}
+
+// SetupWithManager wakes a policy for its own edits, its allocations, Services
+// and pools, and for news from nodes and clouds.
+func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
+	r.notes = map[types.NamespacedName]note{}
+	return builder(mgr, "policy", 4).
+		For(&v1alpha1.NodePortPolicy{}, ofSpec).
+		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
+			if key := policyOf(o.(*v1alpha1.NodePortAllocation)); key.Name != "" {
+				return []reconcile.Request{{NamespacedName: key}}
+			}
+			return nil
+		})).
+		Watches(&corev1.Service{}, each(r.Snapshot.policiesOf)).
+		Watches(&v1alpha1.NodePortPool{}, each(r.all), ofSpec).
+		Watches(&v1alpha1.NodeDatapath{}, each(r.ofNodes)).
+		Watches(&corev1.Node{}, each(r.all), nodeMatters).
+		WatchesRawSource(source.Channel(r.Verdicts.heard, &handler.EnqueueRequestForObject{})).
+		WatchesRawSource(source.Channel(r.Clouds.changed, handler.EnqueueRequestsFromMapFunc(r.all))).
+		Complete(r)
+}
+
+func (r *Policy) all(ctx context.Context, _ client.Object) []reconcile.Request {
+	var list v1alpha1.NodePortPolicyList
+	if err := r.List(ctx, &list); err != nil {
+		return nil
+	}
+	return requests(list.Items, policyKey)
+}
+
+// ofNodes returns the policies to which a report of a node can make a
+// difference: all of them when the node is in trouble, those that wait otherwise.
+func (r *Policy) ofNodes(ctx context.Context, o client.Object) []reconcile.Request {
+	report := o.(*v1alpha1.NodeDatapath)
+	if report.DeletionTimestamp != nil || len(report.Status.Exceptions) > 0 || !meta.IsStatusConditionTrue(report.Status.Conditions, v1alpha1.Enforced) {
+		return r.all(ctx, o)
+	}
+	var list v1alpha1.NodePortPolicyList
+	if err := r.List(ctx, &list); err != nil {
+		return nil
+	}
+	return requests(slices.DeleteFunc(list.Items, func(p v1alpha1.NodePortPolicy) bool {
+		return meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.HostEnforced) && p.Status.ObservedGeneration == p.Generation
+	}), policyKey)
+}

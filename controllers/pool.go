@@ -1,0 +1,185 @@
+package controllers
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
+)
+
+// poolStatusEvery bounds how often the counters in a pool's status are written.
+const poolStatusEvery = time.Minute
+
+// Pool records who else holds numbers of a pool, arms its ranges, and writes its
+// status. A range is armed only after everything that stood on it is in the
+// register, so that making or widening a pool cuts nobody off.
+type Pool struct {
+	client.Client
+	Snapshot Snapshot
+	// Live reads past the cache: what stood on a range is judged by the API server's
+	// word at that moment.
+	Live client.Reader
+	Now  func() time.Time
+	// written is when each pool's counters were last written by this process.
+	written map[string]time.Time
+}
+
+// Reconcile serves one pool.
+func (r *Pool) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.Result, error) {
+	pools, err := r.Snapshot.Pools(ctx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	i := slices.IndexFunc(pools, func(p compile.Pool) bool { return p.Name == key.Name })
+	if i < 0 {
+		delete(r.written, key.Name)
+		return reconcile.Result{}, nil
+	}
+	pool, reader := pools[i], client.Reader(r.Client)
+	if len(pool.Owned.Subtract(pool.Armed)) > 0 {
+		// Who stood there first is decided by the API server's word: a cache that
+		// lags behind our own arming would pass a squatter as grandfathered.
+		reader = r.Live
+		if pools, err = (Snapshot{Reader: r.Live}).Pools(ctx); err != nil {
+			return reconcile.Result{}, err
+		}
+		if i = slices.IndexFunc(pools, func(p compile.Pool) bool { return p.Name == key.Name }); i < 0 {
+			return reconcile.Result{}, nil
+		}
+		pool = pools[i]
+	}
+	if err := r.recordForeign(ctx, pool, reader); err != nil {
+		return conflict(err)
+	}
+	pool.Armed = pool.Owned
+	return r.writeStatus(ctx, pool)
+}
+
+// recordForeign puts every number of the pool that a Service of somebody else
+// holds into the register: passed if it stood there before the range was armed.
+func (r *Pool) recordForeign(ctx context.Context, pool compile.Pool, reader client.Reader) error {
+	var services corev1.ServiceList
+	if err := reader.List(ctx, &services); err != nil {
+		return err
+	}
+	for i := range services.Items {
+		holder := &services.Items[i]
+		if ours(holder) {
+			continue
+		}
+		for number := range compile.Held(holder) {
+			if !pool.Owned.Contains(number) {
+				continue
+			}
+			if err := r.recordHolder(ctx, pool, holder, number); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Pool) recordHolder(ctx context.Context, pool compile.Pool, holder *corev1.Service, number uint16) error {
+	known, err := get[v1alpha1.NodePortAllocation](ctx, r, types.NamespacedName{Name: numberName(number)})
+	if err != nil || known != nil {
+		return err
+	}
+	allocation := v1alpha1.NodePortAllocation{
+		ObjectMeta: metav1.ObjectMeta{Name: numberName(number)},
+		Spec:       compile.NewForeign(holder, number, pool.NodePortPool, !pool.Armed.Contains(number)),
+	}
+	err = r.Create(ctx, &allocation, client.FieldOwner(v1alpha1.FieldOwner))
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("record port %d of Service %s/%s: %w", number, holder.Namespace, holder.Name, err)
+	}
+	return nil
+}
+
+// writeStatus writes at once what is armed and the conditions, and the counters
+// at most once a minute.
+func (r *Pool) writeStatus(ctx context.Context, pool compile.Pool) (reconcile.Result, error) {
+	var allocations v1alpha1.NodePortAllocationList
+	if err := r.List(ctx, &allocations); err != nil {
+		return reconcile.Result{}, err
+	}
+	now := r.Now()
+	status := compile.PoolStatus(pool, allocations.Items, metav1.NewTime(now))
+	observePool(pool.NodePortPool, status)
+	if equality.Semantic.DeepEqual(status, pool.Status) {
+		return reconcile.Result{}, nil
+	}
+	urgent := !slices.Equal(status.Armed, pool.Status.Armed) || status.ObservedGeneration != pool.Status.ObservedGeneration ||
+		!equality.Semantic.DeepEqual(status.Conditions, pool.Status.Conditions)
+	if rest := r.written[pool.Name].Add(poolStatusEvery).Sub(now); !urgent && rest > 0 {
+		return reconcile.Result{RequeueAfter: rest}, nil
+	}
+	object := pool.NodePortPool.DeepCopy()
+	object.Status = status
+	if err := r.Status().Update(ctx, object, client.FieldOwner(v1alpha1.FieldOwner)); err != nil {
+		return conflict(err)
+	}
+	r.written[pool.Name] = now
+	return reconcile.Result{}, nil
+}
+
+// SetupWithManager wakes a pool when any pool, an allocation, or a Service with
+// node ports changes.
+func (r *Pool) SetupWithManager(mgr ctrl.Manager) error {
+	r.written = map[string]time.Time{}
+	return builder(mgr, "pool", 1).
+		Watches(&v1alpha1.NodePortPool{}, each(r.all), ofSpec).
+		Watches(&v1alpha1.NodePortAllocation{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return r.owning(ctx, compile.NumberOf(o.(*v1alpha1.NodePortAllocation)))
+		})).
+		Watches(&corev1.Service{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			var numbers []uint16
+			if service := o.(*corev1.Service); !ours(service) {
+				for n := range compile.Held(service) {
+					numbers = append(numbers, n)
+				}
+			}
+			return r.owning(ctx, numbers...)
+		})).
+		Complete(r)
+}
+
+// all pools, because an edit of one moves what the younger ones own.
+func (r *Pool) all(ctx context.Context, _ client.Object) []reconcile.Request {
+	var list v1alpha1.NodePortPoolList
+	if err := r.List(ctx, &list); err != nil {
+		return nil
+	}
+	return requests(list.Items, func(p *v1alpha1.NodePortPool) types.NamespacedName { return types.NamespacedName{Name: p.Name} })
+}
+
+func (r *Pool) owning(ctx context.Context, numbers ...uint16) []reconcile.Request {
+	if len(numbers) == 0 {
+		return nil
+	}
+	pools, err := r.Snapshot.Pools(ctx)
+	if err != nil {
+		return nil
+	}
+	var out []reconcile.Request
+	for _, n := range numbers {
+		if p := compile.PoolOf(pools, n); p != nil {
+			out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Name: p.Name}})
+		}
+	}
+	return out
+}

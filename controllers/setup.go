@@ -1,0 +1,60 @@
+package controllers
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	ctrl "sigs.k8s.io/controller-runtime"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+)
+
+// Options are what controllers need from outside the cluster.
+type Options struct {
+	// Providers of clouds, by name.
+	Providers map[v1alpha1.Provider]Connect
+	// Owner signs cloud rules: the UID of the kube-system namespace, which is as
+	// unique as the cluster and survives the manager's re-installation.
+	Owner string
+	// Leading is asked before each call that changes something in a cloud.
+	Leading func(context.Context) error
+	// Now is the clock; nil for the real one.
+	Now func() time.Time
+}
+
+// Setup adds all controllers to the manager.
+func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
+	registerMetrics()
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if err := addIndexes(ctx, mgr.GetFieldIndexer()); err != nil {
+		return err
+	}
+	c, live := mgr.GetClient(), mgr.GetAPIReader()
+	snapshot := Snapshot{Reader: c, Live: live, Cache: mgr.GetCache(), Listed: &Listed{}}
+	verdicts, clouds := NewVerdicts(), NewClouds()
+	for _, controller := range []interface{ SetupWithManager(ctrl.Manager) error }{
+		&Pool{Client: c, Snapshot: snapshot, Live: live, Now: o.Now},
+		&Allocator{Client: c, Snapshot: snapshot, Verdicts: verdicts, Now: o.Now},
+		&Allocation{Client: c, Snapshot: snapshot, Clouds: clouds, Events: mgr.GetEventRecorder("portreeve"), Now: o.Now},
+		&Exposure{Client: c, Snapshot: snapshot},
+		&CloudFirewall{Client: c, Snapshot: snapshot, Clouds: clouds, Providers: o.Providers, Owner: o.Owner, Leading: o.Leading, Now: o.Now},
+		&Policy{Client: c, Snapshot: snapshot, Verdicts: verdicts, Clouds: clouds, Now: o.Now},
+	} {
+		if err := controller.SetupWithManager(mgr); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ClusterID reads the UID of the kube-system namespace.
+func ClusterID(ctx context.Context, reader client.Reader) (string, error) {
+	var namespace corev1.Namespace
+	err := reader.Get(ctx, client.ObjectKey{Name: metav1.NamespaceSystem}, &namespace)
+	return string(namespace.UID), err
+}

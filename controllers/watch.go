@@ -1,0 +1,72 @@
+package controllers
+
+import (
+	"context"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/utils/ptr"
+	ctrl "sigs.k8s.io/controller-runtime"
+	ctrlbuilder "sigs.k8s.io/controller-runtime/pkg/builder"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/controller"
+	"sigs.k8s.io/controller-runtime/pkg/event"
+	"sigs.k8s.io/controller-runtime/pkg/handler"
+	"sigs.k8s.io/controller-runtime/pkg/predicate"
+	"sigs.k8s.io/controller-runtime/pkg/reconcile"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
+)
+
+// builder names a controller. Tests run several managers in one process.
+func builder(mgr ctrl.Manager, name string, workers int) *ctrlbuilder.Builder {
+	return ctrl.NewControllerManagedBy(mgr).Named(name).WithOptions(controller.Options{
+		MaxConcurrentReconciles: workers, SkipNameValidation: ptr.To(true),
+	})
+}
+
+// each maps an object, on update the old and the new one, to queue keys.
+func each(keys func(context.Context, client.Object) []reconcile.Request) handler.EventHandler {
+	return handler.EnqueueRequestsFromMapFunc(keys)
+}
+
+// ofSpec lets through what changes meaning, not our own status writes.
+var ofSpec = ctrlbuilder.WithPredicates(predicate.Or(
+	predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, deletionBegan,
+))
+
+var deletionBegan = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	return e.ObjectOld.GetDeletionTimestamp() == nil && e.ObjectNew.GetDeletionTimestamp() != nil
+}}
+
+// freedOrLost lets through allocations that end or change hands: then somebody
+// may get, or need, a number.
+var freedOrLost = ctrlbuilder.WithPredicates(predicate.Funcs{
+	CreateFunc: func(event.CreateEvent) bool { return false },
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		before, after := e.ObjectOld.(*v1alpha1.NodePortAllocation), e.ObjectNew.(*v1alpha1.NodePortAllocation)
+		return before.Spec.State != after.Spec.State || before.Spec.Claim != after.Spec.Claim
+	},
+})
+
+// namespaceEnds lets through the beginning of a namespace's deletion.
+var namespaceEnds = ctrlbuilder.WithPredicates(predicate.Funcs{
+	CreateFunc: func(e event.CreateEvent) bool { return e.Object.GetDeletionTimestamp() != nil },
+	UpdateFunc: func(e event.UpdateEvent) bool { return deletionBegan.UpdateFunc(e) },
+})
+
+// nodeMatters drops heartbeats: only readiness, boot, labels, taints and
+// addresses of a node change what is concluded from it.
+var nodeMatters = ctrlbuilder.WithPredicates(predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	before, after := e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node)
+	return compile.Ready(before) != compile.Ready(after) ||
+		before.Status.NodeInfo.BootID != after.Status.NodeInfo.BootID ||
+		!equality.Semantic.DeepEqual(before.Spec.Taints, after.Spec.Taints) ||
+		!equality.Semantic.DeepEqual(before.Labels, after.Labels) ||
+		!equality.Semantic.DeepEqual(before.Status.Addresses, after.Status.Addresses)
+}})
+
+// numberName is the name of the allocation of a number.
+func numberName(n uint16) string { return strconv.Itoa(int(n)) }

@@ -1,0 +1,229 @@
+package compile
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// NumberOf returns the port number an allocation claims, 0 if its name is none.
+func NumberOf(a *v1alpha1.NodePortAllocation) uint16 {
+	n, err := strconv.ParseUint(a.Name, 10, 16)
+	if err != nil {
+		return 0
+	}
+	return uint16(n)
+}
+
+// Assignment matches the numbers a policy wants with the allocations it has.
+type Assignment struct {
+	// Serving maps an allocation's number to the index of the wanted number it serves.
+	Serving map[uint16]int
+	// Missing are the indices of wanted numbers that no allocation serves.
+	Missing []int
+}
+
+// Assign decides which of a policy's allocations serve which wanted number. A
+// pinned number is served by that number only; otherwise the same port name wins
+// over the same port number, then the older allocation, then the lower number.
+// Closed allocations serve too: a policy that comes back before its port is free
+// gets that port back. An allocation that serves a port whose new number is still
+// missing goes on serving it, so that a change of pin or pool closes the old
+// number only when there is a new one.
+func Assign(wish *Wish, own []v1alpha1.NodePortAllocation) Assignment {
+	order := slices.SortedFunc(slices.Values(pointers(own)), func(a, b *v1alpha1.NodePortAllocation) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(NumberOf(a), NumberOf(b)))
+	})
+	as := Assignment{Serving: map[uint16]int{}}
+	for i := range wish.Numbers {
+		as.Missing = append(as.Missing, i)
+	}
+	// pass lets allocations serve what is missing, and returns what still is.
+	pass := func(serves func(wanted Number, a *v1alpha1.NodePortAllocation) bool) (missing []int) {
+		for _, i := range as.Missing {
+			found := slices.IndexFunc(order, func(a *v1alpha1.NodePortAllocation) bool {
+				_, used := as.Serving[NumberOf(a)]
+				return !used && serves(wish.Numbers[i], a)
+			})
+			if found < 0 {
+				missing = append(missing, i)
+				continue
+			}
+			as.Serving[NumberOf(order[found])] = i
+		}
+		return missing
+	}
+	usable := func(wanted Number, a *v1alpha1.NodePortAllocation) bool {
+		return slices.Contains(wish.Pools, a.Spec.Pool) && (wanted.Pin == 0 || wanted.Pin == NumberOf(a))
+	}
+	as.Missing = pass(func(w Number, a *v1alpha1.NodePortAllocation) bool { return w.Pin != 0 && usable(w, a) })
+	as.Missing = pass(func(w Number, a *v1alpha1.NodePortAllocation) bool { return usable(w, a) && match(w, a) == matchName })
+	as.Missing = pass(func(w Number, a *v1alpha1.NodePortAllocation) bool { return usable(w, a) && match(w, a) == matchPort })
+	// An old number goes on serving until there is a new one: still missing, though.
+	pass(func(w Number, a *v1alpha1.NodePortAllocation) bool {
+		return a.Spec.State == v1alpha1.AllocationOpen && match(w, a) > matchNone
+	})
+	return as
+}
+
+const (
+	matchNone = iota
+	matchPort
+	matchName
+)
+
+func match(wanted Number, a *v1alpha1.NodePortAllocation) int {
+	best := matchNone
+	for _, w := range wanted.Ports {
+		for _, p := range a.Spec.Ports {
+			switch {
+			case w.Protocol != p.Protocol:
+			case w.Name == p.Name:
+				best = max(best, matchName)
+			case w.Port == p.Port:
+				best = max(best, matchPort)
+			}
+		}
+	}
+	return best
+}
+
+// Claim returns the spec of an Open allocation for a wanted number.
+func Claim(policy *v1alpha1.NodePortPolicy, wanted Number, pool *v1alpha1.NodePortPool) v1alpha1.NodePortAllocationSpec {
+	spec := v1alpha1.NodePortAllocationSpec{
+		State:          v1alpha1.AllocationOpen,
+		Claim:          v1alpha1.Claim{Namespace: policy.Namespace, Policy: policy.Name, Service: policy.Spec.ServiceRef.Name},
+		Pool:           pool.Name,
+		Team:           pool.Spec.Team,
+		Ports:          wanted.Ports,
+		Protocols:      protocolsOf(wanted.Ports),
+		CloudFirewalls: slices.Clone(pool.Spec.CloudFirewalls),
+	}
+	if policy.Spec.CloudFirewalls != nil {
+		spec.CloudFirewalls = slices.DeleteFunc(spec.CloudFirewalls, func(f v1alpha1.ObjectName) bool {
+			return !slices.Contains(policy.Spec.CloudFirewalls, f)
+		})
+	}
+	slices.Sort(spec.CloudFirewalls)
+	return spec
+}
+
+// Allocation returns what a policy's allocation must say now. policy is nil when
+// it is gone; of wish and refusal exactly one is set otherwise; own are all the
+// allocations of the policy.
+func Allocation(a *v1alpha1.NodePortAllocation, policy *v1alpha1.NodePortPolicy, wish *Wish, refusal *Refusal,
+	own []v1alpha1.NodePortAllocation, pools []Pool, now metav1.MicroTime,
+) v1alpha1.NodePortAllocationSpec {
+	switch {
+	case policy == nil:
+		return closed(a.Spec, now)
+	case refusal != nil:
+		return narrowed(a.Spec, policy)
+	}
+	i, serves := Assign(wish, own).Serving[NumberOf(a)]
+	if !serves {
+		return closed(a.Spec, now)
+	}
+	pool := slices.IndexFunc(pools, func(p Pool) bool { return p.Name == a.Spec.Pool })
+	if pool < 0 {
+		return narrowed(a.Spec, policy)
+	}
+	return Claim(policy, wish.Numbers[i], pools[pool].NodePortPool)
+}
+
+// closed admits nobody. The claim stays: it says who may have the number back.
+func closed(spec v1alpha1.NodePortAllocationSpec, now metav1.MicroTime) v1alpha1.NodePortAllocationSpec {
+	if spec.State == v1alpha1.AllocationClosed {
+		return spec
+	}
+	spec.State, spec.ClosedAt, spec.Grandfathered = v1alpha1.AllocationClosed, &now, false
+	spec.Ports = slices.Clone(spec.Ports)
+	for i := range spec.Ports {
+		spec.Ports[i].Sources = nil
+	}
+	return spec
+}
+
+// narrowed keeps what was last accepted, less the sources that the policy, though
+// invalid as a whole, no longer names.
+func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPolicy) v1alpha1.NodePortAllocationSpec {
+	spec.Ports = slices.Clone(spec.Ports)
+	for i, p := range spec.Ports {
+		sources, _ := sourcesFor(policy, servicePort(p))
+		spec.Ports[i].Sources = spell(rule.Intersect(parseSources(p.Sources), sources))
+	}
+	return spec
+}
+
+func servicePort(p v1alpha1.ClaimedPort) corev1.ServicePort {
+	return corev1.ServicePort{Name: p.Name, Port: p.Port, Protocol: corev1.Protocol(p.Protocol)}
+}
+
+// Foreign returns what the allocation of a number that somebody else holds must
+// say now. holder is the Service that holds it, nil when none shows it; rested
+// says that an unexplained refusal is old enough to try the number again.
+func Foreign(a *v1alpha1.NodePortAllocation, holder *corev1.Service, pool *Pool, rested bool, now metav1.MicroTime) v1alpha1.NodePortAllocationSpec {
+	spec := a.Spec
+	if holder == nil {
+		if spec.Claim.Service != "" || rested {
+			return closed(spec, now)
+		}
+		return spec
+	}
+	same := spec.Claim.Namespace == holder.Namespace && spec.Claim.Service == holder.Name
+	wishes := pool == nil || pool.Spec.Grandfather == nil || *pool.Spec.Grandfather
+	spec.Grandfathered = spec.Grandfathered && same && wishes
+	spec.Claim = v1alpha1.Claim{Namespace: holder.Namespace, Service: holder.Name}
+	spec.Protocols = Held(holder)[NumberOf(a)]
+	return spec
+}
+
+// NewForeign is the claim of a Service that is not ours on a number of a pool.
+func NewForeign(holder *corev1.Service, number uint16, pool *v1alpha1.NodePortPool, stood bool) v1alpha1.NodePortAllocationSpec {
+	return v1alpha1.NodePortAllocationSpec{
+		State: v1alpha1.AllocationForeign, Protocols: Held(holder)[number],
+		Claim: v1alpha1.Claim{Namespace: holder.Namespace, Service: holder.Name},
+		Pool:  pool.Name, Team: pool.Spec.Team,
+		Grandfathered: stood && (pool.Spec.Grandfather == nil || *pool.Spec.Grandfather),
+	}
+}
+
+// Held returns the node port numbers that a Service holds in the API server's
+// allocator, health-check node ports included, with their protocols.
+func Held(service *corev1.Service) map[uint16][]v1alpha1.Protocol {
+	held := map[uint16][]v1alpha1.Protocol{}
+	add := func(number int32, protocol corev1.Protocol) {
+		n, p := uint16(number), v1alpha1.Protocol(protocol)
+		if n != 0 && !slices.Contains(held[n], p) {
+			held[n] = append(held[n], p)
+			slices.Sort(held[n])
+		}
+	}
+	for _, p := range service.Spec.Ports {
+		add(p.NodePort, protocolOf(p))
+	}
+	add(service.Spec.HealthCheckNodePort, corev1.ProtocolTCP)
+	return held
+}
+
+func protocolsOf(ports []v1alpha1.ClaimedPort) []v1alpha1.Protocol {
+	out := make([]v1alpha1.Protocol, len(ports))
+	for i, p := range ports {
+		out[i] = p.Protocol
+	}
+	return out
+}
+
+func pointers[T any](list []T) []*T {
+	out := make([]*T, len(list))
+	for i := range list {
+		out[i] = &list[i]
+	}
+	return out
+}

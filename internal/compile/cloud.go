@@ -1,0 +1,50 @@
+package compile
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// Admission is one atom that a cloud firewall must admit, and what a person
+// should read beside it.
+type Admission struct {
+	rule.Rule
+	Description string
+}
+
+// Cloud returns what a cloud firewall must admit: the sources of every Open
+// allocation that names it. Merging atoms into fewer rules is the cloud's affair.
+func Cloud(firewall string, allocations []v1alpha1.NodePortAllocation) []Admission {
+	var out []Admission
+	for i := range allocations {
+		a := &allocations[i]
+		if !slices.Contains(a.Spec.CloudFirewalls, v1alpha1.ObjectName(firewall)) {
+			continue
+		}
+		description := fmt.Sprintf("portreeve team=%s pool=%s", a.Spec.Team, a.Spec.Pool)
+		for _, atom := range Atoms(a) {
+			out = append(out, Admission{Rule: atom, Description: description})
+		}
+	}
+	slices.SortFunc(out, func(a, b Admission) int { return rule.CompareRules(a.Rule, b.Rule) })
+	return out
+}
+
+// Atoms returns what an allocation admits, one protocol, port and prefix each;
+// nothing unless it is Open.
+func Atoms(a *v1alpha1.NodePortAllocation) []rule.Rule {
+	number := NumberOf(a)
+	if a.Spec.State != v1alpha1.AllocationOpen || number == 0 {
+		return nil
+	}
+	var atoms []rule.Rule
+	for _, p := range a.Spec.Ports {
+		for _, source := range parseSources(p.Sources) {
+			atoms = append(atoms, rule.Rule{Protocol: rule.Protocol(p.Protocol), Ports: rule.PortRange{First: number, Last: number}, Source: source})
+		}
+	}
+	return atoms
+}

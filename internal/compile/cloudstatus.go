@@ -1,0 +1,167 @@
+package compile
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// CloudSeen is what the last reading of one cloud firewall showed. The zero
+// value: it has not been read yet.
+type CloudSeen struct {
+	// Read says that the groups have been read at least once.
+	Read bool
+	// InForce are our rules, and foreign ones that equal a wish, over all groups.
+	InForce []rule.Rule
+	// Groups as last read.
+	Groups []GroupSeen
+	// Reason and Message of the last trouble; empty when there was none.
+	Reason, Message string
+}
+
+// GroupSeen is one security group as it was last read.
+type GroupSeen struct {
+	ID string
+	// Ours are the rules signed by this cluster.
+	Ours []rule.Rule
+	// Shadowing are foreign rules that admit more than we wish, with their text.
+	Shadowing []Admission
+}
+
+// StateInForce is a CloudStatus.State: exactly what was asked for is admitted.
+const (
+	StateInForce = "InForce"
+	StatePending = "Pending"
+)
+
+func (s Seen) cloudEnforced() (gate, []v1alpha1.CloudStatus) {
+	firewalls := s.firewalls()
+	if len(s.open()) == 0 {
+		return waiting(v1alpha1.CloudEnforced, v1alpha1.ReasonProgressing, "waits for its ports"), nil
+	}
+	if len(firewalls) == 0 {
+		return passed(v1alpha1.CloudEnforced, v1alpha1.ReasonNotRequired, "the pool names no cloud firewall"), nil
+	}
+	var all []v1alpha1.CloudStatus
+	result := passed(v1alpha1.CloudEnforced, v1alpha1.ReasonOK, "every cloud firewall was re-read and admits exactly these sources")
+	for _, name := range firewalls {
+		status, g := s.cloud(name)
+		all = append(all, status)
+		if !g.passed && (result.passed || (g.stalled && !result.stalled)) {
+			result = g
+		}
+	}
+	return result, all
+}
+
+// firewalls are those that the policy's open ports need.
+func (s Seen) firewalls() []string {
+	var names []string
+	for _, a := range s.open() {
+		for _, f := range a.Spec.CloudFirewalls {
+			names = append(names, string(f))
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+func (s Seen) cloud(name string) (v1alpha1.CloudStatus, gate) {
+	seen, exists := s.Clouds[name]
+	status := v1alpha1.CloudStatus{Firewall: name, State: StatePending}
+	if !exists {
+		status.State = v1alpha1.ReasonCloudFirewallNotFound
+		status.Message = fmt.Sprintf("CloudFirewall %s does not exist; create it or take it out of the pool", name)
+		return status, waiting(v1alpha1.CloudEnforced, v1alpha1.ReasonCloudFirewallNotFound, status.Message)
+	}
+	exact := seen.Read
+	for i := range s.Allocations {
+		a := &s.Allocations[i]
+		if slices.Contains(a.Spec.CloudFirewalls, v1alpha1.ObjectName(name)) {
+			exact = seen.exactly(a) && exact
+		}
+	}
+	status.Groups, status.Rules = seen.serving(s.Allocations)
+	switch {
+	case exact:
+		status.State = StateInForce
+		return status, passed(v1alpha1.CloudEnforced, v1alpha1.ReasonOK, "")
+	case seen.Reason == "" || seen.Reason == v1alpha1.ReasonThrottled:
+		return status, waiting(v1alpha1.CloudEnforced, v1alpha1.ReasonProgressing, fmt.Sprintf("waits for cloud firewall %s", name))
+	}
+	status.State, status.Message = seen.Reason, fmt.Sprintf("cloud firewall %s: %s", name, seen.Message)
+	if seen.Reason == v1alpha1.ReasonUnreachable {
+		return status, waiting(v1alpha1.CloudEnforced, seen.Reason, status.Message)
+	}
+	return status, stalled(v1alpha1.CloudEnforced, seen.Reason, status.Message)
+}
+
+// exactly says whether the cloud admits, through rules of ours or equal ones,
+// the allocation's sources and nobody else.
+func (c CloudSeen) exactly(a *v1alpha1.NodePortAllocation) bool {
+	number := NumberOf(a)
+	want := map[rule.Protocol][]netip.Prefix{}
+	for _, atom := range Atoms(a) {
+		want[atom.Protocol] = append(want[atom.Protocol], atom.Source)
+	}
+	have := map[rule.Protocol][]netip.Prefix{}
+	for _, r := range c.InForce {
+		if r.Ports.Contains(number) {
+			have[r.Protocol] = append(have[r.Protocol], r.Source)
+		}
+	}
+	for _, p := range rule.Protocols {
+		if !slices.Equal(rule.Canonical(want[p]), rule.Canonical(have[p])) {
+			return false
+		}
+	}
+	return true
+}
+
+// Holds says whether a rule of ours may still admit something to the number.
+func (c CloudSeen) Holds(number uint16) bool {
+	return slices.ContainsFunc(c.Groups, func(g GroupSeen) bool {
+		return slices.ContainsFunc(g.Ours, func(r rule.Rule) bool { return r.Ports.Contains(number) })
+	})
+}
+
+// serving counts the rules in force that serve the allocations, and their groups.
+func (c CloudSeen) serving(own []v1alpha1.NodePortAllocation) (groups []string, rules int32) {
+	for _, g := range c.Groups {
+		count := int32(0)
+		for _, r := range g.Ours {
+			if slices.ContainsFunc(own, func(a v1alpha1.NodePortAllocation) bool { return r.Ports.Contains(NumberOf(&a)) }) {
+				count++
+			}
+		}
+		if count > 0 {
+			groups, rules = append(groups, g.ID), rules+count
+		}
+	}
+	return groups, rules
+}
+
+// cloudShadow describes foreign rules that defeat the policy, "" if there are none.
+func (s Seen) cloudShadow() string {
+	var found []string
+	for _, name := range s.firewalls() {
+		for _, g := range s.Clouds[name].Groups {
+			for _, shadow := range g.Shadowing {
+				for _, a := range s.open() {
+					if shadow.Ports.Contains(NumberOf(a)) && len(found) < maxListed {
+						found = append(found, fmt.Sprintf("%s %s in group %s of %s", shadow.Rule.Source, shadow.Ports, g.ID, name))
+						break
+					}
+				}
+			}
+		}
+	}
+	if len(found) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("rules that are not ours admit more than this policy (nodes still filter): %s; remove or narrow them", strings.Join(found, "; "))
+}

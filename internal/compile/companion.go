@@ -1,0 +1,152 @@
+package compile
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+)
+
+// labelProxyName takes a Service from kube-proxy (KEP-2447).
+const labelProxyName = "service.kubernetes.io/service-proxy-name"
+
+// closingPrefix begins the names of companion ports that only hold a number.
+const closingPrefix = "closing-"
+
+// Companion returns the Service that must carry a policy's allocations, on top of
+// have (nil when there is none yet); nil when there are no allocations. What it
+// does not decide stays as it is in have.
+//
+// Its owners are the allocations, so that garbage collection frees a number only
+// after its allocation. Closed allocations hold their numbers without serving;
+// when all are closed, or the referenced Service is gone, there is no selector,
+// and kube-proxy does not see it.
+func Companion(namespace, policy string, own []v1alpha1.NodePortAllocation, service, have *corev1.Service) *corev1.Service {
+	if len(own) == 0 {
+		return nil
+	}
+	sorted := slices.SortedFunc(slices.Values(pointers(own)), func(a, b *v1alpha1.NodePortAllocation) int {
+		return cmp.Compare(NumberOf(a), NumberOf(b))
+	})
+	want := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: policy + v1alpha1.CompanionSuffix}}
+	if have != nil {
+		want = have.DeepCopy()
+	}
+	if want.Labels == nil {
+		want.Labels = map[string]string{}
+	}
+	want.Labels[v1alpha1.LabelPolicy] = policy
+	want.OwnerReferences = owners(sorted)
+	want.Spec.Type = corev1.ServiceTypeNodePort
+	want.Spec.Ports = companionPorts(sorted, service, have)
+	want.Spec.Selector = nil
+	delete(want.Labels, labelProxyName)
+	serves := service != nil && slices.ContainsFunc(sorted, func(a *v1alpha1.NodePortAllocation) bool {
+		return a.Spec.State == v1alpha1.AllocationOpen
+	})
+	if !serves {
+		want.Labels[labelProxyName] = v1alpha1.ServiceProxyName
+		return want
+	}
+	want.Spec.Selector = service.Spec.Selector
+	want.Spec.PublishNotReadyAddresses = service.Spec.PublishNotReadyAddresses
+	// The primary family of a Service never changes.
+	if have == nil || (len(have.Spec.IPFamilies) > 0 && len(service.Spec.IPFamilies) > 0 && have.Spec.IPFamilies[0] == service.Spec.IPFamilies[0]) {
+		want.Spec.IPFamilies = service.Spec.IPFamilies
+		want.Spec.IPFamilyPolicy = service.Spec.IPFamilyPolicy
+		if len(want.Spec.ClusterIPs) > len(want.Spec.IPFamilies) {
+			want.Spec.ClusterIPs = want.Spec.ClusterIPs[:len(want.Spec.IPFamilies)]
+		}
+	}
+	return want
+}
+
+func owners(own []*v1alpha1.NodePortAllocation) []metav1.OwnerReference {
+	out := make([]metav1.OwnerReference, len(own))
+	for i, a := range own {
+		out[i] = metav1.OwnerReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "NodePortAllocation", Name: a.Name, UID: a.UID}
+	}
+	return out
+}
+
+// companionPorts carries each Open port like the referenced Service does, and
+// holds each Closed number under a port of its own, for (port, protocol) must be
+// unique within a Service and the closing port may have been opened elsewhere.
+func companionPorts(own []*v1alpha1.NodePortAllocation, service, have *corev1.Service) []corev1.ServicePort {
+	var out []corev1.ServicePort
+	for _, a := range own {
+		if a.Spec.State != v1alpha1.AllocationOpen {
+			continue
+		}
+		for _, p := range a.Spec.Ports {
+			out = append(out, openPort(a, p, service, have))
+		}
+	}
+	for _, a := range own {
+		if a.Spec.State == v1alpha1.AllocationOpen {
+			continue
+		}
+		number := int32(NumberOf(a))
+		for _, protocol := range a.Spec.Protocols {
+			out = append(out, corev1.ServicePort{
+				Name: closingPrefix + a.Name + "-" + strings.ToLower(string(protocol)), Protocol: corev1.Protocol(protocol),
+				Port: unusedPort(out, number, protocol), TargetPort: intstr.FromInt32(number), NodePort: number,
+			})
+		}
+	}
+	return out
+}
+
+func openPort(a *v1alpha1.NodePortAllocation, p v1alpha1.ClaimedPort, service, have *corev1.Service) corev1.ServicePort {
+	number := int32(NumberOf(a))
+	port := corev1.ServicePort{Name: p.Name, Protocol: corev1.Protocol(p.Protocol), Port: p.Port, TargetPort: intstr.FromInt32(p.Port), NodePort: number}
+	if port.Name == "" { // required beside others, and stable when others come
+		port.Name = "port-" + a.Name + "-" + strings.ToLower(string(p.Protocol))
+	}
+	// Where the Service has lost the port, the companion keeps what it had.
+	if have != nil {
+		for _, s := range have.Spec.Ports {
+			if s.NodePort == number && protocolOf(s) == port.Protocol && !strings.HasPrefix(s.Name, closingPrefix) {
+				port.TargetPort, port.AppProtocol = s.TargetPort, s.AppProtocol
+			}
+		}
+	}
+	if service != nil {
+		for _, s := range service.Spec.Ports {
+			if s.Port == p.Port && protocolOf(s) == port.Protocol {
+				port.TargetPort, port.AppProtocol = s.TargetPort, s.AppProtocol
+			}
+		}
+	}
+	return port
+}
+
+// unusedPort is the number itself, unless a Service port already has it.
+func unusedPort(ports []corev1.ServicePort, number int32, protocol v1alpha1.Protocol) int32 {
+	for slices.ContainsFunc(ports, func(p corev1.ServicePort) bool {
+		return p.Port == number && p.Protocol == corev1.Protocol(protocol)
+	}) {
+		number = number%65535 + 1
+	}
+	return number
+}
+
+// Refused returns what the allocation of a number says after the API server
+// refused it for our companion: somebody else holds it. holder is the Service
+// that shows it, nil when none does.
+func Refused(a *v1alpha1.NodePortAllocation, holder *corev1.Service) v1alpha1.NodePortAllocationSpec {
+	spec := v1alpha1.NodePortAllocationSpec{
+		State: v1alpha1.AllocationForeign, Protocols: a.Spec.Protocols, Pool: a.Spec.Pool, Team: a.Spec.Team,
+		CloudFirewalls: a.Spec.CloudFirewalls,
+	}
+	if holder != nil {
+		spec.Claim = v1alpha1.Claim{Namespace: holder.Namespace, Service: holder.Name}
+		spec.Protocols = Held(holder)[NumberOf(a)]
+	}
+	return spec
+}

@@ -1,0 +1,151 @@
+package compile
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+)
+
+// NodeReport is a Node object with what its agent last reported, nil if nothing.
+type NodeReport struct {
+	*corev1.Node
+	Datapath *v1alpha1.NodeDatapath
+}
+
+// Reasons why a node does not count as enforcing, shown in status.
+const (
+	NodeUngated     = "Ungated"     // no agent has ever reported
+	NodeRebooted    = "Rebooted"    // the report is of an earlier boot
+	NodePending     = "Pending"     // has not yet enforced what was last written
+	NodeUnconfirmed = "Unconfirmed" // reports more than we have read ourselves
+)
+
+// Enforceable says whether a node can enforce at all: Linux, with a kernel of
+// its own.
+func Enforceable(n *corev1.Node) bool {
+	if n.Labels["type"] == "virtual-kubelet" {
+		return false
+	}
+	os := cmp.Or(n.Labels[corev1.LabelOSStable], n.Status.NodeInfo.OperatingSystem)
+	return os == "" || os == "linux"
+}
+
+// Ready says whether the node's Ready condition is True.
+func Ready(n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
+}
+
+// Proof judges nodes' marks. Marks are resource versions of allocations, up to
+// which a node's kernel was seen to agree with what its agent read.
+type Proof struct {
+	// Listed is the resource version of allocations up to which we have read
+	// ourselves. A mark above it is unknown, not proof.
+	Listed string
+}
+
+// Missing returns why the node is not proved to enforce the allocation as it
+// stands; "" when it is proved.
+func (p Proof) Missing(n NodeReport, a *v1alpha1.NodePortAllocation) string {
+	d := n.Datapath
+	switch {
+	case d == nil || d.Status.BootID == "":
+		return NodeUngated
+	case n.Status.NodeInfo.BootID != d.Status.BootID:
+		return NodeRebooted
+	}
+	number := int32(NumberOf(a))
+	for _, e := range d.Status.Exceptions {
+		if e.Port == number {
+			return e.Reason
+		}
+	}
+	mark := d.Status.Marks.Allocations
+	if !AtLeast(mark, a.ResourceVersion) {
+		if c := enforcedCondition(d); c != nil && c.Status == metav1.ConditionFalse {
+			return c.Reason
+		}
+		return NodePending
+	}
+	if !AtLeast(p.Listed, mark) {
+		return NodeUnconfirmed
+	}
+	return ""
+}
+
+func enforcedCondition(d *v1alpha1.NodeDatapath) *metav1.Condition {
+	for i := range d.Status.Conditions {
+		if d.Status.Conditions[i].Type == v1alpha1.Enforced {
+			return &d.Status.Conditions[i]
+		}
+	}
+	return nil
+}
+
+// AtLeast compares resource versions of one type (KEP-5504). What can't be
+// compared proves nothing.
+func AtLeast(a, b string) bool {
+	order, err := resourceversion.CompareResourceVersion(a, b)
+	return err == nil && order >= 0
+}
+
+// Holders names the nodes that have not yet proved that they closed the
+// allocation. Every enforceable Node older than the closing must, Ready or not;
+// one that is deleted or tainted out-of-service is gone.
+func (p Proof) Holders(nodes []NodeReport, a *v1alpha1.NodePortAllocation) []string {
+	var holders []string
+	for _, n := range nodes {
+		if !Enforceable(n.Node) || outOfService(n.Node) || n.CreationTimestamp.Time.After(a.Spec.ClosedAt.Time) {
+			continue
+		}
+		if reason := p.Missing(n, a); reason != "" {
+			holders = append(holders, n.Name+" ("+reason+")")
+		}
+	}
+	slices.SortFunc(holders, strings.Compare)
+	return holders
+}
+
+func outOfService(n *corev1.Node) bool {
+	return slices.ContainsFunc(n.Spec.Taints, func(t corev1.Taint) bool { return t.Key == corev1.TaintNodeOutOfService })
+}
+
+// Nodes sums up which Ready nodes are proved to enforce all the allocations, and
+// counts those that must.
+func (p Proof) Nodes(nodes []NodeReport, own []v1alpha1.NodePortAllocation) (status v1alpha1.NodesStatus, eligible int) {
+	enforcing := 0
+	for _, n := range nodes {
+		if !Enforceable(n.Node) || !Ready(n.Node) {
+			continue
+		}
+		eligible++
+		reason := ""
+		for i := range own {
+			if reason = p.Missing(n, &own[i]); reason != "" {
+				break
+			}
+		}
+		if reason == "" {
+			enforcing++
+			continue
+		}
+		status.Failing = append(status.Failing, v1alpha1.NodeFailure{Node: n.Name, Reason: reason})
+	}
+	slices.SortFunc(status.Failing, func(a, b v1alpha1.NodeFailure) int { return strings.Compare(a.Node, b.Node) })
+	switch {
+	case eligible == 0 || enforcing == 0:
+		status.Enforced = v1alpha1.EnforcedNone
+	case enforcing < eligible:
+		status.Enforced = v1alpha1.EnforcedPartial
+	default:
+		status.Enforced = v1alpha1.EnforcedAll
+	}
+	return status, eligible
+}

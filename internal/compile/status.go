@@ -1,0 +1,331 @@
+package compile
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+)
+
+// Seen is everything the status of a policy is computed from.
+type Seen struct {
+	Policy *v1alpha1.NodePortPolicy
+	// Of Wish and Refusal exactly one is set.
+	Wish    *Wish
+	Refusal *Refusal
+	// Unserved says, for wanted numbers without an allocation, why; nil when the
+	// allocator has not yet looked.
+	Unserved *Refusal
+	// Allocations of the policy, Open and Closed.
+	Allocations []v1alpha1.NodePortAllocation
+	// Service is the referenced one, Companion ours; nil when absent.
+	Service, Companion *corev1.Service
+	Nodes              []NodeReport
+	Proof              Proof
+	// Clouds by firewall name; a firewall that is not there does not exist.
+	Clouds map[string]CloudSeen
+}
+
+// gate is one condition of a policy before it is written.
+type gate struct {
+	kind    string
+	passed  bool
+	reason  string
+	message string
+	stalled bool
+}
+
+func passed(kind, reason, message string) gate {
+	return gate{kind: kind, passed: true, reason: reason, message: message}
+}
+
+func waiting(kind, reason, message string) gate {
+	return gate{kind: kind, reason: reason, message: message}
+}
+
+func stalled(kind, reason, message string) gate {
+	return gate{kind: kind, reason: reason, message: message, stalled: true}
+}
+
+// Status computes a policy's status. Transition times move only with a
+// condition's status; previous is not changed.
+func Status(seen Seen, now metav1.Time) v1alpha1.NodePortPolicyStatus {
+	previous := seen.Policy.Status
+	status := v1alpha1.NodePortPolicyStatus{
+		ObservedGeneration: seen.Policy.Generation,
+		Conditions:         slices.Clone(previous.Conditions),
+		Allocations:        allocatedPorts(seen.Allocations),
+	}
+	status.NodePorts = nodePorts(status.Allocations)
+	status.Addresses, status.TotalAddresses = addresses(seen.Nodes, status.Allocations)
+	nodes, eligible := seen.Proof.Nodes(seen.Nodes, seen.Allocations)
+	if len(seen.Allocations) > 0 {
+		status.Nodes = &nodes
+	}
+	cloudGate, clouds := seen.cloudEnforced()
+	status.Cloud = clouds
+	gates := []gate{seen.accepted(), seen.allocated(), seen.exposed(), seen.hostEnforced(nodes, eligible), cloudGate}
+	if status.Nodes != nil && len(nodes.Failing) > maxListed {
+		status.Nodes.Failing = nodes.Failing[:maxListed]
+	}
+	for _, g := range append(gates, summary(gates)...) {
+		setCondition(&status.Conditions, g, seen.Policy.Generation, now)
+	}
+	for _, g := range []gate{seen.shadowed(), seen.conflict()} {
+		if g.passed {
+			setCondition(&status.Conditions, g, seen.Policy.Generation, now)
+		} else {
+			meta.RemoveStatusCondition(&status.Conditions, g.kind)
+		}
+	}
+	return status
+}
+
+// maxListed bounds every list of names in a status.
+const maxListed = 8
+
+func setCondition(conditions *[]metav1.Condition, g gate, generation int64, now metav1.Time) {
+	c := metav1.Condition{
+		Type: g.kind, Status: metav1.ConditionFalse, Reason: g.reason, Message: g.message,
+		ObservedGeneration: generation, LastTransitionTime: now,
+	}
+	if g.passed {
+		c.Status = metav1.ConditionTrue
+	}
+	meta.SetStatusCondition(conditions, c)
+}
+
+// summary derives Ready, Reconciling and Stalled as kstatus reads them: Stalled
+// only when a person must act, Reconciling whenever something may still come.
+func summary(gates []gate) []gate {
+	ready := passed(v1alpha1.Ready, v1alpha1.ReasonOK, "in force at every gate")
+	stuck := waiting(v1alpha1.Stalled, v1alpha1.ReasonProgressing, "nothing waits for a person")
+	for _, g := range slices.Backward(gates) {
+		if !g.passed {
+			ready = gate{kind: v1alpha1.Ready, reason: g.reason, message: g.message}
+		}
+	}
+	for _, g := range slices.Backward(gates) {
+		if g.stalled {
+			stuck = passed(v1alpha1.Stalled, g.reason, g.message)
+		}
+	}
+	working := waiting(v1alpha1.Reconciling, v1alpha1.ReasonOK, "nothing left to do")
+	if !ready.passed {
+		working = waiting(v1alpha1.Reconciling, stuck.reason, "waits for a person")
+		if !stuck.passed {
+			working = passed(v1alpha1.Reconciling, ready.reason, ready.message)
+		}
+	} else {
+		stuck.reason = v1alpha1.ReasonOK
+	}
+	return []gate{ready, working, stuck}
+}
+
+func (s Seen) accepted() gate {
+	switch {
+	case s.Refusal != nil && s.Refusal.Waits:
+		return waiting(v1alpha1.Accepted, s.Refusal.Reason, s.Refusal.Message)
+	case s.Refusal != nil:
+		return stalled(v1alpha1.Accepted, s.Refusal.Reason, s.Refusal.Message)
+	case len(s.Wish.Problems) > 0:
+		return stalled(v1alpha1.Accepted, v1alpha1.ReasonSourceRefused, strings.Join(s.Wish.Problems, "; "))
+	}
+	return passed(v1alpha1.Accepted, v1alpha1.ReasonOK, "valid together with its pool and Service")
+}
+
+func (s Seen) allocated() gate {
+	if s.Refusal != nil {
+		if len(s.open()) > 0 {
+			return passed(v1alpha1.Allocated, v1alpha1.ReasonOK, "keeps the ports it had")
+		}
+		return waiting(v1alpha1.Allocated, v1alpha1.ReasonProgressing, "waits to be accepted")
+	}
+	if len(Assign(s.Wish, s.Allocations).Missing) == 0 {
+		return passed(v1alpha1.Allocated, v1alpha1.ReasonOK, "every port has its number")
+	}
+	switch {
+	case s.Unserved == nil:
+		return waiting(v1alpha1.Allocated, v1alpha1.ReasonProgressing, "waits for the allocator")
+	case s.Unserved.Waits:
+		return waiting(v1alpha1.Allocated, s.Unserved.Reason, s.Unserved.Message)
+	}
+	return stalled(v1alpha1.Allocated, s.Unserved.Reason, s.Unserved.Message)
+}
+
+func (s Seen) exposed() gate {
+	name := s.Policy.Name + v1alpha1.CompanionSuffix
+	open := s.open()
+	switch {
+	case len(open) == 0:
+		return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, "waits for its ports")
+	case s.Companion == nil:
+		return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("waits for Service %s", name))
+	case !IsCompanion(s.Companion, s.Policy.Name):
+		return stalled(v1alpha1.Exposed, v1alpha1.ReasonServiceNameTaken, fmt.Sprintf(
+			"Service %s exists and is not ours; rename or delete it, or rename the policy", name))
+	case s.Service == nil:
+		return waiting(v1alpha1.Exposed, v1alpha1.ReasonServiceNotFound, fmt.Sprintf(
+			"Service %s does not exist, so Service %s holds the ports without endpoints; create it", s.Policy.Spec.ServiceRef.Name, name))
+	case len(s.Companion.Spec.Selector) == 0:
+		return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("Service %s has no selector yet", name))
+	}
+	held := Held(s.Companion)
+	for _, a := range open {
+		if !containsAll(held[NumberOf(a)], a.Spec.Protocols) {
+			return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("waits for Service %s to carry node port %s", name, a.Name))
+		}
+	}
+	return passed(v1alpha1.Exposed, v1alpha1.ReasonOK, fmt.Sprintf("Service %s carries the ports", name))
+}
+
+func (s Seen) hostEnforced(nodes v1alpha1.NodesStatus, eligible int) gate {
+	switch {
+	case len(s.Allocations) == 0:
+		return waiting(v1alpha1.HostEnforced, v1alpha1.ReasonProgressing, "waits for its ports")
+	case eligible == 0:
+		return waiting(v1alpha1.HostEnforced, v1alpha1.ReasonNoNodes, "no Linux node is Ready; nothing is reachable")
+	case nodes.Enforced == v1alpha1.EnforcedAll:
+		return passed(v1alpha1.HostEnforced, v1alpha1.ReasonOK, "every Ready node has proved it")
+	}
+	reason, build := v1alpha1.ReasonNodesPending, waiting
+	var names []string
+	for i, f := range nodes.Failing {
+		switch f.Reason {
+		case NodePending, NodeUnconfirmed:
+		case v1alpha1.ReasonEnforcementUnsupported:
+			reason, build = v1alpha1.ReasonEnforcementUnsupported, stalled
+		default:
+			if reason == v1alpha1.ReasonNodesPending {
+				reason = v1alpha1.ReasonNodesFailing
+			}
+		}
+		if i < maxListed {
+			names = append(names, f.Node+" "+f.Reason)
+		}
+	}
+	return build(v1alpha1.HostEnforced, reason, fmt.Sprintf("not yet proved by %s; see kubectl get nodedp", strings.Join(names, ", ")))
+}
+
+// shadowed "passes" when the condition is to be shown.
+func (s Seen) shadowed() gate {
+	if s.Service != nil && s.Companion != nil {
+		var numbers []string
+		for n := range Held(s.Service) {
+			numbers = append(numbers, strconv.Itoa(int(n)))
+		}
+		if len(numbers) > 0 {
+			slices.Sort(numbers)
+			return passed(v1alpha1.Shadowed, v1alpha1.ReasonServiceNodePort, fmt.Sprintf(
+				"Service %s is itself exposed on node port %s, outside this policy; make it a ClusterIP Service", s.Service.Name, strings.Join(numbers, ", ")))
+		}
+	}
+	if message := s.cloudShadow(); message != "" {
+		return passed(v1alpha1.Shadowed, v1alpha1.ReasonForeignRule, message)
+	}
+	return waiting(v1alpha1.Shadowed, v1alpha1.ReasonOK, "")
+}
+
+func (s Seen) conflict() gate {
+	if s.Unserved != nil && s.Unserved.Reason == v1alpha1.ReasonConflict {
+		return passed(v1alpha1.Conflict, v1alpha1.ReasonConflict, s.Unserved.Message)
+	}
+	return waiting(v1alpha1.Conflict, v1alpha1.ReasonOK, "")
+}
+
+func (s Seen) open() []*v1alpha1.NodePortAllocation {
+	return slices.DeleteFunc(pointers(s.Allocations), func(a *v1alpha1.NodePortAllocation) bool {
+		return a.Spec.State != v1alpha1.AllocationOpen
+	})
+}
+
+// IsCompanion says whether a Service is the companion of the named policy: it
+// carries our label and is owned by an allocation.
+func IsCompanion(service *corev1.Service, policy string) bool {
+	return service.Labels[v1alpha1.LabelPolicy] == policy &&
+		slices.ContainsFunc(service.OwnerReferences, func(o metav1.OwnerReference) bool {
+			return o.APIVersion == v1alpha1.GroupVersion.String() && o.Kind == "NodePortAllocation"
+		})
+}
+
+func allocatedPorts(own []v1alpha1.NodePortAllocation) []v1alpha1.AllocatedPort {
+	var out []v1alpha1.AllocatedPort
+	for i := range own {
+		a := &own[i]
+		if a.Spec.State != v1alpha1.AllocationOpen {
+			continue
+		}
+		for _, p := range a.Spec.Ports {
+			out = append(out, v1alpha1.AllocatedPort{
+				Name: p.Name, Protocol: string(p.Protocol), Port: p.Port,
+				NodePort: int32(NumberOf(a)), Pool: a.Spec.Pool, Since: a.CreationTimestamp,
+			})
+		}
+	}
+	slices.SortFunc(out, func(a, b v1alpha1.AllocatedPort) int {
+		if a.NodePort != b.NodePort {
+			return int(a.NodePort - b.NodePort)
+		}
+		return strings.Compare(a.Protocol, b.Protocol)
+	})
+	return out
+}
+
+func nodePorts(ports []v1alpha1.AllocatedPort) string {
+	var texts []string
+	for _, p := range ports {
+		texts = append(texts, strconv.Itoa(int(p.NodePort)))
+	}
+	return strings.Join(slices.Compact(texts), ",")
+}
+
+// addresses lists where clients can connect: the addresses of Ready nodes with
+// each node port, at most maxListed, and how many there are.
+func addresses(nodes []NodeReport, ports []v1alpha1.AllocatedPort) (list []string, total int32) {
+	var hosts []string
+	for _, n := range nodes {
+		if !Enforceable(n.Node) || !Ready(n.Node) {
+			continue
+		}
+		for _, a := range n.Status.Addresses {
+			if a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP {
+				hosts = append(hosts, a.Address)
+			}
+		}
+	}
+	slices.Sort(hosts)
+	for _, host := range slices.Compact(hosts) {
+		previous := int32(0)
+		for _, p := range ports {
+			if p.NodePort == previous {
+				continue
+			}
+			previous = p.NodePort
+			total++
+			if len(list) < maxListed {
+				list = append(list, net.JoinHostPort(host, strconv.Itoa(int(p.NodePort))))
+			}
+		}
+	}
+	return list, total
+}
+
+// TooEarly says that somebody who is about to look has not looked yet: the
+// allocator at missing numbers, or this process at a cloud. A status written now
+// would only say so, and be written again at once.
+func TooEarly(s Seen) bool {
+	if s.Wish != nil && s.Unserved == nil && len(Assign(s.Wish, s.Allocations).Missing) > 0 {
+		return true
+	}
+	return slices.ContainsFunc(s.firewalls(), func(name string) bool {
+		seen, exists := s.Clouds[name]
+		return exists && !seen.Read && seen.Reason == ""
+	})
+}

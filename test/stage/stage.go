@@ -1,0 +1,155 @@
+// Package stage sets Portreeve up in a lab, for the demo, the end-to-end tests
+// and the benchmarks alike: the CRDs and RBAC of config/, the manager in the
+// control plane's namespace and an agent on every node, each as its own process
+// with its ServiceAccount's token and no other right.
+package stage
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+
+	kruntime "k8s.io/apimachinery/pkg/runtime"
+	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/lab"
+)
+
+// Stage is a lab with Portreeve in it.
+type Stage struct {
+	*lab.Cluster
+	// Client reads and writes as the lab's own administrator.
+	Client client.WithWatch
+	// Bin holds the programs manager, agent and ec2front.
+	Bin string
+
+	manager *lab.Process
+	agents  map[string]*lab.Process
+}
+
+// Root is the folder of the module.
+func Root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Join(filepath.Dir(file), "..", "..")
+}
+
+// Build compiles the programs into a new folder, which the caller removes.
+func Build(ctx context.Context) (dir string, err error) {
+	dir, err = os.MkdirTemp("", "portreeve-bin-")
+	if err != nil {
+		return "", err
+	}
+	build := exec.CommandContext(ctx, "go", "build", "-o", dir+"/", "./cmd/manager", "./cmd/agent", "./lab/cmd/ec2front")
+	build.Dir = Root()
+	if out, err := build.CombinedOutput(); err != nil {
+		return dir, fmt.Errorf("build the programs: %w\n%s", err, out)
+	}
+	return dir, nil
+}
+
+// New installs what config/ holds and starts nothing yet.
+func New(ctx context.Context, cluster *lab.Cluster, bin string) (*Stage, error) {
+	scheme := kruntime.NewScheme()
+	if err := clientgoscheme.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	if err := v1alpha1.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	c, err := client.NewWithWatch(cluster.RESTConfig(), client.Options{Scheme: scheme})
+	if err != nil {
+		return nil, err
+	}
+	s := &Stage{Cluster: cluster, Client: c, Bin: bin, agents: map[string]*lab.Process{}}
+	return s, s.install(ctx)
+}
+
+func (s *Stage) install(ctx context.Context) error {
+	var files []string
+	for _, pattern := range []string{"rbac/namespace.yaml", "crd/*.yaml", "rbac/manager.yaml", "rbac/agent.yaml", "rbac/people.yaml"} {
+		found, err := filepath.Glob(filepath.Join(Root(), "config", pattern))
+		if err != nil || len(found) == 0 {
+			return fmt.Errorf("config/%s: no such file (%w)", pattern, err)
+		}
+		for _, f := range found {
+			if filepath.Base(f) != "kustomization.yaml" {
+				files = append(files, f)
+			}
+		}
+	}
+	return s.Apply(ctx, files...)
+}
+
+// StartManager starts the manager. through, when not nil, is the access it gets
+// in place of its own to the API server, such as a proxy's; it must carry the
+// ServiceAccount's token.
+func (s *Stage) StartManager(ctx context.Context, through *rest.Config) error {
+	config := through
+	if config == nil {
+		var err error
+		if config, err = s.ManagerConfig(ctx); err != nil {
+			return err
+		}
+	}
+	kubeconfig, err := s.WriteKubeconfig("manager", config)
+	if err != nil {
+		return err
+	}
+	s.manager, err = s.Run(ctx, lab.Command{
+		Name: "manager",
+		Argv: []string{filepath.Join(s.Bin, "manager"), "--kubeconfig", kubeconfig, "--lease-duration", "2s", "--metrics-bind-address", "127.0.0.1:8080"},
+		Env:  []string{"AWS_ACCESS_KEY_ID=" + AccessKey, "AWS_SECRET_ACCESS_KEY=" + SecretKey, "AWS_EC2_METADATA_DISABLED=true"},
+	})
+	return err
+}
+
+// ManagerConfig is access with the manager's own ServiceAccount.
+func (s *Stage) ManagerConfig(ctx context.Context) (*rest.Config, error) {
+	return s.ServiceAccountConfig(ctx, "portreeve-system", "portreeve-manager", nil)
+}
+
+// Manager is the running manager's process, nil before StartManager.
+func (s *Stage) Manager() *lab.Process { return s.manager }
+
+// StartAgent starts the agent of a node.
+func (s *Stage) StartAgent(ctx context.Context, node *lab.Node) error {
+	config, err := s.ServiceAccountConfig(ctx, "portreeve-system", "portreeve-agent", nil)
+	if err != nil {
+		return err
+	}
+	kubeconfig, err := s.WriteKubeconfig("agent-"+node.Name, config)
+	if err != nil {
+		return err
+	}
+	state := filepath.Join(s.Dir(), "agent-"+node.Name)
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return err
+	}
+	s.agents[node.Name], err = s.Run(ctx, lab.Command{
+		Name: "agent-" + node.Name, In: node.Namespace,
+		Argv: []string{filepath.Join(s.Bin, "agent"), "--node", node.Name, "--kubeconfig", kubeconfig, "--state-dir", state},
+	})
+	return err
+}
+
+// Agent is the running agent of a node, nil if there is none.
+func (s *Stage) Agent(node *lab.Node) *lab.Process { return s.agents[node.Name] }
+
+// StartAll starts the manager and an agent on every node.
+func (s *Stage) StartAll(ctx context.Context) error {
+	if err := s.StartManager(ctx, nil); err != nil {
+		return err
+	}
+	for _, node := range s.Nodes() {
+		if err := s.StartAgent(ctx, node); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,47 @@
+// Package agent is the loop on each node: it mirrors the pools and allocations
+// of the API server, makes the kernel enforce them, and reports how far the
+// kernel was seen to agree.
+//
+//	API server                                                      kernel
+//	  pools ───────► mirror ┐                                         ▲ │
+//	  allocations ─► mirror ┴► guard ─► compile.Node ─► Datapath.Sync ┘ │
+//	                  (as of a    │         (pure)      Sweeper.Sweep   │
+//	                   version)   └ has a kind vanished?                │
+//	                                                                    ▼
+//	  NodeDatapath ◄─ reporter ◄─ marks on disk ◄─ marks ◄──────── read back
+//
+// What holds at any moment, whatever fails or is killed:
+//
+//   - The kernel is not touched until both kinds have been read from a list that
+//     is consistent (never resource version "0", which may be the past).
+//   - Nothing older is ever applied over something newer. The versions that were
+//     applied are kept on disk, and a list older than those is refused: the
+//     condition says Stale, and the rules stay.
+//   - Absent data is never read as empty rules: see below.
+//   - Marks move only after the kernel was read back, swept of connections that
+//     lost their source, and the disk has them: marks are never ahead of the
+//     kernel. They are withdrawn while the kernel is known to differ.
+//   - Nothing but Cleanup removes rules: not SIGTERM, not a crash, not an API
+//     server that does not answer, not an error.
+//   - The API server can't slow the kernel down: one goroutine owns the kernel,
+//     another writes reports, and neither waits for the other.
+//
+// # When a kind vanishes
+//
+// An agent that sees all pools, or all allocations of which one was not Closed,
+// go at once keeps enforcing the last ones it applied and says Vanished: this is
+// what a deleted CRD, a restored backup or a wrong cluster look like, while the
+// manager closes each allocation before it deletes it. (All-Closed ones may go:
+// they admitted nobody.) After a restart the same is judged by what the kernel
+// holds. The way out, for a person who meant it: create a pool (or allocation),
+// after which the list is believed again; or stop the agent, run "agent
+// cleanup", and start it again.
+//
+// # When a list is refused as Stale
+//
+// The API server shows a past that this node has left behind: most likely its
+// etcd was restored from a backup without raising the revision (etcdutl snapshot
+// restore --bump-revision --mark-compacted). The way out, for a person who meant
+// it: remove the agent's marks file and restart the agent. The rules stay in
+// force meanwhile.
+package agent

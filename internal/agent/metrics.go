@@ -1,0 +1,95 @@
+package agent
+
+import (
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+)
+
+// metrics are few, and none grows with the number of ports.
+type metrics struct {
+	syncs        *prometheus.CounterVec
+	syncTime     prometheus.Histogram
+	repairs      prometheus.Counter
+	swept        prometheus.Counter
+	reportErrors prometheus.Counter
+	enforced     prometheus.Gauge
+	judged       prometheus.Gauge
+	marks        *prometheus.GaugeVec
+}
+
+func newMetrics(r prometheus.Registerer) *metrics {
+	const namespace, subsystem = "portreeve", "agent"
+	name := func(n, help string) prometheus.Opts {
+		return prometheus.Opts{Namespace: namespace, Subsystem: subsystem, Name: n, Help: help}
+	}
+	m := &metrics{
+		syncs: prometheus.NewCounterVec(prometheus.CounterOpts(name("syncs_total", "Changes taken to the kernel, by result (ok, error).")), []string{"result"}),
+		syncTime: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "sync_seconds", Help: "Time to take a change to the kernel and read it back.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+		}),
+		repairs:      prometheus.NewCounter(prometheus.CounterOpts(name("repairs_total", "Times the kernel was found not to enforce what it had been seen to."))),
+		swept:        prometheus.NewCounter(prometheus.CounterOpts(name("swept_connections_total", "Tracked connections removed because their source lost access."))),
+		reportErrors: prometheus.NewCounter(prometheus.CounterOpts(name("report_errors_total", "Reports to the API server that failed and were tried again."))),
+		enforced:     prometheus.NewGauge(prometheus.GaugeOpts(name("enforced", "1 if the node enforces everything it has read, else 0."))),
+		judged:       prometheus.NewGauge(prometheus.GaugeOpts(name("judged_ports", "Port numbers that this node judges."))),
+		marks:        prometheus.NewGaugeVec(prometheus.GaugeOpts(name("mark", "Resource version up to which the kernel agrees, by resource; 0 if none is vouched for.")), []string{"resource"}),
+	}
+	r.MustRegister(m.syncs, m.syncTime, m.repairs, m.swept, m.reportErrors, m.enforced, m.judged, m.marks)
+	return m
+}
+
+func (m *metrics) synced(took time.Duration, err error) {
+	result := "ok"
+	if err != nil {
+		result = "error"
+	}
+	m.syncs.WithLabelValues(result).Inc()
+	m.syncTime.Observe(took.Seconds())
+}
+
+func (m *metrics) settled(enforced bool, marks v1alpha1.Marks) {
+	m.enforced.Set(0)
+	if enforced {
+		m.enforced.Set(1)
+	}
+	for resource, mark := range map[string]string{kindPools: marks.Pools, kindAllocations: marks.Allocations} {
+		version, err := strconv.ParseFloat(mark, 64)
+		if err != nil {
+			version = 0
+		}
+		m.marks.WithLabelValues(resource).Set(version)
+	}
+}
+
+// handler serves metrics and the two questions a kubelet asks. An API server
+// that does not answer makes an agent neither dead nor unready: it goes on
+// enforcing.
+func handler(a *Agent, g prometheus.Gatherer) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		// A turn of the loop ends within kernelTimeout, and a check begins the next.
+		limit := 2*kernelTimeout + a.config.CheckInterval
+		if turn := time.Unix(a.alive.Load(), 0); time.Since(turn) > limit {
+			http.Error(w, fmt.Sprintf("the loop has not turned since %s", turn.Format(time.RFC3339)), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !a.ready.Load() {
+			http.Error(w, "the kernel is not in step; see the node's NodeDatapath", http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = fmt.Fprintln(w, "ok")
+	})
+	return mux
+}

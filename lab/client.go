@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"fmt"
 	"net/netip"
 
 	"github.com/vishvananda/netlink"
@@ -21,19 +20,11 @@ type Client struct {
 // members of the VPC route them to it. In an IPv4-only lab, IPv6 prefixes are
 // left out.
 func (c *Cluster) AddClient(name string, prefixes ...netip.Prefix) (*Client, error) {
-	if !validName.MatchString(name) {
-		return nil, fmt.Errorf("client name %q: want %s", name, validName)
+	host, err := c.reserve(name, firstClientHost, lastClientHost)
+	if err != nil {
+		return nil, err
 	}
-	client := &Client{Name: name}
-	c.mu.Lock()
-	c.clients = append(c.clients, client)
-	number := len(c.clients)
-	c.mu.Unlock()
-	if number > maxClients {
-		return nil, fmt.Errorf("client %s: the address plan ends at %d clients", name, maxClients)
-	}
-	client.Addrs = c.vpcAddrs(firstClientHost + number - 1)
-	var err error
+	client := &Client{Name: name, Addrs: c.vpcAddrs(host)}
 	if client.Namespace, err = c.newNamespace(name); err != nil {
 		return nil, err
 	}

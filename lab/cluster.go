@@ -42,8 +42,9 @@ type Cluster struct {
 
 	mu        sync.Mutex
 	apiServer *Process
+	names     map[string]bool // of nodes and clients, which share the VPC
+	hosts     map[int]bool    // host numbers taken in the VPC
 	nodes     []*Node
-	clients   []*Client
 
 	life   sync.RWMutex // held by what makes things, against Close
 	closed bool
@@ -71,6 +72,7 @@ func Start(ctx context.Context, options Options) (*Cluster, error) {
 	}
 	c := &Cluster{
 		name: options.Name, options: options, controlPlane: binary,
+		names: map[string]bool{"cp": true, "vpc": true}, hosts: map[int]bool{},
 		ipv6: !options.IPv4Only && kernelHasIPv6(),
 	}
 	c.running, c.stop = context.WithCancel(context.Background())

@@ -101,13 +101,15 @@ func TestDaemonSetRunsAProgramOnEveryNodeThroughAnOutage(t *testing.T) {
 		}
 	}
 
-	outage(t, c)
-
-	out, err := c.Kubectl(t.Context(), "get", "pods", "-o", "wide")
-	if err != nil || strings.Count(out, "1/1     Running   0 ") != 2 {
-		t.Errorf("after the outage: %v\n%s", err, out)
+	pods, err := client.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=n1"})
+	if err != nil || len(pods.Items) != 1 {
+		t.Fatalf("pods on n1: %v, %v", pods, err)
 	}
-	crash(t, c, client)
+	pod := c.Node("n1").Pod("default", pods.Items[0].Name)
+
+	outage(t, c, func() { crash(t, pod) })
+
+	awaitRestarts(t, client, pod.Name, 1)
 	if _, err := c.AddNode(t.Context(), "late"); err != nil {
 		t.Fatal(err)
 	}
@@ -117,20 +119,33 @@ func TestDaemonSetRunsAProgramOnEveryNodeThroughAnOutage(t *testing.T) {
 	}
 }
 
-// crash kills the program of one pod and sees it started again.
-func crash(t *testing.T, c *lab.Cluster, client kubernetes.Interface) {
+// crash kills the program of a pod and sees it started again.
+func crash(t *testing.T, pod *lab.Pod) {
 	t.Helper()
-	pods, err := client.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{FieldSelector: "spec.nodeName=n1"})
-	if err != nil || len(pods.Items) != 1 {
-		t.Fatalf("pods on n1: %v, %v", pods, err)
-	}
-	pod := c.Node("n1").Pod("default", pods.Items[0].Name)
 	first := pod.Process("daemon")
 	first.Kill()
-	awaitDaemons(t, client, 1)
-	awaitDaemons(t, client, 2)
-	if again := pod.Process("daemon"); again.PID == first.PID {
-		t.Error("the program of a killed container was not started again")
+	for deadline := time.Now().Add(10 * time.Second); pod.Process("daemon").PID == first.PID; time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the program of a killed container was not started again")
+		}
+	}
+}
+
+// awaitRestarts sees in the API that a pod runs, after so many restarts.
+func awaitRestarts(t *testing.T, client kubernetes.Interface, name string, want int32) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		pod, err := client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := pod.Status.ContainerStatuses[0]
+		if got.Ready && got.RestartCount == want {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("pod %s: %+v; want ready after %d restarts", name, got, want)
+		}
 	}
 }
 
@@ -149,9 +164,9 @@ func awaitDaemons(t *testing.T, client kubernetes.Interface, want int32) {
 	t.Fatalf("daemons: %+v; want %d ready", ds.Status, want)
 }
 
-// outage stops the API server, sees that traffic flows on, and starts it again
-// on the same data.
-func outage(t *testing.T, c *lab.Cluster) {
+// outage stops the API server, sees that traffic flows on, does what is to be
+// done meanwhile, and starts it again on the same data.
+func outage(t *testing.T, c *lab.Cluster, meanwhile func()) {
 	t.Helper()
 	client, err := c.AddClient("client")
 	if err != nil {
@@ -171,6 +186,7 @@ func outage(t *testing.T, c *lab.Cluster) {
 	if answer := client.Ask(t.Context(), flow); answer.Outcome != lab.Answered {
 		t.Errorf("while the API server is away: %s", answer)
 	}
+	meanwhile()
 	ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 	defer cancel()
 	begin := time.Now()

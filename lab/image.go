@@ -73,12 +73,29 @@ func (s *sandbox) env(ctx context.Context, container *corev1.Container) ([]strin
 	if mount := s.pod.Spec.AutomountServiceAccountToken; mount != nil && !*mount {
 		return env, nil
 	}
-	cfg, err := s.node.cluster.ServiceAccountConfig(ctx, s.pod.Namespace, s.pod.Spec.ServiceAccountName, s.pod)
-	if err != nil {
-		return nil, err
-	}
-	path, err := s.node.cluster.WriteKubeconfig(s.pod.Namespace+"_"+s.pod.Name, cfg)
+	path, err := s.serviceAccountKubeconfig(ctx)
 	return append(env, "KUBECONFIG="+path), err
+}
+
+// serviceAccountKubeconfig makes the pod's kubeconfig once, for all of its
+// containers and their restarts.
+func (s *sandbox) serviceAccountKubeconfig(ctx context.Context) (string, error) {
+	s.kubeconfigMu.Lock()
+	defer s.kubeconfigMu.Unlock()
+	if s.kubeconfig != "" {
+		return s.kubeconfig, nil
+	}
+	c := s.node.cluster
+	cfg, err := c.ServiceAccountConfig(ctx, s.pod.Namespace, s.pod.Spec.ServiceAccountName, s.pod)
+	if err != nil {
+		return "", err
+	}
+	path, err := c.WriteKubeconfig(s.pod.Namespace+"_"+s.pod.Name, cfg)
+	if err != nil {
+		return "", err
+	}
+	s.kubeconfig = path
+	return path, nil
 }
 
 func (s *sandbox) field(path string) (string, error) {

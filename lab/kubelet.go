@@ -135,12 +135,17 @@ func (n *Node) renewLease(ctx context.Context, node *corev1.Node) error {
 // runPods follows the pods bound to the node until ctx ends; then, or when they
 // are deleted, their programs stop.
 func (n *Node) runPods(ctx context.Context) {
+	away := false
 	for ctx.Err() == nil {
-		if err := n.followPods(ctx); err != nil && ctx.Err() == nil {
-			// An API outage: what runs goes on running.
-			n.cluster.options.Logf("%s: pods: %v", n.Name, err)
+		err := n.followPods(ctx)
+		if err != nil && ctx.Err() == nil {
+			// An API outage, said once: what runs goes on running.
+			if !away {
+				n.cluster.options.Logf("%s: pods: %v", n.Name, err)
+			}
 			pause(ctx, retryPause)
 		}
+		away = err != nil
 	}
 }
 

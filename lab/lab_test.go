@@ -3,6 +3,7 @@ package lab_test
 import (
 	"context"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,7 +57,7 @@ func eventually(t *testing.T, from *lab.Namespace, flow lab.Flow, want lab.Outco
 }
 
 func TestNodePortIsAnsweredOnEveryNode(t *testing.T) {
-	for _, mode := range []lab.ProxyMode{lab.IPTables, lab.NFTables} {
+	for _, mode := range []lab.ProxyMode{lab.IPTables, lab.IPTablesLegacy, lab.NFTables} {
 		t.Run(string(mode), func(t *testing.T) {
 			c := start(t, lab.Options{Nodes: 2, KubeProxy: mode, ControllerManager: true})
 			if !c.IPv6() {
@@ -89,8 +90,25 @@ func TestNodePortIsAnsweredOnEveryNode(t *testing.T) {
 					}
 				}
 			}
+			seeVariant(t, c.Node("n1"), mode)
 			cutLink(t, c, client)
 		})
+	}
+}
+
+// seeVariant sees kube-proxy's rules where the mode says, and only there.
+func seeVariant(t *testing.T, n *lab.Node, mode lab.ProxyMode) {
+	t.Helper()
+	for tool, owner := range map[string]lab.ProxyMode{
+		"iptables-nft-save": lab.IPTables, "iptables-legacy-save": lab.IPTablesLegacy,
+	} {
+		rules, err := n.Output(t.Context(), tool, "-t", "nat")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if has := strings.Contains(rules, "KUBE-NODEPORTS"); has != (mode == owner) {
+			t.Errorf("%s shows kube-proxy's chains: %t; want %t", tool, has, mode == owner)
+		}
 	}
 }
 

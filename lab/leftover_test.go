@@ -133,19 +133,20 @@ func TestInterruptedLabRemovesItself(t *testing.T) {
 
 func TestLabsRunSideBySideAndLeaveNothing(t *testing.T) {
 	before := hostNetwork(t)
-	labs := make([]*lab.Cluster, 2)
+	kinds := []lab.Options{{}, {Nodes: 1, KubeProxy: lab.IPTables, ControllerManager: true}}
+	labs := make([]*lab.Cluster, len(kinds))
 	var starting sync.WaitGroup
 	for i := range labs {
 		starting.Go(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), startTimeout)
 			defer cancel()
 			begin := time.Now()
-			c, err := lab.Start(ctx, lab.Options{})
+			c, err := lab.Start(ctx, kinds[i])
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			t.Logf("light lab %s started in %s", c.Name(), time.Since(begin).Round(10*time.Millisecond))
+			t.Logf("lab %s started in %s", c.Name(), time.Since(begin).Round(10*time.Millisecond))
 			labs[i] = c
 		})
 	}
@@ -185,6 +186,7 @@ func hostNetwork(t *testing.T) string {
 	var all strings.Builder
 	for _, argv := range [][]string{
 		{"ip", "-br", "addr"}, {"ip", "route", "show", "table", "all"}, {"ip", "-6", "route"},
+		{"nft", "list", "ruleset"}, {"iptables-legacy-save"}, {"ip6tables-legacy-save"},
 		{"sh", "-c", "cat /proc/sys/net/ipv4/ip_forward /proc/sys/net/ipv4/conf/*/rp_filter /proc/sys/net/netfilter/nf_conntrack_max"},
 	} {
 		out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput()

@@ -87,8 +87,6 @@ func (ns *Namespace) Do(fn func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		// On panic the thread stays locked and so ends with the goroutine: a
-		// thread left in the wrong namespace must never serve anybody else.
 		result <- onThreadIn(ns, fn)
 		runtime.UnlockOSThread()
 	}()
@@ -96,7 +94,8 @@ func (ns *Namespace) Do(fn func() error) error {
 }
 
 // onThreadIn calls fn with the calling thread, which must be locked, in the
-// namespace, and takes the thread back to where it was.
+// namespace, and takes the thread back to where it was. It panics where that
+// fails: a thread left in the wrong namespace must never serve anybody else.
 func onThreadIn(ns *Namespace, fn func() error) error {
 	home, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {

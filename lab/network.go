@@ -26,8 +26,8 @@ const (
 	controlPlaneHost = 1
 	firstNodeHost    = 11 // n1
 	firstClientHost  = 101
+	lastClientHost   = 254
 	maxNodes         = firstClientHost - firstNodeHost
-	maxClients       = 254 - firstClientHost
 )
 
 // podGatewayIPv6 is every node's address towards its pods. IPv4 needs none: a
@@ -46,6 +46,26 @@ func (c *Cluster) vpcAddrs(host int) []netip.Addr {
 		addrs = append(addrs, netip.AddrFrom16(v6))
 	}
 	return addrs
+}
+
+// reserve takes a name and the first free host number from first to last for a
+// new member of the VPC.
+func (c *Cluster) reserve(name string, first, last int) (host int, err error) {
+	if !validName.MatchString(name) {
+		return 0, fmt.Errorf("name %q: want %s", name, validName)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.names[name] {
+		return 0, fmt.Errorf("name %q is taken in lab %s", name, c.name)
+	}
+	for host = first; c.hosts[host]; host++ {
+	}
+	if host > last {
+		return 0, fmt.Errorf("%s: the address plan has no room for more than %d of its kind", name, last-first+1)
+	}
+	c.names[name], c.hosts[host] = true, true
+	return host, nil
 }
 
 // podCIDRs are the pod networks of the node with this number (1, 2, ...).

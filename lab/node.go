@@ -3,9 +3,12 @@ package lab
 import (
 	"context"
 	"errors"
-	"fmt"
+	"io/fs"
 	"net/http"
 	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"sync"
 
@@ -61,23 +64,14 @@ func (c *Cluster) Node(name string) *Node {
 
 // plugInNode makes the node's namespace and network.
 func (c *Cluster) plugInNode(name string) (*Node, error) {
-	if !validName.MatchString(name) {
-		return nil, fmt.Errorf("node name %q: want %s", name, validName)
+	host, err := c.reserve(name, firstNodeHost, firstClientHost-1)
+	if err != nil {
+		return nil, err
 	}
-	if c.Node(name) != nil {
-		return nil, fmt.Errorf("node %s is already there", name)
+	n := &Node{
+		Name: name, Addrs: c.vpcAddrs(host), PodCIDRs: c.podCIDRs(host - firstNodeHost + 1),
+		cluster: c, pods: map[string]*sandbox{}, hosts: map[int]bool{},
 	}
-	n := &Node{Name: name, cluster: c, pods: map[string]*sandbox{}, hosts: map[int]bool{}}
-	c.mu.Lock()
-	c.nodes = append(c.nodes, n)
-	number := len(c.nodes)
-	c.mu.Unlock()
-	if number > maxNodes {
-		return nil, fmt.Errorf("node %s: the address plan ends at %d nodes", name, maxNodes)
-	}
-	n.Addrs, n.PodCIDRs = c.vpcAddrs(firstNodeHost+number-1), c.podCIDRs(number)
-
-	var err error
 	if n.Namespace, err = c.newNamespace(name); err != nil {
 		return nil, err
 	}
@@ -93,7 +87,13 @@ func (c *Cluster) plugInNode(name string) (*Node, error) {
 			return nil, err
 		}
 	}
-	return n, n.routeServices()
+	if err := n.routeServices(); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nodes = append(c.nodes, n)
+	return n, nil
 }
 
 // routeServices gives the node's own connections to cluster IPs some route: the
@@ -131,10 +131,14 @@ func (n *Node) StartKubeProxy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	mode, env, err := c.proxyMode()
+	if err != nil {
+		return err
+	}
 	argv := []string{c.controlPlane, "kube-proxy",
 		"--kubeconfig", kubeconfig,
 		"--hostname-override", n.Name,
-		"--proxy-mode", string(c.options.KubeProxy),
+		"--proxy-mode", mode,
 		"--cluster-cidr", join(c.families(podsIPv4, podsIPv6)),
 		// The conntrack limits are sysctls, and some of them the whole machine's.
 		"--conntrack-max-per-core", "0",
@@ -143,7 +147,7 @@ func (n *Node) StartKubeProxy(ctx context.Context) error {
 	}
 	p, err := c.Run(ctx, Command{
 		Name: "kube-proxy-" + n.Name, In: n.Namespace,
-		Argv: append(argv, c.options.KubeProxyFlags...),
+		Argv: append(argv, c.options.KubeProxyFlags...), Env: env,
 	})
 	if err != nil {
 		return err
@@ -154,6 +158,36 @@ func (n *Node) StartKubeProxy(ctx context.Context) error {
 	return c.await(ctx, p, "kube-proxy on "+n.Name+" has synced", func(ctx context.Context) error {
 		return n.getOK(ctx, "http://127.0.0.1:10256/healthz")
 	})
+}
+
+// proxyMode is kube-proxy's flag, and for iptables the environment in which the
+// plain commands are the wanted ones of the two that a machine has.
+func (c *Cluster) proxyMode() (mode string, env []string, err error) {
+	variant := "nft"
+	switch c.options.KubeProxy {
+	case IPTablesLegacy:
+		variant = "legacy"
+	case IPTables:
+	default:
+		return string(c.options.KubeProxy), nil, nil
+	}
+	dir := filepath.Join(c.dir, "iptables-"+variant)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", nil, err
+	}
+	for _, tool := range []string{"iptables", "ip6tables"} {
+		for _, verb := range []string{"", "-save", "-restore"} {
+			target, err := exec.LookPath(tool + "-" + variant + verb)
+			if err != nil {
+				return "", nil, err
+			}
+			err = os.Symlink(target, filepath.Join(dir, tool+verb))
+			if err != nil && !errors.Is(err, fs.ErrExist) {
+				return "", nil, err
+			}
+		}
+	}
+	return string(IPTables), []string{"PATH=" + dir + ":" + searchPath()}, nil
 }
 
 // StopKubeProxy kills the node's kube-proxy; its rules stay.

@@ -12,9 +12,10 @@ type ProxyMode string
 
 // The modes of kube-proxy. The zero ProxyMode runs no kube-proxy.
 const (
-	NoProxy  ProxyMode = ""
-	IPTables ProxyMode = "iptables"
-	NFTables ProxyMode = "nftables"
+	NoProxy        ProxyMode = ""
+	NFTables       ProxyMode = "nftables"
+	IPTables       ProxyMode = "iptables"        // through iptables-nft
+	IPTablesLegacy ProxyMode = "iptables-legacy" // through iptables-legacy
 )
 
 // Options say what a lab consists of. The zero value is an API server on its
@@ -68,9 +69,9 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("lab name %q: want %s", o.Name, validName)
 	}
 	switch o.KubeProxy {
-	case NoProxy, IPTables, NFTables:
+	case NoProxy, NFTables, IPTables, IPTablesLegacy:
 	default:
-		return o, fmt.Errorf("kube-proxy mode %q: want %q, %q or none", o.KubeProxy, IPTables, NFTables)
+		return o, fmt.Errorf("kube-proxy mode %q: want %q, %q, %q or none", o.KubeProxy, NFTables, IPTables, IPTablesLegacy)
 	}
 	if o.Nodes < 0 || o.Nodes > maxNodes {
 		return o, fmt.Errorf("%d nodes: want 0 to %d", o.Nodes, maxNodes)

@@ -72,7 +72,7 @@ func (n *Node) Pod(namespace, name string) *Pod {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s := n.pods[namespace+"/"+name]
-	if s == nil {
+	if s == nil || s.ns == nil { // not there, or not yet
 		return nil
 	}
 	return &Pod{Namespace: s.ns, Name: name, Node: n, Addrs: slices.Clone(s.ips), sandbox: s}

@@ -121,7 +121,7 @@ func (c *Cluster) Run(ctx context.Context, command Command) (*Process, error) {
 
 func (c *Cluster) baseEnv(in *Namespace) []string {
 	env := []string{
-		"PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin", // su and cron leave out sbin
+		"PATH=" + searchPath(),
 		"HOME=" + c.dir,
 		// Else all nodes of all labs, and the host, would wait for one lock.
 		"XTABLES_LOCKFILE=" + filepath.Join(c.dir, in.name+".xtables.lock"),
@@ -131,6 +131,9 @@ func (c *Cluster) baseEnv(in *Namespace) []string {
 	}
 	return env
 }
+
+// searchPath is the caller's, and sbin, which su and cron leave out.
+func searchPath() string { return os.Getenv("PATH") + ":/usr/sbin:/sbin" }
 
 // reap waits for the process and ends what is left of its group before its id
 // is given back to the kernel, so the group kill can't hit a stranger.

@@ -5,11 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
@@ -18,9 +16,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
-
-// restartPause is between the end of a container's program and its restart.
-const restartPause = time.Second
 
 // A sandbox is one pod as its node runs it: a namespace (or the node's own, for
 // hostNetwork) and a program per container.
@@ -34,13 +29,18 @@ type sandbox struct {
 	ctx  context.Context
 	stop context.CancelFunc
 
+	changed chan struct{} // holds one token while a report is due
+
+	kubeconfigMu sync.Mutex
+	kubeconfig   string // path; kept for restarts, which an API outage must not hinder
+
 	mu         sync.Mutex
 	containers []corev1.ContainerStatus
 	processes  map[string]*Process // by container
 }
 
 func newSandbox(ctx context.Context, n *Node, pod *corev1.Pod) *sandbox {
-	s := &sandbox{node: n, pod: pod, processes: map[string]*Process{}}
+	s := &sandbox{node: n, pod: pod, changed: make(chan struct{}, 1), processes: map[string]*Process{}}
 	s.ctx, s.stop = context.WithCancel(ctx)
 	for _, container := range pod.Spec.Containers {
 		s.containers = append(s.containers, corev1.ContainerStatus{
@@ -54,6 +54,7 @@ func newSandbox(ctx context.Context, n *Node, pod *corev1.Pod) *sandbox {
 // run lives as long as the pod does.
 func (s *sandbox) run() {
 	c := s.node.cluster
+	c.kubelets.Go(s.report)
 	if err := s.plugIn(); err != nil {
 		c.options.Logf("pod %s: %v", podKey(s.pod), err)
 		s.update(0, func(status *corev1.ContainerStatus) {
@@ -74,151 +75,72 @@ func (s *sandbox) run() {
 	s.node.releasePod(c.running, s.pod)
 }
 
-// runContainer starts the container's program, and again whenever it ends.
-func (s *sandbox) runContainer(i int) {
-	for s.ctx.Err() == nil {
-		program, err := s.startContainer(i)
-		if err != nil {
-			s.update(i, func(status *corev1.ContainerStatus) {
-				status.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{
-					Reason: "CreateContainerError", Message: err.Error(),
-				}}
-			})
-			pause(s.ctx, restartPause)
-			continue
-		}
-		if p, ok := program.(*Process); ok {
-			s.mu.Lock()
-			s.processes[s.pod.Spec.Containers[i].Name] = p
-			s.mu.Unlock()
-		}
-		started := true
-		s.update(i, func(status *corev1.ContainerStatus) {
-			status.State = corev1.ContainerState{Running: &corev1.ContainerStateRunning{StartedAt: metav1.Now()}}
-			status.Started = &started
-		})
-		s.awaitReady(i, program)
-		select {
-		case <-program.Done():
-			s.node.cluster.options.Logf("pod %s: %s ended: %v", podKey(s.pod), s.containers[i].Name, program.Err())
-			s.update(i, func(status *corev1.ContainerStatus) {
-				status.Ready = false
-				status.RestartCount++
-				status.State = corev1.ContainerState{Waiting: &corev1.ContainerStateWaiting{Reason: "CrashLoopBackOff"}}
-			})
-			pause(s.ctx, restartPause)
-		case <-s.ctx.Done():
-			program.Stop(s.grace())
-		}
-	}
-}
-
-func (s *sandbox) process(container string) *Process {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.processes[container]
-}
-
-func (s *sandbox) grace() time.Duration {
-	if g := s.pod.Spec.TerminationGracePeriodSeconds; g != nil {
-		return time.Duration(*g) * time.Second
-	}
-	return 30 * time.Second
-}
-
-// awaitReady marks the container ready once its readiness probe, if it has one,
-// has succeeded. It gives up when the program or the pod ends.
-func (s *sandbox) awaitReady(i int, p program) {
-	probe := s.pod.Spec.Containers[i].ReadinessProbe
-	for probe != nil && s.probe(probe) != nil {
-		select {
-		case <-p.Done():
-			return
-		case <-s.ctx.Done():
-			return
-		case <-time.After(100 * time.Millisecond): // a kubelet's finest grain is 1 s
-		}
-	}
-	s.update(i, func(status *corev1.ContainerStatus) { status.Ready = true })
-}
-
-func (s *sandbox) probe(probe *corev1.Probe) error {
-	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
-	defer cancel()
-	host := s.ips[0].String()
-	switch {
-	case probe.HTTPGet != nil:
-		if probe.HTTPGet.Host != "" {
-			host = probe.HTTPGet.Host
-		}
-		return s.ns.getOK(ctx, "http://"+net.JoinHostPort(host, probe.HTTPGet.Port.String())+probe.HTTPGet.Path)
-	case probe.TCPSocket != nil:
-		conn, err := s.ns.DialContext(ctx, "tcp", net.JoinHostPort(host, probe.TCPSocket.Port.String()))
-		if err != nil {
-			return err
-		}
-		return conn.Close()
-	}
-	return nil
-}
-
 // plugIn gives the pod its namespace and network.
 func (s *sandbox) plugIn() error {
 	n := s.node
 	if s.pod.Spec.HostNetwork {
-		s.ns, s.ips = n.Namespace, n.Addrs
+		s.settle(n.Namespace, n.Addrs)
 		return nil
 	}
 	var err error
 	if s.host, err = n.takeHost(); err != nil {
 		return err
 	}
-	// Pods may be many and names long: interfaces go by number.
-	port := fmt.Sprintf("pod%d", s.host)
-	if s.ns, err = n.cluster.newNamespace(strings.Join([]string{n.Name, s.pod.Namespace, s.pod.Name}, "-")); err != nil {
-		return err
-	}
-	link, hostLink, err := vethPair(s.ns, "eth0", n.Namespace, port)
+	ns, err := n.cluster.newNamespace(strings.Join([]string{n.Name, s.pod.Namespace, s.pod.Name}, "-"))
 	if err != nil {
 		return err
 	}
+	// Pods may be many and names long: interfaces go by number.
+	link, hostLink, err := vethPair(ns, "eth0", n.Namespace, s.port())
+	if err != nil {
+		return err
+	}
+	var ips []netip.Addr
 	gateways := []netip.Addr{n.Addrs[0], podGatewayIPv6}
 	for i, cidr := range n.PodCIDRs {
 		ip := hostAddr(cidr, s.host)
-		s.ips = append(s.ips, ip)
-		own := netip.PrefixFrom(ip, ip.BitLen())
-		if err := addAddr(s.ns, link, own); err != nil {
+		ips = append(ips, ip)
+		if err := addAddr(ns, link, single(ip)); err != nil {
 			return err
 		}
-		if cidr.Addr().Is6() {
+		if ip.Is6() {
 			if err := addAddr(n.Namespace, hostLink, netip.PrefixFrom(podGatewayIPv6, 64)); err != nil {
 				return err
 			}
 		}
-		err := addRoute(n.Namespace, netlink.Route{
-			LinkIndex: hostLink.Attrs().Index, Dst: ipNet(own), Src: n.Addrs[i].AsSlice(),
-		})
-		if err != nil {
+		there := netlink.Route{LinkIndex: hostLink.Attrs().Index, Dst: ipNet(single(ip)), Src: n.Addrs[i].AsSlice()}
+		if err := addRoute(n.Namespace, there); err != nil {
 			return err
 		}
-		err = addRoute(s.ns, netlink.Route{
+		back := netlink.Route{
 			LinkIndex: link.Attrs().Index, Dst: ipNet(netip.PrefixFrom(unspecified(ip), 0)),
 			Gw: gateways[i].AsSlice(), Flags: int(netlink.FLAG_ONLINK),
-		})
-		if err != nil {
+		}
+		if err := addRoute(ns, back); err != nil {
 			return err
 		}
 	}
+	s.settle(ns, ips)
 	return nil
 }
+
+// settle makes the finished network known to [Node.Pod].
+func (s *sandbox) settle(ns *Namespace, ips []netip.Addr) {
+	s.node.mu.Lock()
+	defer s.node.mu.Unlock()
+	s.ns, s.ips = ns, ips
+}
+
+// port is the node's end of the pod's link.
+func (s *sandbox) port() string { return fmt.Sprintf("pod%d", s.host) }
 
 // unplug gives back what plugIn took. The link goes first, with its routes, so
 // that the address can be used again even while the namespace lingers.
 func (s *sandbox) unplug() {
 	n := s.node
-	if s.host != 0 && s.ns != nil {
+	if s.host != 0 && s.ns != nil { // else the node's own, or nothing
 		var errs []error
-		if link, err := n.links.LinkByName(fmt.Sprintf("pod%d", s.host)); err == nil {
+		if link, err := n.links.LinkByName(s.port()); err == nil {
 			errs = append(errs, n.links.LinkDel(link))
 		}
 		errs = append(errs, s.ns.remove())
@@ -254,6 +176,8 @@ func hostAddr(cidr netip.Prefix, host int) netip.Addr {
 	return addr
 }
 
+func single(addr netip.Addr) netip.Prefix { return netip.PrefixFrom(addr, addr.BitLen()) }
+
 func unspecified(like netip.Addr) netip.Addr {
 	if like.Is4() {
 		return netip.IPv4Unspecified()
@@ -261,21 +185,38 @@ func unspecified(like netip.Addr) netip.Addr {
 	return netip.IPv6Unspecified()
 }
 
-// update changes a container's status and reports the pod's. Reports are in the
-// order of the changes: the last one stands.
+// update changes a container's status; the report follows by itself.
 func (s *sandbox) update(i int, change func(*corev1.ContainerStatus)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change(&s.containers[i])
-	patch, err := json.Marshal(map[string]any{"status": s.status()})
-	if err != nil {
-		panic(err) // plain API types
+	select {
+	case s.changed <- struct{}{}:
+	default: // one is due already
 	}
+}
+
+// report writes the pod's status whenever it has changed, on its own so that
+// programs start and stop during an API outage too.
+func (s *sandbox) report() {
 	pods := s.node.cluster.client.CoreV1().Pods(s.pod.Namespace)
-	retry(s.ctx, func() error {
-		_, err := pods.Patch(s.ctx, s.pod.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
-		return ignoreGone(err)
-	})
+	for {
+		select {
+		case <-s.changed:
+		case <-s.ctx.Done():
+			return
+		}
+		retry(s.ctx, func() error {
+			s.mu.Lock()
+			patch, err := json.Marshal(map[string]any{"status": s.status()})
+			s.mu.Unlock()
+			if err != nil {
+				panic(err) // plain API types
+			}
+			_, err = pods.Patch(s.ctx, s.pod.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
+			return ignoreGone(err)
+		})
+	}
 }
 
 func (s *sandbox) status() corev1.PodStatus {

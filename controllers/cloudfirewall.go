@@ -95,7 +95,7 @@ func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewa
 	}
 	var grants []cloud.Grant
 	for _, a := range compile.Cloud(firewall.Name, allocations.Items) {
-		grants = append(grants, cloud.Grant{Rule: a.Rule, Description: a.Description})
+		grants = append(grants, cloud.Grant(a))
 	}
 	listed, vanished := groupsOf(firewall)
 	report, err := cloud.Sync(ctx, provider, cloud.Want{Owner: r.Owner, Groups: listed, Grants: cloud.Merge(grants)})
@@ -225,8 +225,10 @@ func cloudReason(err error) string {
 		return v1alpha1.ReasonOK
 	case errors.Is(err, cloud.ErrDenied):
 		return v1alpha1.ReasonDenied
-	case errors.Is(err, cloud.ErrInvalid), errors.Is(err, cloud.ErrUnsupported):
+	case errors.Is(err, cloud.ErrInvalid):
 		return v1alpha1.ReasonInvalid
+	case errors.Is(err, cloud.ErrUnsupported):
+		return v1alpha1.ReasonEnforcementUnsupported
 	case errors.Is(err, cloud.ErrQuota):
 		return v1alpha1.ReasonBudgetExceeded
 	case errors.Is(err, cloud.ErrThrottled), errors.Is(err, cloud.ErrStale):
@@ -243,7 +245,7 @@ func cloudConditions(err error, generation int64, now metav1.Time) []metav1.Cond
 	ready, working, stuck := metav1.ConditionTrue, metav1.ConditionFalse, metav1.ConditionFalse
 	switch reason {
 	case v1alpha1.ReasonOK:
-	case v1alpha1.ReasonDenied, v1alpha1.ReasonInvalid, v1alpha1.ReasonBudgetExceeded:
+	case v1alpha1.ReasonDenied, v1alpha1.ReasonInvalid, v1alpha1.ReasonBudgetExceeded, v1alpha1.ReasonEnforcementUnsupported:
 		ready, stuck = metav1.ConditionFalse, metav1.ConditionTrue
 	default:
 		ready, working = metav1.ConditionFalse, metav1.ConditionTrue

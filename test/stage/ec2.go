@@ -1,17 +1,40 @@
 package stage
 
 import (
-	"context"
-	"path/filepath"
+	"net/http"
+	"time"
 
-	"github.com/portreeve/portreeve/lab"
+	"github.com/portreeve/portreeve/cloud"
+	"github.com/portreeve/portreeve/cloud/cloudtest"
 )
 
-// Credentials that the EC2 front of the lab accepts, and where it listens: in
-// the control plane's namespace, beside the manager.
+// Credentials that the EC2 front of the lab accepts, where it listens (in the
+// control plane's namespace, beside the manager), and the group it has.
 const (
-	AccessKey   = "AKIALAB"
-	SecretKey   = "lab-secret"
-	EC2Address  = "127.0.0.1:4566"
-	EC2Endpoint = "http://" + EC2Address
+	AccessKey = "AKIALAB"
+	SecretKey = "lab-secret"
+	Endpoint  = "http://127.0.0.1:4566"
+	Region    = "eu-central-1"
+	Group     = "sg-0123456789abcdef0"
 )
+
+// Foreign are the rules that somebody else has in the group.
+var Foreign = []cloud.Rule{
+	cloudtest.Foreign("TCP 22 10.0.0.0/8"),
+	cloudtest.Foreign("TCP 443 0.0.0.0/0"),
+}
+
+// ServeEC2 serves an EC2 account with one group beside the manager, until the
+// lab closes.
+func (s *Stage) ServeEC2() (*cloudtest.EC2, error) {
+	account := cloudtest.NewEC2(cloudtest.Options{AccessKey: AccessKey, SecretKey: SecretKey})
+	account.AddGroup(Group)
+	account.Seed(Group, Foreign...)
+	listener, err := s.ControlPlane().Listen("tcp", "127.0.0.1:4566")
+	if err != nil {
+		return nil, err
+	}
+	server := &http.Server{Handler: account, ReadHeaderTimeout: 10 * time.Second}
+	go func() { _ = server.Serve(listener) }() // ends with the listener's namespace
+	return account, nil
+}

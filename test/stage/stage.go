@@ -26,7 +26,7 @@ type Stage struct {
 	*lab.Cluster
 	// Client reads and writes as the lab's own administrator.
 	Client client.WithWatch
-	// Bin holds the programs manager, agent and ec2front.
+	// Bin holds the programs manager and agent.
 	Bin string
 
 	manager *lab.Process
@@ -45,7 +45,7 @@ func Build(ctx context.Context) (dir string, err error) {
 	if err != nil {
 		return "", err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", dir+"/", "./cmd/manager", "./cmd/agent", "./lab/cmd/ec2front")
+	build := exec.CommandContext(ctx, "go", "build", "-o", dir+"/", "./cmd/manager", "./cmd/agent")
 	build.Dir = Root()
 	if out, err := build.CombinedOutput(); err != nil {
 		return dir, fmt.Errorf("build the programs: %w\n%s", err, out)

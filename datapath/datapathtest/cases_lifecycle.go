@@ -152,7 +152,7 @@ func readsBack(w *World) {
 func restart(w *World) {
 	want := Set(Pool, "udp/30050 alice")
 	w.Sync(want)
-	stop := w.watch("udp/30050")
+	stop := w.Watch("udp/30050", "alice", "mallory")
 	for range 3 {
 		w.Restart()
 		w.expectHave(want)
@@ -161,10 +161,18 @@ func restart(w *World) {
 	stop()
 }
 
+// firstSync: what want admits is never dropped while a node is first closed.
+func firstSync(w *World) {
+	stop := w.Watch("udp/30050", "alice")
+	w.Sync(Set(Pool, "udp/30050 alice", "tcp/30051 alice"))
+	stop()
+	w.Expect("mallory udp/30050 dropped")
+}
+
 func noGap(w *World) {
 	random := rand.New(rand.NewPCG(1, 2))
 	w.Sync(Set(Pool, "udp/30050 alice"))
-	stop := w.watch("udp/30050")
+	stop := w.Watch("udp/30050", "alice", "mallory")
 	// Alice stands in every set, by herself or within a wider prefix, and mallory
 	// in none; the lists are small, so that wide and narrow often change places.
 	herself := []string{"alice", "10.8.0.0/16 2001:db8:8::/48", "10.8.0.0/31 2001:db8:8::/64", "10.8.0.0/30 10.8.0.0/17 2001:db8:8::/47"}

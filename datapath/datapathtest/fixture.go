@@ -62,7 +62,7 @@ type World struct {
 // yet: every port answers everybody.
 func NewWorld(t *testing.T, open Open) *World {
 	t.Helper()
-	w := &World{t: t, open: open, Client: newNamespace(t), Node: newNamespace(t), Pod: newNamespace(t)}
+	w := &World{t: t, open: open, Client: NewNamespace(t), Node: NewNamespace(t), Pod: NewNamespace(t)}
 	join(t, w.Node, "outside", []string{"10.0.0.1/24", "2001:db8::1/64"},
 		w.Client, "eth0", []string{"10.0.0.2/24", "2001:db8::2/64", "10.8.0.1/32", "10.9.0.1/32", "2001:db8:8::1/128", "2001:db8:9::1/128"})
 	join(t, w.Node, "inside", []string{"10.244.0.1/24", "fd00:10:244::1/64"},

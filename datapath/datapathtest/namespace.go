@@ -19,8 +19,8 @@ type Namespace struct {
 	handle netns.NsHandle
 }
 
-// newNamespace makes a namespace with lo up. It needs root.
-func newNamespace(t testing.TB) *Namespace {
+// NewNamespace makes a namespace with lo up. It needs root.
+func NewNamespace(t testing.TB) *Namespace {
 	t.Helper()
 	var handle netns.NsHandle
 	err := onThread(func() (err error) {

@@ -68,6 +68,7 @@ func cases() []testCase {
 		{"what others own stays byte-identical", foreignUntouched},
 		{"a second sync writes nothing", syncTwice},
 		{"have reads back what sync wrote", readsBack},
+		{"the first sync drops nothing that it admits", firstSync},
 		{"a restart takes over without a gap", restart},
 		{"no sync drops what old and new admit or admits what neither does", noGap},
 		{"nothing is enforced before the first sync", inertBefore},

@@ -21,19 +21,20 @@ type stream struct {
 	news  chan struct{} // closed and renewed when something is heard
 }
 
-// watch sends a stream as alice, each packet of which must be answered, and one
-// as mallory, of which none may be, until stop is called. The target is UDP.
-func (w *World) watch(target string) (stop func()) {
+// Watch sends a stream as each of the hosts until stop is called. Every packet of
+// alice must be answered, none of mallory's may be. The target is a UDP port.
+func (w *World) Watch(target string, who ...string) (stop func()) {
 	w.t.Helper()
 	var streams []*stream
 	for _, family := range families() {
-		for _, who := range []Host{alice, mallory} {
+		for _, name := range who {
+			who := hostNamed(name)
 			conn, err := dial(w.Client, who.in(family), nodeIP.in(family), portOf(target), patience)
 			if err != nil {
 				w.t.Fatal(err)
 			}
 			w.t.Cleanup(func() { _ = conn.Close() })
-			if who == alice { // and wait until the neighbours know each other
+			if name == alice.name { // and wait until the neighbours know each other
 				w.expectPing(conn, answered)
 			}
 			_ = conn.SetDeadline(time.Time{})

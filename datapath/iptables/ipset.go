@@ -43,6 +43,8 @@ type header struct {
 type ipsets struct {
 	h       *netlink.Handle
 	sockets map[int]*nl.SocketHandle
+	limit   uint32 // of entries in a hash set
+	changes int    // entries and sets written
 }
 
 func openIPSets() (*ipsets, error) {
@@ -55,7 +57,8 @@ func openIPSets() (*ipsets, error) {
 		h.Close()
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}
-	return &ipsets{h, map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: socket}}}, nil
+	sockets := map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: socket}}
+	return &ipsets{h: h, sockets: sockets, limit: maxEntries}, nil
 }
 
 func (k *ipsets) close() {
@@ -67,8 +70,9 @@ func (k *ipsets) create(id setID) error {
 	spec := specs[id]
 	options := netlink.IpsetCreateOptions{Family: spec.family, PortTo: 65535}
 	if id != judged {
-		options.MaxElements = maxEntries
+		options.MaxElements = k.limit
 	}
+	k.changes++
 	return setError("create set", id, k.h.IpsetCreate(spec.name, spec.kind, options))
 }
 
@@ -123,6 +127,7 @@ func (k *ipsets) send(steps []step) error {
 	// Without a line number the kernel refuses a list of entries.
 	req.AddData(&nl.Uint32Attribute{Type: nl.IPSET_ATTR_LINENO | nl.NLA_F_NET_BYTEORDER, Value: 0})
 	req.AddData(all)
+	k.changes += len(steps)
 	_, err := req.Execute(unix.NETLINK_NETFILTER, 0)
 	return setError(doing, steps[0].set, err)
 }
@@ -251,7 +256,7 @@ func setError(doing string, id setID, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, hashFull):
-		return fmt.Errorf("%s %s: more than %d entries (name fewer or wider sources): %w", doing, specs[id].name, maxEntries, datapath.ErrFull)
+		return fmt.Errorf("%s %s: it holds the %d entries it can (name fewer or wider sources): %w", doing, specs[id].name, maxEntries, datapath.ErrFull)
 	case errors.Is(err, nl.IPSetError(nl.IPSET_ERR_FIND_TYPE)):
 		return fmt.Errorf("%s %s: the kernel has no %s sets (module ip_set_%s): %w",
 			doing, specs[id].name, specs[id].kind, moduleOf[specs[id].kind], datapath.ErrUnsupported)

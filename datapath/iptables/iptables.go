@@ -52,6 +52,17 @@ func New(mode Mode) (*Datapath, error) {
 // Detection returns the mode in use and what it was chosen by.
 func (d *Datapath) Detection() Detection { return d.detection }
 
+// Changes counts what has been written to the kernel since New. It stands still
+// while the kernel holds what Sync is asked for; that it grows all the same says
+// that somebody else keeps changing it.
+func (d *Datapath) Changes() int {
+	n := d.sets.changes
+	for _, s := range d.skeletons {
+		n += s.changes
+	}
+	return n
+}
+
 // Close gives the netlink sockets back; the kernel goes on enforcing.
 func (d *Datapath) Close() { d.sets.close() }
 

@@ -23,6 +23,7 @@ type skeleton struct {
 	// rule, to be ours. Versions print differently, so there is nothing else to
 	// compare a listing with.
 	spelling map[string][]string
+	changes  int // rules and chains written
 }
 
 // rulesFor returns the chain's rules. Only the last two drop, and only on a
@@ -129,6 +130,7 @@ func (s *skeleton) ensure() error {
 
 // build makes a complete chain and jumps to it, ahead of everything.
 func (s *skeleton) build(jumps []string) (string, error) {
+	s.changes++
 	chain := chainA
 	if slices.Contains(jumps, chainA) {
 		chain = chainB
@@ -170,6 +172,7 @@ func (s *skeleton) prune(live string, jumps []string) error {
 			kept = true
 			continue
 		}
+		s.changes++
 		if err := s.ipt.Delete(table, hook, "-j", chain); err != nil {
 			return fmt.Errorf("remove extra jump to %s: %w", chain, err)
 		}

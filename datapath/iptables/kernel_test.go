@@ -1,0 +1,256 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"github.com/portreeve/portreeve/datapath"
+	"github.com/portreeve/portreeve/datapath/datapathtest"
+)
+
+// newNode returns a world whose datapath is of the mode, and that datapath.
+func newNode(t *testing.T, mode Mode) (*datapathtest.World, *Datapath) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("network namespaces need root")
+	}
+	w := datapathtest.NewWorld(t, func(t *testing.T) datapath.Datapath {
+		d, err := New(mode)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(d.Close)
+		return d
+	})
+	return w, w.Datapath.(*Datapath)
+}
+
+func inEachMode(t *testing.T, f func(t *testing.T, mode Mode)) {
+	for _, mode := range modes {
+		t.Run(string(mode), func(t *testing.T) {
+			t.Parallel()
+			f(t, mode)
+		})
+	}
+}
+
+func TestASecondSyncChangesNothing(t *testing.T) {
+	inEachMode(t, func(t *testing.T, mode Mode) {
+		w, d := newNode(t, mode)
+		want := datapathtest.Set(datapathtest.Pool, "tcp/30050 alice world", "udp/30050 mallory 0.0.0.0/0", "tcp/30060")
+		w.Sync(want)
+		before := d.Changes()
+		w.Sync(want)
+		if n := d.Changes() - before; n != 0 {
+			t.Errorf("a second Sync made %d changes", n)
+		}
+		w.Restart()
+		w.Sync(want)
+		if n := w.Datapath.(*Datapath).Changes(); n != 0 {
+			t.Errorf("the first Sync after a restart made %d changes", n)
+		}
+	})
+}
+
+// The read-back asks the kernel for single elements and compares with the
+// image's answer: they must agree, also on /32 within wider entries, on halves
+// and on what is not there.
+func TestTheKernelAnswersAsTheImageDoes(t *testing.T) {
+	w, d := newNode(t, NFT)
+	err := w.Node.Do(func() error {
+		if err := d.ensureSets(context.Background()); err != nil {
+			return err
+		}
+		rapid.Check(t, func(t *rapid.T) {
+			want := imageOf(anySet.Draw(t, "want"))
+			if err := d.transition(context.Background(), want); err != nil {
+				t.Fatal(err)
+			}
+			found, err := d.sets.image()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !found.equal(want) {
+				t.Fatalf("the kernel holds %+v, want %+v", found.admit, want.admit)
+			}
+			for _, port := range tryPorts {
+				for _, p := range split([]netip.Prefix{anyPrefix.Draw(t, "prefix")}) {
+					e := element{admitSet(p), port, p}
+					if found, err := d.sets.contains(e); err != nil || found != want.contains(e) {
+						t.Fatalf("the kernel says %t (%v) of %v, the image %t", found, err, e, want.contains(e))
+					}
+				}
+			}
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A full set is an error of its kind, and keeps nothing from being taken away.
+func TestAFullSetStillTakesAway(t *testing.T) {
+	inEachMode(t, func(t *testing.T, mode Mode) {
+		w, d := newNode(t, mode)
+		// SCTP4 needs two entries for a judged number, and ADMIT4 may hold four.
+		d.sets.limit = 4
+		w.Sync(datapathtest.Set("30050", "tcp/30050 alice mallory"))
+		w.Expect("mallory tcp/30050 answered")
+		tooMuch := datapathtest.Set("30050", "tcp/30050 alice 10.1.0.0/16 10.3.0.0/16 10.5.0.0/16 10.7.0.0/16 10.11.0.0/16")
+		err := w.Node.Do(func() error { return d.Sync(context.Background(), tooMuch) })
+		if !errors.Is(err, datapath.ErrFull) || !errors.Is(err, datapath.ErrUnsupported) {
+			t.Errorf("Sync = %v, want ErrFull", err)
+		}
+		w.Expect("alice tcp/30050 answered", "mallory tcp/30050 dropped")
+		w.Sync(datapathtest.Set("30050", "tcp/30050 mallory"))
+		w.Expect("alice tcp/30050 dropped", "mallory tcp/30050 answered")
+	})
+}
+
+// Also on a node that had nothing, what does not fit is closed.
+func TestAFullSetOnAColdNodeCloses(t *testing.T) {
+	w, d := newNode(t, NFT)
+	d.sets.limit = 4
+	tooMuch := datapathtest.Set("30050", "tcp/30050 alice 10.1.0.0/16 10.3.0.0/16 10.5.0.0/16 10.7.0.0/16 10.11.0.0/16")
+	err := w.Node.Do(func() error { return d.Sync(context.Background(), tooMuch) })
+	if !errors.Is(err, datapath.ErrFull) {
+		t.Errorf("Sync = %v, want ErrFull", err)
+	}
+	w.Expect("mallory tcp/30050 dropped", "mallory udp/30050 dropped", "mallory sctp/30050 dropped")
+}
+
+// While a damaged chain is replaced, nobody is let in who was out, and nobody
+// shut out who was in.
+func TestADamagedChainIsReplacedWithoutAGap(t *testing.T) {
+	inEachMode(t, func(t *testing.T, mode Mode) {
+		w, _ := newNode(t, mode)
+		want := datapathtest.Set(datapathtest.Pool, "udp/30050 alice")
+		w.Sync(want)
+		stop := w.Watch("udp/30050", "alice", "mallory")
+		tool := "iptables-" + string(mode) + " -w 10 -t mangle "
+		for _, damage := range []string{
+			"-I PORTREEVE-A 1 -s 172.16.0.1 -j ACCEPT", // now B is live
+			"-D PORTREEVE-B 7",                         // A
+			"-A PORTREEVE-A -j ACCEPT",                 // B
+			"-R PORTREEVE-B 1 -i lo -j RETURN",         // A
+			"-A PREROUTING -j PORTREEVE-A",             // twice
+		} {
+			w.Node.Command(t, "", strings.Fields(tool+damage)...)
+			if _, err := w.Have(); !errors.Is(err, datapath.ErrDamaged) {
+				t.Errorf("after %q: Have = %v, want ErrDamaged", damage, err)
+			}
+			w.Sync(want)
+			if _, err := w.Have(); err != nil {
+				t.Errorf("after %q and Sync: Have = %v", damage, err)
+			}
+		}
+		stop()
+	})
+}
+
+func TestARuleAheadThatMayAcceptIsReportedAndLeft(t *testing.T) {
+	inEachMode(t, func(t *testing.T, mode Mode) {
+		w, d := newNode(t, mode)
+		want := datapathtest.Set(datapathtest.Pool, "tcp/30050 alice")
+		w.Sync(want)
+		tool := "iptables-" + string(mode) + " -w 10 -t mangle "
+		for _, words := range []string{"-N THEIRS", "-A THEIRS -m conntrack --ctstate ESTABLISHED -j ACCEPT", "-I PREROUTING 1 -j THEIRS"} {
+			w.Node.Command(t, "", strings.Fields(tool+words)...)
+		}
+		before := w.Node.Command(t, "", strings.Fields(tool+"-S")...)
+		changes := d.Changes()
+		err := w.Node.Do(func() error { return d.Sync(context.Background(), want) })
+		if !errors.Is(err, datapath.ErrPreempted) || !errors.Is(err, datapath.ErrUnsupported) {
+			t.Errorf("Sync = %v, want ErrPreempted", err)
+		}
+		if after := w.Node.Command(t, "", strings.Fields(tool+"-S")...); after != before || d.Changes() != changes {
+			t.Errorf("Sync fought for its place: %s", after)
+		}
+		if _, err := w.Have(); err != nil {
+			t.Errorf("Have = %v", err)
+		}
+		w.Expect("alice tcp/30050 answered", "mallory tcp/30050 dropped")
+	})
+}
+
+// An agent that comes back in the other mode leaves nothing of the first.
+func TestAChangeOfModeLeavesNoTraceAndNoGap(t *testing.T) {
+	inEachMode(t, func(t *testing.T, mode Mode) {
+		w, _ := newNode(t, mode)
+		want := datapathtest.Set(datapathtest.Pool, "udp/30050 alice")
+		w.Sync(want)
+		stop := w.Watch("udp/30050", "alice", "mallory")
+		other := modes[1-slices.Index(modes, mode)]
+		err := w.Node.Do(func() error {
+			d, err := New(other)
+			if err != nil {
+				return err
+			}
+			defer d.Close()
+			return d.Sync(context.Background(), want)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if left := w.Node.Command(t, "", "iptables-"+string(mode)+"-save"); strings.Contains(left, "PORTREEVE") {
+			t.Errorf("in %s mode there is still\n%s", mode, left)
+		}
+		stop()
+	})
+}
+
+func TestASetThatSomebodyElseMadeIsNotTouched(t *testing.T) {
+	w, d := newNode(t, NFT)
+	w.Node.Command(t, "", "ipset", "create", "PORTREEVE-JUDGED", "hash:ip")
+	err := w.Node.Do(func() error { return d.Sync(context.Background(), datapathtest.Set("30050")) })
+	if !errors.Is(err, datapath.ErrDamaged) {
+		t.Errorf("Sync = %v, want ErrDamaged", err)
+	}
+}
+
+func TestDetectFindsTheModeThatKubernetesUses(t *testing.T) {
+	hint := func(mode Mode, command string) []string {
+		return strings.Fields(command + "-" + string(mode) + " -w 10 -t mangle -N KUBE-KUBELET-CANARY")
+	}
+	byDefault, err := defaultMode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		hints  [][]string
+		mode   Mode
+		hinted []Mode
+	}{
+		"no hint: the default":  {nil, byDefault, nil},
+		"legacy":                {[][]string{hint(Legacy, "iptables")}, Legacy, []Mode{Legacy}},
+		"legacy, IPv6 only":     {[][]string{hint(Legacy, "ip6tables")}, Legacy, []Mode{Legacy}},
+		"nft":                   {[][]string{hint(NFT, "iptables")}, NFT, []Mode{NFT}},
+		"both: nft, and say so": {[][]string{hint(Legacy, "iptables"), hint(NFT, "iptables")}, NFT, []Mode{NFT, Legacy}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := datapathtest.NewNamespace(t)
+			for _, argv := range c.hints {
+				w.Command(t, "", argv...)
+			}
+			names := w.Command(t, "", "cat", "/proc/net/ip_tables_names")
+			var got Detection
+			if err := w.Do(func() (err error) { got, err = Detect(); return err }); err != nil {
+				t.Fatal(err)
+			}
+			if got.Mode != c.mode || !slices.Equal(got.Hinted, c.hinted) {
+				t.Errorf("Detect = %+v, want %s hinted by %v", got, c.mode, c.hinted)
+			}
+			if after := w.Command(t, "", "cat", "/proc/net/ip_tables_names"); after != names {
+				t.Errorf("looking made legacy tables: %q, before %q", after, names)
+			}
+		})
+	}
+}

@@ -13,7 +13,6 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
-	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/internal/compile"
 )
 
@@ -23,11 +22,10 @@ const kernelTimeout = time.Minute
 
 // Config is what an agent is made of. Every field is needed.
 type Config struct {
-	Node         string
-	BootID       string // of the running kernel
-	DatapathName string // as shown in NodeDatapath.status.datapath
-	Datapath     datapath.Datapath
-	Sweeper      Sweeper
+	Node   string
+	BootID string // of the running kernel
+	Open   Opener
+	Sweep  Sweep
 
 	Pools       cache.ListerWatcherWithContext
 	Allocations cache.ListerWatcherWithContext
@@ -76,7 +74,7 @@ func New(c Config) *Agent {
 		marksFile:   newMarksFile(c.StateDir),
 		pools:       newMirror[v1alpha1.NodePortPool](kindPools, floor.Pools, changed),
 		allocations: newMirror[v1alpha1.NodePortAllocation](kindAllocations, floor.Allocations, changed),
-		kernel:      &kernel{datapath: c.Datapath, sweeper: c.Sweeper, log: c.Log, metrics: m},
+		kernel:      &kernel{open: c.Open, sweep: c.Sweep, log: c.Log, metrics: m},
 	}
 }
 
@@ -143,9 +141,7 @@ func (a *Agent) bounded(ctx context.Context, run func(context.Context) outcome) 
 // it. It is also the retry of what no change can be hoped to cure.
 func (a *Agent) check(ctx context.Context) outcome {
 	if a.kernel.sure {
-		if err := a.kernel.verify(ctx); err != nil {
-			return outcome{err: err}
-		}
+		a.kernel.verify(ctx)
 	}
 	return a.round(ctx)
 }
@@ -213,7 +209,7 @@ func (a *Agent) settle(o outcome) {
 		return
 	}
 	status := o.status(a.proved, a.kernel.doubt)
-	status.BootID, status.Datapath = a.config.BootID, a.config.DatapathName
+	status.BootID, status.Datapath = a.config.BootID, a.kernel.name
 	condition := status.Conditions[0]
 	if condition.Reason != a.reason {
 		a.log.Info("condition "+condition.Type, "status", condition.Status, "reason", condition.Reason, "message", condition.Message)

@@ -70,7 +70,7 @@ func inLab(t *testing.T, test func(l *lab)) {
 func (l *lab) start() {
 	ctx, cancel := context.WithCancel(l.t.Context())
 	a := New(Config{
-		Node: "n1", BootID: "boot-1", DatapathName: "fake", Datapath: l.kernel, Sweeper: l.kernel,
+		Node: "n1", BootID: "boot-1", Open: l.kernel.open, Sweep: l.kernel.Sweep,
 		Pools: l.pools, Allocations: l.allocations, Reports: l.reports, StateDir: l.stateDir,
 		CheckInterval: checkInterval, ReportInterval: reportInterval,
 		Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
@@ -211,7 +211,7 @@ func TestRestartSweepsEverything(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.start()
 		l.restart()
-		l.wantCalls("have", "sync", "sweep")
+		l.wantCalls("have", "confirm", "sweep")
 		if got := l.kernel.lastSweep(); got.Len() != 100 {
 			t.Errorf("swept %v, want the whole pool", got)
 		}
@@ -334,6 +334,55 @@ func TestPreemptedWithdrawsTheMarks(t *testing.T) {
 	})
 }
 
+func TestWhatHaveDoesNotShowIsFoundAtTheNextCheck(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.start()
+		l.wantMarks("101", "103")
+		l.kernel.set(func() { l.kernel.syncErr = fmt.Errorf("fake: %w", datapath.ErrPreempted) })
+		l.pass(checkInterval)
+		l.wantReason(v1alpha1.ReasonEnforcementUnsupported)
+		l.wantMarks("", "")
+		l.kernel.set(func() { l.kernel.syncErr = nil })
+		l.pass(checkInterval)
+		l.wantReason(v1alpha1.ReasonOK)
+		l.wantMarks("101", "103")
+	})
+}
+
+func TestNodeThatLacksTheDatapathSaysSo(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.kernel.openErr = fmt.Errorf("fake: no ipset: %w", datapath.ErrUnsupported)
+		l.start()
+		l.wantReason(v1alpha1.ReasonEnforcementUnsupported)
+		l.wantMarks("", "")
+		l.kernel.set(func() { l.kernel.openErr = nil })
+		l.pass(checkInterval)
+		if s := l.wantReason(v1alpha1.ReasonOK); s.Datapath != "fake" {
+			t.Errorf("datapath %q", s.Datapath)
+		}
+	})
+}
+
+func TestKernelThatCannotBeReadIsNotVouchedFor(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.start()
+		l.status()
+		writes := len(l.reports.written())
+		l.kernel.set(func() { l.kernel.haveErr = errFault })
+		l.pass(checkInterval)
+		if len(l.reports.written()) != writes {
+			t.Error("a Sync read the kernel back, but the report changed")
+		}
+		l.kernel.set(func() { l.kernel.syncErr = errFault })
+		l.pass(checkInterval)
+		l.wantReason(v1alpha1.ReasonFailed)
+		l.wantMarks("", "")
+		l.kernel.set(func() { l.kernel.haveErr, l.kernel.syncErr = nil, nil })
+		l.pass(checkInterval)
+		l.wantReason(v1alpha1.ReasonOK)
+	})
+}
+
 func TestDamageIsRepairedAtTheNextCheck(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.start()
@@ -351,7 +400,7 @@ func TestDamageIsRepairedAtTheNextCheck(t *testing.T) {
 			t.Error("a repaired damage changed the report")
 		}
 		l.pass(checkInterval)
-		l.wantCalls("have")
+		l.wantCalls("have", "confirm")
 	})
 }
 

@@ -5,7 +5,7 @@
 //	API server                                                      kernel
 //	  pools ───────► mirror ┐                                         ▲ │
 //	  allocations ─► mirror ┴► guard ─► compile.Node ─► Datapath.Sync ┘ │
-//	                  (as of a    │         (pure)      Sweeper.Sweep   │
+//	                  (as of a    │         (pure)      Sweep           │
 //	                   version)   └ has a kind vanished?                │
 //	                                                                    ▼
 //	  NodeDatapath ◄─ reporter ◄─ marks on disk ◄─ marks ◄──────── read back

@@ -27,7 +27,8 @@ type fakeKernel struct {
 	loaded  *rule.Set // nil: absent
 	calls   []string
 	swept   []rule.PortRanges
-	syncErr error // of the next Syncs
+	openErr error // of the next calls
+	syncErr error
 	haveErr error
 	sweeps  error
 }
@@ -38,9 +39,19 @@ func (k *fakeKernel) note(call string) func() {
 	return k.mu.Unlock
 }
 
+func (k *fakeKernel) open() (datapath.Datapath, string, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k, "fake", k.openErr
+}
+
 func (k *fakeKernel) Sync(_ context.Context, want rule.Set) error {
 	defer k.note("sync")()
-	if k.syncErr != nil && !applied(k.syncErr) {
+	same := k.loaded != nil && k.loaded.Equal(want)
+	if same {
+		k.calls[len(k.calls)-1] = "confirm" // nothing is written
+	}
+	if k.syncErr != nil && !tookAway(k.syncErr) {
 		return k.syncErr
 	}
 	if len(want.Judged.Intersect(rule.FailSafe)) > 0 {
@@ -51,7 +62,9 @@ func (k *fakeKernel) Sync(_ context.Context, want rule.Set) error {
 			return fmt.Errorf("fake kernel: %s has a class but is not judged", port)
 		}
 	}
-	k.loaded = &want
+	if !same {
+		k.loaded = &want
+	}
 	return k.syncErr
 }
 

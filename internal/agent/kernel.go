@@ -12,52 +12,73 @@ import (
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
-// Sweeper makes the kernel forget connections that may no longer be.
-type Sweeper interface {
-	// Sweep removes the tracked connections to the numbers, on the node's own
-	// addresses, that want does not admit, and counts them.
-	Sweep(ctx context.Context, numbers rule.PortRanges, want rule.Set) (int, error)
-}
+// Opener opens the node's datapath and returns it with its name and mode, as in
+// "iptables (nft)". It changes nothing in the kernel.
+type Opener func() (datapath.Datapath, string, error)
+
+// Sweep removes the tracked connections to the numbers, on the node's own
+// addresses, that want does not admit, and counts them.
+type Sweep func(ctx context.Context, numbers rule.PortRanges, want rule.Set) (int, error)
 
 // kernel is what one goroutine knows of the node's kernel.
 type kernel struct {
-	datapath datapath.Datapath
-	sweeper  Sweeper
-	log      *slog.Logger
-	metrics  *metrics
+	open    Opener
+	sweep   Sweep
+	log     *slog.Logger
+	metrics *metrics
+
+	datapath datapath.Datapath // nil until it could be opened
+	name     string
 
 	// sure: the kernel was read back and enforces inforce, and no connection is
 	// left that inforce does not admit.
 	sure    bool
 	inforce rule.Set
+	// due: the next round runs Sync although nothing changed.
+	due bool
 	// doubt: the kernel was seen not to enforce what it was believed to. It stays
 	// until the kernel is sure again.
 	doubt bool
+}
+
+// opened makes sure that there is a datapath. A node that lacks what it needs is
+// asked again: it may be given it while the agent runs.
+func (k *kernel) opened() error {
+	if k.datapath != nil {
+		return nil
+	}
+	d, name, err := k.open()
+	if err != nil {
+		return fmt.Errorf("open the datapath: %w", err)
+	}
+	k.datapath, k.name = d, name
+	return nil
 }
 
 // enforce makes the kernel enforce want, then removes connections that lost
 // their source: of the ports that narrowed, or of all judged ports if it is not
 // known what the kernel enforced before (after a start, an error, a repair).
 func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
-	if k.sure && want.Equal(k.inforce) {
+	same := k.sure && want.Equal(k.inforce)
+	if same && !k.due {
 		return nil
 	}
-	sweep := want.Judged
+	narrowed := want.Judged
 	if k.sure {
-		sweep = rule.Narrowed(k.inforce, want)
+		narrowed = rule.Narrowed(k.inforce, want)
 	}
 	k.sure = false
 	start := time.Now()
 	err := k.datapath.Sync(ctx, want)
 	took := time.Since(start)
 	k.metrics.synced(took, err)
-	if err != nil && !applied(err) {
+	if err != nil && !tookAway(err) {
 		return err
 	}
 	swept := 0
-	if len(sweep) > 0 {
+	if len(narrowed) > 0 {
 		var sweepErr error
-		swept, sweepErr = k.sweeper.Sweep(ctx, sweep, want)
+		swept, sweepErr = k.sweep(ctx, narrowed, want)
 		k.metrics.swept.Add(float64(swept))
 		if sweepErr != nil {
 			return errors.Join(err, fmt.Errorf("remove connections that lost their source: %w", sweepErr))
@@ -67,37 +88,43 @@ func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 		k.doubt = k.doubt || errors.Is(err, datapath.ErrPreempted)
 		return err
 	}
-	k.inforce, k.sure, k.doubt = want, true, false
-	k.log.Info("rules in force", "judged", want.Judged.Len(), "ports", len(want.Ports), "classes", len(want.Classes), "took", took, "swept", swept)
+	k.inforce, k.sure, k.due, k.doubt = want, true, false, false
+	if !same {
+		k.log.Info("rules in force", "judged", want.Judged.Len(), "ports", len(want.Ports), "classes", len(want.Classes), "took", took, "swept", swept)
+	}
 	return nil
 }
 
-// applied says whether Sync took away all that want takes away, although it
+// tookAway says whether Sync took away all that want takes away, although it
 // failed to do, or to promise, the rest.
-func applied(err error) bool {
+func tookAway(err error) bool {
 	return errors.Is(err, datapath.ErrPreempted) || errors.Is(err, datapath.ErrFull)
 }
 
 // verify reads the kernel and notes whether it still enforces what it was seen
-// to enforce. Only to be called when sure.
-func (k *kernel) verify(ctx context.Context) error {
+// to enforce. Only to be called when sure. A Sync is due in any case: it repairs,
+// and it looks for what Have does not show, such as others' rules ahead of ours.
+func (k *kernel) verify(ctx context.Context) {
+	k.due = true
 	have, err := k.datapath.Have(ctx)
-	switch {
-	case err == nil && enforceSame(have, k.inforce):
-		return nil
-	case err == nil || errors.Is(err, datapath.ErrDamaged):
-		k.sure, k.doubt = false, true
-		k.metrics.repairs.Inc()
-		k.log.Warn("somebody changed our rules in the kernel; repairing", "damage", err)
-		return nil
+	if err == nil && enforceSame(have, k.inforce) {
+		return
 	}
-	k.sure = false
-	return fmt.Errorf("read the kernel: %w", err)
+	k.sure, k.doubt = false, true
+	if err != nil && !errors.Is(err, datapath.ErrDamaged) {
+		k.log.Warn("the kernel can't be read", "error", err)
+		return
+	}
+	k.metrics.repairs.Inc()
+	k.log.Warn("somebody changed our rules in the kernel; repairing", "damage", err)
 }
 
 // leftovers returns what an earlier agent left in the kernel; an absent or
 // damaged datapath is nothing that could be kept.
 func (k *kernel) leftovers(ctx context.Context) (rule.Set, error) {
+	if err := k.opened(); err != nil {
+		return rule.Set{}, err
+	}
 	have, err := k.datapath.Have(ctx)
 	if errors.Is(err, datapath.ErrDamaged) {
 		return rule.Set{}, nil

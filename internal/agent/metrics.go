@@ -30,9 +30,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		return prometheus.Opts{Namespace: namespace, Subsystem: subsystem, Name: n, Help: help}
 	}
 	m := &metrics{
-		syncs: prometheus.NewCounterVec(prometheus.CounterOpts(name("syncs_total", "Changes taken to the kernel, by result (ok, error).")), []string{"result"}),
+		syncs: prometheus.NewCounterVec(prometheus.CounterOpts(name("syncs_total", "Rule sets taken to the kernel, or confirmed there, by result (ok, error).")), []string{"result"}),
 		syncTime: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Namespace: namespace, Subsystem: subsystem, Name: "sync_seconds", Help: "Time to take a change to the kernel and read it back.",
+			Namespace: namespace, Subsystem: subsystem, Name: "sync_seconds", Help: "Time to take a rule set to the kernel and read it back.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 		repairs:      prometheus.NewCounter(prometheus.CounterOpts(name("repairs_total", "Times the kernel was found not to enforce what it had been seen to."))),

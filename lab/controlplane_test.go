@@ -5,11 +5,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
@@ -107,6 +110,8 @@ func TestDaemonSetRunsAProgramOnEveryNodeThroughAnOutage(t *testing.T) {
 	}
 	pod := c.Node("n1").Pod("default", pods.Items[0].Name)
 
+	seeIdentity(t, c, &pods.Items[0])
+
 	outage(t, c, func() { crash(t, pod) })
 
 	awaitRestarts(t, client, pod.Name, 1)
@@ -116,6 +121,29 @@ func TestDaemonSetRunsAProgramOnEveryNodeThroughAnOutage(t *testing.T) {
 	awaitDaemons(t, client, 3)
 	if out, err := c.Kubectl(t.Context(), "delete", "daemonset", "daemon", "--cascade=foreground", "--timeout=20s"); err != nil {
 		t.Error(out, err)
+	}
+}
+
+// seeIdentity sees that a pod's token says which node it is on: rights of "that
+// node's agent only" are made of it.
+func seeIdentity(t *testing.T, c *lab.Cluster, pod *corev1.Pod) {
+	t.Helper()
+	cfg, err := c.ServiceAccountConfig(t.Context(), "default", "default", pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	review, err := client.AuthenticationV1().SelfSubjectReviews().Create(
+		t.Context(), &authenticationv1.SelfSubjectReview{}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	who := review.Status.UserInfo
+	if node := who.Extra["authentication.kubernetes.io/node-name"]; who.Username != "system:serviceaccount:default:default" || !slices.Equal(node, []string{"n1"}) {
+		t.Errorf("the pod is %s on %v; want its service account on n1", who.Username, node)
 	}
 }
 

@@ -91,6 +91,7 @@ func TestNodePortIsAnsweredOnEveryNode(t *testing.T) {
 				}
 			}
 			seeVariant(t, c.Node("n1"), mode)
+			keepSource(t, c, client, c.Node("n2"))
 			cutLink(t, c, client)
 		})
 	}
@@ -122,6 +123,33 @@ func expose(t *testing.T, c *lab.Cluster, nodePort int32) {
 	if _, err := client.CoreV1().Services("shop").Create(t.Context(), service, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// keepSource sees that a pod learns the client's own address where the Service
+// asks for it: the lab must not translate addresses by itself.
+func keepSource(t *testing.T, c *lab.Cluster, client *lab.Client, n *lab.Node) {
+	t.Helper()
+	patch := `{"spec":{"externalTrafficPolicy":"Local"}}`
+	if out, err := c.Kubectl(t.Context(), "-n", "shop", "patch", "service", "shop", "-p", patch); err != nil {
+		t.Fatal(out, err)
+	}
+	from := netip.MustParseAddr("203.0.113.77")
+	flow := lab.Flow{To: netip.AddrPortFrom(n.Addrs[0], 30080), From: netip.AddrPortFrom(from, 0)}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		answer := client.Ask(t.Context(), flow)
+		if answer.Peer.Addr() == from {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("externalTrafficPolicy Local: %s; want a pod that saw %s", answer, from)
+		}
+	}
+	patch = strings.Replace(patch, "Local", "Cluster", 1)
+	if out, err := c.Kubectl(t.Context(), "-n", "shop", "patch", "service", "shop", "-p", patch); err != nil {
+		t.Fatal(out, err)
+	}
+	flow.To = netip.AddrPortFrom(c.Node("n1").Addrs[0], 30080) // without a pod of its own
+	eventually(t, client.Namespace, flow, lab.Answered)
 }
 
 // cutLink sees a held connection end when its node is cut off, and a new one

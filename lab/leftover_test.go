@@ -133,7 +133,7 @@ func TestInterruptedLabRemovesItself(t *testing.T) {
 
 func TestLabsRunSideBySideAndLeaveNothing(t *testing.T) {
 	before := hostNetwork(t)
-	kinds := []lab.Options{{}, {Nodes: 1, KubeProxy: lab.IPTables, ControllerManager: true}}
+	kinds := []lab.Options{{}, {Nodes: 1, KubeProxy: lab.IPTables, ControllerManager: true, IPv4Only: true}}
 	labs := make([]*lab.Cluster, len(kinds))
 	var starting sync.WaitGroup
 	for i := range labs {

@@ -147,7 +147,11 @@ func (r *Allocation) holders(ctx context.Context, a *v1alpha1.NodePortAllocation
 // namespace changes, and a closed one when a node or a cloud has news.
 func (r *Allocation) SetupWithManager(mgr ctrl.Manager) error {
 	return builder(mgr, "allocation", 4).
-		For(&v1alpha1.NodePortAllocation{}).
+		Watches(&v1alpha1.NodePortAllocation{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			// With its siblings: a new number lets the one that bridged the gap close.
+			out := r.ofPolicies(ctx, []reconcile.Request{{NamespacedName: policyOf(o.(*v1alpha1.NodePortAllocation))}})
+			return append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o)})
+		})).
 		Watches(&v1alpha1.NodePortPolicy{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			return r.ofPolicies(ctx, []reconcile.Request{{NamespacedName: client.ObjectKeyFromObject(o)}})
 		}), ofSpec).
@@ -176,6 +180,9 @@ func isClosed(a *v1alpha1.NodePortAllocation) bool {
 func (r *Allocation) ofPolicies(ctx context.Context, policies []reconcile.Request) []reconcile.Request {
 	var out []reconcile.Request
 	for _, key := range policies {
+		if key.Name == "" {
+			continue
+		}
 		own, err := r.Snapshot.Allocations(ctx, key.NamespacedName)
 		if err != nil {
 			return out

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"sync"
 
 	corev1 "k8s.io/api/core/v1"
@@ -259,14 +260,14 @@ func policyKey(p *v1alpha1.NodePortPolicy) types.NamespacedName {
 	return types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
 }
 
-// policiesOf returns the policies that refer to a Service, or whose companion it is.
+// policiesOf returns the policies that refer to a Service, or whose companion has its name.
 func (s Snapshot) policiesOf(ctx context.Context, service client.Object) []reconcile.Request {
 	var list v1alpha1.NodePortPolicyList
 	if err := s.List(ctx, &list, client.InNamespace(service.GetNamespace()), client.MatchingFields{byService: service.GetName()}); err != nil {
 		return nil // only a cache that was stopped fails here
 	}
 	out := requests(list.Items, policyKey)
-	if policy := service.GetLabels()[v1alpha1.LabelPolicy]; policy != "" {
+	if policy, is := strings.CutSuffix(service.GetName(), v1alpha1.CompanionSuffix); is { // ours, or in our way
 		out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: service.GetNamespace(), Name: policy}})
 	}
 	return out

@@ -79,27 +79,45 @@ func owners(own []*v1alpha1.NodePortAllocation) []metav1.OwnerReference {
 // unique within a Service and the closing port may have been opened elsewhere.
 func companionPorts(own []*v1alpha1.NodePortAllocation, service, have *corev1.Service) []corev1.ServicePort {
 	var out []corev1.ServicePort
+	var held []heldPort
 	for _, a := range own {
 		if a.Spec.State != v1alpha1.AllocationOpen {
+			for _, protocol := range a.Spec.Protocols {
+				held = append(held, heldPort{a, corev1.Protocol(protocol)})
+			}
 			continue
 		}
 		for _, p := range a.Spec.Ports {
-			out = append(out, openPort(a, p, service, have))
+			port := openPort(a, p, service, have)
+			if hasPort(out, port.Port, port.Protocol) { // on its way from one number to another
+				held = append(held, heldPort{a, port.Protocol})
+				continue
+			}
+			out = append(out, port)
 		}
 	}
-	for _, a := range own {
-		if a.Spec.State == v1alpha1.AllocationOpen {
-			continue
+	for _, h := range held {
+		number := int32(NumberOf(h.allocation))
+		port := number // unless a Service port already has it
+		for hasPort(out, port, h.protocol) {
+			port = port%65535 + 1
 		}
-		number := int32(NumberOf(a))
-		for _, protocol := range a.Spec.Protocols {
-			out = append(out, corev1.ServicePort{
-				Name: closingPrefix + a.Name + "-" + strings.ToLower(string(protocol)), Protocol: corev1.Protocol(protocol),
-				Port: unusedPort(out, number, protocol), TargetPort: intstr.FromInt32(number), NodePort: number,
-			})
-		}
+		out = append(out, corev1.ServicePort{
+			Name: closingPrefix + h.allocation.Name + "-" + strings.ToLower(string(h.protocol)), Protocol: h.protocol,
+			Port: port, TargetPort: intstr.FromInt32(number), NodePort: number,
+		})
 	}
 	return out
+}
+
+// heldPort is a number that the companion holds without serving it.
+type heldPort struct {
+	allocation *v1alpha1.NodePortAllocation
+	protocol   corev1.Protocol
+}
+
+func hasPort(ports []corev1.ServicePort, port int32, protocol corev1.Protocol) bool {
+	return slices.ContainsFunc(ports, func(p corev1.ServicePort) bool { return p.Port == port && p.Protocol == protocol })
 }
 
 func openPort(a *v1alpha1.NodePortAllocation, p v1alpha1.ClaimedPort, service, have *corev1.Service) corev1.ServicePort {
@@ -124,16 +142,6 @@ func openPort(a *v1alpha1.NodePortAllocation, p v1alpha1.ClaimedPort, service, h
 		}
 	}
 	return port
-}
-
-// unusedPort is the number itself, unless a Service port already has it.
-func unusedPort(ports []corev1.ServicePort, number int32, protocol v1alpha1.Protocol) int32 {
-	for slices.ContainsFunc(ports, func(p corev1.ServicePort) bool {
-		return p.Port == number && p.Protocol == corev1.Protocol(protocol)
-	}) {
-		number = number%65535 + 1
-	}
-	return number
 }
 
 // Refused returns what the allocation of a number says after the API server

@@ -132,7 +132,7 @@ func enforce(ctx context.Context, o options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	config.QPS = -1 // the agent paces itself
+	config.QPS, config.UserAgent = -1, "portreeve-agent" // the agent paces itself
 	client, err := agent.NewClient(config, o.node)
 	if err != nil {
 		return err

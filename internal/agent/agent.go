@@ -54,6 +54,7 @@ type Agent struct {
 	ready       atomic.Bool  // the last round ended with the kernel in step
 
 	kernel  *kernel
+	guard   guard
 	applied *inputs        // what the kernel was last seen to enforce, nil at first
 	proved  v1alpha1.Marks // of the newest objects in applied: what is reported
 	floor   v1alpha1.Marks // what applied was complete up to: what is kept on disk
@@ -113,15 +114,19 @@ func (a *Agent) loop(ctx context.Context) {
 			o = a.bounded(ctx, a.check)
 		}
 		a.settle(o)
-		retry = nil
 		if !o.retryable() {
 			backoff = nil
-			continue
-		}
-		if backoff == nil {
+		} else if backoff == nil {
 			backoff = kernelBackoff()
 		}
-		retry = time.After(backoff.Step())
+		switch {
+		case backoff != nil:
+			retry = time.After(backoff.Step())
+		case o.again > 0:
+			retry = time.After(o.again)
+		default:
+			retry = nil
+		}
 	}
 }
 
@@ -155,11 +160,12 @@ func (a *Agent) round(ctx context.Context) outcome {
 		return o
 	}
 	read := inputs{pools.items, allocations.items}
-	use := read
+	j := judged{use: read}
 	if a.applied != nil {
-		use, o.vanished = a.applied.guard(read)
+		a.guard, j = a.guard.judge(*a.applied, read, time.Now())
+		o.vanished, o.again = j.vanished, j.again
 	}
-	want, problems := compile.Node(use.pools, use.allocations)
+	want, problems := compile.Node(j.use.pools, j.use.allocations)
 	o.problems = problems
 	if a.applied == nil {
 		have, err := a.kernel.leftovers(ctx)
@@ -175,7 +181,7 @@ func (a *Agent) round(ctx context.Context) outcome {
 	if o.err = a.kernel.enforce(ctx, want); o.err != nil {
 		return o
 	}
-	a.applied = &use
+	a.applied = &j.use
 	a.metrics.judged.Set(float64(want.Judged.Len()))
 	o.err = a.advance(pools, allocations, o.vanished)
 	return o

@@ -29,13 +29,15 @@
 // # When a kind vanishes
 //
 // An agent that sees all pools, or all allocations of which one was not Closed,
-// go at once keeps enforcing the last ones it applied and says Vanished: this is
-// what a deleted CRD, a restored backup or a wrong cluster look like, while the
-// manager closes each allocation before it deletes it. (All-Closed ones may go:
-// they admitted nobody.) After a restart the same is judged by what the kernel
-// holds. The way out, for a person who meant it: create a pool (or allocation),
-// after which the list is believed again; or stop the agent, run "agent
-// cleanup", and start it again.
+// go keeps enforcing the last ones it applied and says Vanished: this is what a
+// deleted CRD or a wrong cluster look like, while the manager closes each
+// allocation before it deletes it. (Closed ones may go: they admitted nobody.)
+// Because a CRD takes its objects away one by one, whatever goes is enforced for
+// two seconds more. After a restart the same is judged by what the kernel holds.
+//
+// The way out, for a person who meant it: create a pool (or allocation), after
+// which the list is believed again; or stop the agent, run "agent cleanup", and
+// start it again.
 //
 // # When a list is refused as Stale
 //

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -10,39 +11,88 @@ import (
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
+func poolNamed(name string) v1alpha1.NodePortPool {
+	p := pool("30000-30099")
+	p.Name = name
+	return p
+}
+
+// spelled lists what is enforced: names of pools, numbers of allocations.
+func spelled(in inputs) (out []string) {
+	for _, p := range in.pools {
+		out = append(out, p.Name)
+	}
+	for _, a := range in.allocations {
+		out = append(out, a.Name)
+	}
+	slices.Sort(out)
+	return out
+}
+
 func TestGuard(t *testing.T) {
-	pools := []v1alpha1.NodePortPool{pool("30000-30099")}
-	foreign := open(30082)
+	a, b := poolNamed("a"), poolNamed("b")
+	foreign := open(30083)
 	foreign.Spec.State = v1alpha1.AllocationForeign
+	type pools = []v1alpha1.NodePortPool
 	type allocations = []v1alpha1.NodePortAllocation
+	type step struct {
+		at       time.Duration
+		read     inputs
+		use      []string
+		vanished []string
+		again    time.Duration
+	}
 	for _, test := range []struct {
-		name       string
-		kept, read inputs
-		vanished   []string
+		name  string
+		kept  inputs
+		steps []step
 	}{
-		{"nothing ever was", inputs{}, inputs{}, nil},
-		{"unchanged", inputs{pools, allocations{open(30080)}}, inputs{pools, allocations{open(30080)}}, nil},
-		{"one of two goes", inputs{pools, allocations{open(30080), open(30081)}}, inputs{pools, allocations{open(30081)}}, nil},
-		{"the pools go", inputs{pools, nil}, inputs{}, []string{kindPools}},
-		{"an open port goes", inputs{pools, allocations{closed(30081), open(30080)}}, inputs{pools, nil}, []string{kindAllocations}},
-		{"a foreign port goes", inputs{pools, allocations{foreign}}, inputs{pools, nil}, []string{kindAllocations}},
-		{"all closed ports go at once", inputs{pools, allocations{closed(30080), closed(30081)}}, inputs{pools, nil}, nil},
-		{"everything goes", inputs{pools, allocations{open(30080)}}, inputs{}, []string{kindPools, kindAllocations}},
+		{"nothing ever was", inputs{}, []step{{0, inputs{}, nil, nil, 0}}},
+		{"what is there is used", inputs{pools{a}, allocations{open(30080)}}, []step{
+			{0, inputs{pools{a}, allocations{closed(30080), open(30081)}}, []string{"30080", "30081", "a"}, nil, 0},
+		}},
+		{"one of two goes after two seconds", inputs{pools{a, b}, allocations{open(30080), open(30081)}}, []step{
+			{0, inputs{pools{a}, allocations{open(30081)}}, []string{"30080", "30081", "a", "b"}, nil, 2 * time.Second},
+			{time.Second, inputs{pools{a}, allocations{open(30081)}}, []string{"30080", "30081", "a", "b"}, nil, time.Second},
+			{2 * time.Second, inputs{pools{a}, allocations{open(30081)}}, []string{"30081", "a"}, nil, 0},
+		}},
+		{"one that comes back was never gone", inputs{pools{a, b}, nil}, []step{
+			{0, inputs{pools{a}, nil}, []string{"a", "b"}, nil, 2 * time.Second},
+			{time.Second, inputs{pools{a, b}, nil}, []string{"a", "b"}, nil, 0},
+			{3 * time.Second, inputs{pools{a}, nil}, []string{"a", "b"}, nil, 2 * time.Second},
+		}},
+		{"a kind that goes one by one vanishes as a whole", inputs{pools{a}, allocations{open(30080), open(30081), foreign}}, []step{
+			{0, inputs{pools{a}, allocations{open(30081), foreign}}, []string{"30080", "30081", "30083", "a"}, nil, 2 * time.Second},
+			{time.Second, inputs{pools{a}, allocations{foreign}}, []string{"30080", "30081", "30083", "a"}, nil, 2 * time.Second},
+			{2 * time.Second, inputs{pools{a}, nil}, []string{"30080", "30081", "30083", "a"}, []string{kindAllocations}, 0},
+			{time.Hour, inputs{pools{a}, nil}, []string{"30080", "30081", "30083", "a"}, []string{kindAllocations}, 0},
+			{2 * time.Hour, inputs{pools{a}, allocations{open(30090)}}, []string{"30090", "a"}, nil, 0},
+		}},
+		{"the pools vanish", inputs{pools{a, b}, allocations{open(30080)}}, []step{
+			{0, inputs{nil, allocations{open(30080)}}, []string{"30080", "a", "b"}, []string{kindPools}, 0},
+		}},
+		{"closed ports may go together", inputs{pools{a}, allocations{closed(30080), closed(30081)}}, []step{
+			{0, inputs{pools{a}, nil}, []string{"a"}, nil, 0},
+		}},
+		{"what goes all the time goes in the end", inputs{pools{a}, allocations{open(30080), open(30081), open(30082)}}, []step{
+			{0, inputs{pools{a}, allocations{open(30081), open(30082)}}, []string{"30080", "30081", "30082", "a"}, nil, 2 * time.Second},
+			{29 * time.Second, inputs{pools{a}, allocations{open(30082)}}, []string{"30080", "30081", "30082", "a"}, nil, time.Second},
+			{30 * time.Second, inputs{pools{a}, allocations{open(30082)}}, []string{"30082", "a"}, nil, 0},
+		}},
+		{"everything vanishes", inputs{pools{a}, allocations{open(30080)}}, []step{
+			{0, inputs{}, []string{"30080", "a"}, []string{kindPools, kindAllocations}, 0},
+		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			use, vanished := test.kept.guard(test.read)
-			if !slices.Equal(vanished, test.vanished) {
-				t.Errorf("vanished %v, want %v", vanished, test.vanished)
-			}
-			wantPools, wantAllocations := len(test.read.pools), len(test.read.allocations)
-			if slices.Contains(vanished, kindPools) {
-				wantPools = len(test.kept.pools)
-			}
-			if slices.Contains(vanished, kindAllocations) {
-				wantAllocations = len(test.kept.allocations)
-			}
-			if len(use.pools) != wantPools || len(use.allocations) != wantAllocations {
-				t.Errorf("enforces %d pools and %d allocations, want %d and %d", len(use.pools), len(use.allocations), wantPools, wantAllocations)
+			var g guard
+			kept, start := test.kept, time.Unix(1e9, 0)
+			for _, s := range test.steps {
+				var j judged
+				g, j = g.judge(kept, s.read, start.Add(s.at))
+				if got := spelled(j.use); !slices.Equal(got, s.use) || !slices.Equal(j.vanished, s.vanished) || j.again != s.again {
+					t.Errorf("after %s: enforces %v, vanished %v, again in %s; want %v, %v, %s", s.at, got, j.vanished, j.again, s.use, s.vanished, s.again)
+				}
+				kept = j.use
 			}
 		})
 	}
@@ -91,11 +141,50 @@ func TestVanishedAllocationsKeepTheirRules(t *testing.T) {
 
 		// So is a list that holds something again.
 		version = l.allocations.put(open(30082, "203.0.113.0/24"))
+		l.pass(departure)
 		l.wantReason(v1alpha1.ReasonOK)
 		l.wantAdmits(30080, "203.0.113.7", false)
 		if got := l.status().Marks.Allocations; got != version {
 			t.Errorf("mark %s, want %s", got, version)
 		}
+	})
+}
+
+func TestDeletedCRDTakesNothingAway(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.pools.put(poolNamed("api"))
+		for n := range uint16(20) {
+			l.allocations.put(open(30010+n, "203.0.113.0/24"))
+		}
+		l.start()
+		before := l.kernel.loaded
+		for n := range uint16(20) {
+			l.allocations.remove(fmt.Sprint(30010 + n))
+			l.pass(100 * time.Millisecond)
+		}
+		l.pools.remove("api")
+		l.pass(100 * time.Millisecond)
+		l.allocations.remove("30080", "30081")
+		l.pools.remove("web")
+		l.wantReason(v1alpha1.ReasonVanished)
+		l.pass(time.Hour)
+		if !enforceSame(*l.kernel.loaded, *before) {
+			t.Error("a deleted CRD changed the kernel")
+		}
+	})
+}
+
+func TestDeletedPoolIsLeftAloneSoon(t *testing.T) {
+	inLab(t, func(l *lab) {
+		other := pool("31000-31009")
+		other.Name = "other"
+		l.pools.put(other)
+		l.start()
+		l.wantAdmits(31000, "203.0.113.7", false)
+		l.pools.remove("other")
+		l.pass(departure)
+		l.wantAdmits(31000, "203.0.113.7", true) // none of our business any more
+		l.wantReason(v1alpha1.ReasonOK)
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -17,6 +18,7 @@ import (
 type outcome struct {
 	waiting  bool // the kernel was left alone
 	vanished []string
+	again    time.Duration // have another round then, 0 for none
 	stale    staleKinds
 	problems []compile.NodeProblem
 	err      error
@@ -70,15 +72,19 @@ func (o outcome) status(proved v1alpha1.Marks, doubt bool) v1alpha1.NodeDatapath
 // reason names the worst of what is wrong, and the next step.
 func (o outcome) reason() (reason, message string) {
 	var marks *marksError
+	var failure string
+	if o.err != nil {
+		failure = strings.Join(strings.Fields(o.err.Error()), " ") // one line, also where iptables speaks in several
+	}
 	switch {
 	case errors.As(o.err, &marks):
-		return v1alpha1.ReasonFailed, fmt.Sprintf("the rules are in force, but can't be vouched for beyond a restart: the marks can't be written: %v; make the state directory writable", marks.error)
+		return v1alpha1.ReasonFailed, fmt.Sprintf("the rules are in force, but can't be vouched for beyond a restart: the marks can't be written: %s; make the state directory writable", failure)
 	case errors.Is(o.err, datapath.ErrPreempted):
-		return v1alpha1.ReasonEnforcementUnsupported, fmt.Sprintf("the rules are in the kernel, but others ahead of them may let packets through: %v; remove or move those", o.err)
+		return v1alpha1.ReasonEnforcementUnsupported, fmt.Sprintf("the rules are in the kernel, but others ahead of them may let packets through: %s; remove or move those", failure)
 	case errors.Is(o.err, datapath.ErrUnsupported):
-		return v1alpha1.ReasonEnforcementUnsupported, fmt.Sprintf("this node's kernel can't enforce the rules: %v", o.err)
+		return v1alpha1.ReasonEnforcementUnsupported, fmt.Sprintf("this node's kernel can't enforce the rules: %s", failure)
 	case o.err != nil:
-		return v1alpha1.ReasonFailed, fmt.Sprintf("the kernel did not take the rules, earlier ones stay; trying again: %v", o.err)
+		return v1alpha1.ReasonFailed, fmt.Sprintf("the kernel did not take the rules, earlier ones stay; trying again: %s", failure)
 	case len(o.vanished) > 0:
 		return v1alpha1.ReasonVanished, fmt.Sprintf("all %s vanished at once, so the last rules stay; if that was meant, create one, or stop the agent of this node and run \"agent cleanup\"", strings.Join(o.vanished, " and all "))
 	case o.stale.pools != nil:

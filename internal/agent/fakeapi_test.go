@@ -2,9 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"slices"
 	"strconv"
 	"sync"
 	"syscall"
@@ -12,119 +9,10 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
-	"github.com/portreeve/portreeve/datapath"
-	"github.com/portreeve/portreeve/internal/rule"
 )
-
-// fakeKernel is a datapath and a sweeper over memory. Like the real ones it
-// outlives agents, and it notes each call in order.
-type fakeKernel struct {
-	mu      sync.Mutex
-	loaded  *rule.Set // nil: absent
-	calls   []string
-	swept   []rule.PortRanges
-	openErr error // of the next calls
-	syncErr error
-	haveErr error
-	sweeps  error
-}
-
-func (k *fakeKernel) note(call string) func() {
-	k.mu.Lock()
-	k.calls = append(k.calls, call)
-	return k.mu.Unlock
-}
-
-func (k *fakeKernel) open() (datapath.Datapath, string, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k, "fake", k.openErr
-}
-
-func (k *fakeKernel) Sync(_ context.Context, want rule.Set) error {
-	defer k.note("sync")()
-	same := k.loaded != nil && k.loaded.Equal(want)
-	if same {
-		k.calls[len(k.calls)-1] = "confirm" // nothing is written
-	}
-	if k.syncErr != nil && !tookAway(k.syncErr) {
-		return k.syncErr
-	}
-	if len(want.Judged.Intersect(rule.FailSafe)) > 0 {
-		return errors.New("fake kernel: a fail-safe port is judged")
-	}
-	for port := range want.Ports {
-		if !want.Judged.Contains(port.Number) {
-			return fmt.Errorf("fake kernel: %s has a class but is not judged", port)
-		}
-	}
-	if !same {
-		k.loaded = &want
-	}
-	return k.syncErr
-}
-
-func (k *fakeKernel) Have(context.Context) (rule.Set, error) {
-	defer k.note("have")()
-	switch {
-	case k.haveErr != nil:
-		return rule.Set{}, k.haveErr
-	case k.loaded == nil:
-		return rule.Set{}, fmt.Errorf("fake kernel: no chain: %w", datapath.ErrDamaged)
-	}
-	// As from a real kernel: ports without sources do not read back.
-	sources := rule.Set{Judged: k.loaded.Judged, Ports: map[rule.Port]rule.ClassID{}, Classes: k.loaded.Classes}
-	for port, class := range k.loaded.Ports {
-		if len(k.loaded.Classes[class]) > 0 {
-			sources.Ports[port] = class
-		}
-	}
-	return sources, nil
-}
-
-func (k *fakeKernel) Cleanup(context.Context) error {
-	defer k.note("cleanup")()
-	k.loaded = nil
-	return nil
-}
-
-func (k *fakeKernel) Sweep(_ context.Context, numbers rule.PortRanges, _ rule.Set) (int, error) {
-	defer k.note("sweep")()
-	if k.sweeps != nil {
-		return 0, k.sweeps
-	}
-	k.swept = append(k.swept, numbers)
-	return numbers.Len(), nil
-}
-
-// set changes the fake from outside.
-func (k *fakeKernel) set(change func()) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	change()
-}
-
-// take returns the calls since the last take.
-func (k *fakeKernel) take() []string {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	calls := k.calls
-	k.calls = nil
-	return calls
-}
-
-func (k *fakeKernel) lastSweep() rule.PortRanges {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if len(k.swept) == 0 {
-		return nil
-	}
-	return k.swept[len(k.swept)-1]
-}
 
 // history is the versions of the whole fake API server.
 type history struct {
@@ -326,94 +214,4 @@ func newFakeAllocations(h *history) *fakeAllocations {
 	return &fakeAllocations{history: h, streaming: true, objects: map[string]*v1alpha1.NodePortAllocation{}, list: func(items []v1alpha1.NodePortAllocation, version string) runtime.Object {
 		return &v1alpha1.NodePortAllocationList{ListMeta: metav1.ListMeta{ResourceVersion: version}, Items: items}
 	}}
-}
-
-// fakeReports is the API server's side of Reports.
-type fakeReports struct {
-	mu      sync.Mutex
-	uid     types.UID
-	stored  *v1alpha1.NodeDatapath
-	writes  []v1alpha1.NodeDatapathStatus
-	err     error
-	version int
-}
-
-var resource = v1alpha1.GroupVersion.WithResource(nodeDatapaths).GroupResource()
-
-func (r *fakeReports) Node(context.Context) (types.UID, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.uid, r.err
-}
-
-func (r *fakeReports) Read(context.Context) (*v1alpha1.NodeDatapath, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.err != nil {
-		return nil, r.err
-	}
-	if r.stored == nil {
-		return nil, apierrors.NewNotFound(resource, "n1")
-	}
-	return r.stored.DeepCopy(), nil
-}
-
-func (r *fakeReports) Create(_ context.Context, d *v1alpha1.NodeDatapath) (*v1alpha1.NodeDatapath, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.err != nil {
-		return nil, r.err
-	}
-	if r.stored != nil {
-		return nil, apierrors.NewAlreadyExists(resource, d.Name)
-	}
-	r.store(d, v1alpha1.NodeDatapathStatus{}) // a create ignores the status
-	return r.stored.DeepCopy(), nil
-}
-
-func (r *fakeReports) WriteStatus(_ context.Context, d *v1alpha1.NodeDatapath) (*v1alpha1.NodeDatapath, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case r.err != nil:
-		return nil, r.err
-	case r.stored == nil:
-		return nil, apierrors.NewNotFound(resource, d.Name)
-	case r.stored.ResourceVersion != d.ResourceVersion:
-		return nil, apierrors.NewConflict(resource, d.Name, errors.New("changed"))
-	}
-	seen := map[int32]bool{}
-	for _, e := range d.Status.Exceptions {
-		if seen[e.Port] || len(d.Status.Exceptions) > 64 {
-			return nil, apierrors.NewBadRequest("exceptions break the schema")
-		}
-		seen[e.Port] = true
-	}
-	for _, c := range d.Status.Conditions {
-		if c.LastTransitionTime.IsZero() || c.Reason == "" {
-			return nil, apierrors.NewBadRequest("conditions break the schema")
-		}
-	}
-	r.writes = append(r.writes, d.Status)
-	r.store(d, d.Status)
-	return r.stored.DeepCopy(), nil
-}
-
-func (r *fakeReports) store(d *v1alpha1.NodeDatapath, s v1alpha1.NodeDatapathStatus) {
-	r.version++
-	r.stored = d.DeepCopy()
-	r.stored.ResourceVersion = strconv.Itoa(r.version)
-	r.stored.Status = *s.DeepCopy()
-}
-
-func (r *fakeReports) set(change func()) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	change()
-}
-
-func (r *fakeReports) written() []v1alpha1.NodeDatapathStatus {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return slices.Clone(r.writes)
 }

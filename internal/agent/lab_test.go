@@ -1,0 +1,159 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// TestMain takes client-go's global error handlers away: one of them compares
+// the bubbles' clocks with the real one and would sleep for years.
+func TestMain(m *testing.M) {
+	utilruntime.ErrorHandlers = nil
+	os.Exit(m.Run())
+}
+
+// lab is a node and an API server in memory, in a bubble of testing/synctest:
+// its clock moves only when every goroutine waits.
+type lab struct {
+	t           *testing.T
+	kernel      *fakeKernel
+	history     *history
+	pools       *fakePools
+	allocations *fakeAllocations
+	reports     *fakeReports
+	stateDir    string
+
+	agent *Agent
+	stop  func()
+}
+
+const (
+	checkInterval  = 10 * time.Second
+	reportInterval = 250 * time.Millisecond
+)
+
+// inLab runs a test in a lab whose API server has a pool, an open port 30080
+// and a closed port 30081. No agent runs yet.
+func inLab(t *testing.T, test func(l *lab)) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &history{version: 100}
+		l := &lab{
+			t: t, kernel: &fakeKernel{}, history: h, pools: newFakePools(h), allocations: newFakeAllocations(h),
+			reports: &fakeReports{uid: "node-uid"}, stateDir: t.TempDir(), stop: func() {},
+		}
+		l.pools.put(pool("30000-30099"))
+		l.allocations.put(open(30080, "203.0.113.0/24"))
+		l.allocations.put(closed(30081))
+		test(l)
+		l.stop()
+	})
+}
+
+// start starts an agent and lets it come to rest.
+func (l *lab) start() {
+	ctx, cancel := context.WithCancel(l.t.Context())
+	a := New(Config{
+		Node: "n1", BootID: "boot-1", Open: l.kernel.open, Sweep: l.kernel.Sweep,
+		Pools: l.pools, Allocations: l.allocations, Reports: l.reports, StateDir: l.stateDir,
+		CheckInterval: checkInterval, ReportInterval: reportInterval,
+		Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+	})
+	done := make(chan struct{})
+	go func() { defer close(done); a.Run(ctx) }()
+	l.agent, l.stop = a, func() { cancel(); <-done; l.stop = func() {} }
+	synctest.Wait()
+}
+
+func (l *lab) restart() { l.stop(); l.kernel.take(); l.start() }
+
+// pass lets the bubble's clock move on and everything come to rest.
+func (l *lab) pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+func (l *lab) wantCalls(want ...string) {
+	l.t.Helper()
+	if got := l.kernel.take(); !slices.Equal(got, want) {
+		l.t.Errorf("calls of the kernel: %v, want %v", got, want)
+	}
+}
+
+func (l *lab) wantAdmits(number uint16, source string, want bool) {
+	l.t.Helper()
+	if l.kernel.loaded == nil {
+		l.t.Errorf("the kernel is empty")
+		return
+	}
+	if got := l.kernel.loaded.Admits(rule.Port{Protocol: rule.TCP, Number: number}, netip.MustParseAddr(source)); got != want {
+		l.t.Errorf("admits %s to tcp/%d: %v, want %v", source, number, got, want)
+	}
+}
+
+// status waits for the report of what has happened and returns it.
+func (l *lab) status() v1alpha1.NodeDatapathStatus {
+	l.t.Helper()
+	l.pass(2 * reportInterval)
+	if l.reports.stored == nil {
+		l.t.Fatal("nothing reported")
+	}
+	return l.reports.stored.Status
+}
+
+func (l *lab) wantReason(want string) v1alpha1.NodeDatapathStatus {
+	l.t.Helper()
+	s := l.status()
+	c := s.Conditions[0]
+	if len(s.Conditions) != 1 || c.Type != v1alpha1.Enforced || c.Reason != want || (c.Status == metav1.ConditionTrue) != (want == v1alpha1.ReasonOK) {
+		l.t.Errorf("conditions %+v, want reason %s", s.Conditions, want)
+	}
+	return s
+}
+
+func (l *lab) wantMarks(pools, allocations string) {
+	l.t.Helper()
+	if got, want := l.status().Marks, (v1alpha1.Marks{Pools: pools, Allocations: allocations}); got != want {
+		l.t.Errorf("marks %+v, want %+v", got, want)
+	}
+}
+
+func pool(ranges string) v1alpha1.NodePortPool {
+	return v1alpha1.NodePortPool{
+		ObjectMeta: metav1.ObjectMeta{Name: "web"},
+		Spec:       v1alpha1.NodePortPoolSpec{Ranges: []v1alpha1.PortRange{v1alpha1.PortRange(ranges)}},
+		Status:     v1alpha1.NodePortPoolStatus{Armed: []string{ranges}},
+	}
+}
+
+func open(number uint16, sources ...v1alpha1.CIDR) v1alpha1.NodePortAllocation {
+	return v1alpha1.NodePortAllocation{
+		ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint(number)},
+		Spec: v1alpha1.NodePortAllocationSpec{
+			State: v1alpha1.AllocationOpen, Protocols: []v1alpha1.Protocol{"TCP"},
+			Ports: []v1alpha1.ClaimedPort{{Protocol: "TCP", Port: 443, Sources: sources}},
+		},
+	}
+}
+
+func closed(number uint16) v1alpha1.NodePortAllocation {
+	a := open(number)
+	a.Spec.State = v1alpha1.AllocationClosed
+	return a
+}
+
+var errFault = errors.New("injected fault")

@@ -4,6 +4,7 @@
 package ports
 
 import (
+	"math"
 	"slices"
 
 	"github.com/portreeve/portreeve/internal/rule"
@@ -42,7 +43,7 @@ type Choice struct {
 	Outcome Outcome
 	Number  uint16
 	Pool    string
-	// Ahead counts the requests before this one that found the pools exhausted too.
+	// Ahead counts the earlier requests that found one of the same pools exhausted.
 	Ahead int
 }
 
@@ -66,15 +67,14 @@ func Choose(requests []Request, pools []Pool, taken Numbers) []Choice {
 		}
 	}
 	next := map[string]uint32{} // lowest number of the pool not yet looked at
-	waiting := 0
+	var waiting queues
 	for i, r := range requests {
 		if r.Pin != 0 {
 			continue
 		}
 		choices[i] = chooseAny(r, pools, &taken, next)
 		if choices[i].Outcome == Exhausted {
-			choices[i].Ahead = waiting
-			waiting++
+			choices[i].Ahead = waiting.join(r.Pools)
 		}
 	}
 	return choices
@@ -109,6 +109,34 @@ func chooseAny(r Request, pools []Pool, taken *Numbers, next map[string]uint32) 
 				}
 			}
 		}
+		next[name] = math.MaxUint16 + 1 // so that the next to ask need not look
 	}
 	return Choice{Outcome: Exhausted}
+}
+
+// queues count waiting requests by the pools they wait for: few lists of pools
+// serve many requests.
+type queues []queue
+
+type queue struct {
+	pools  []string
+	length int
+}
+
+// join counts those that wait for one of the pools, and adds one to them.
+func (q *queues) join(pools []string) (ahead int) {
+	own := -1
+	for i, other := range *q {
+		if slices.ContainsFunc(other.pools, func(p string) bool { return slices.Contains(pools, p) }) {
+			ahead += other.length
+		}
+		if slices.Equal(other.pools, pools) {
+			own = i
+		}
+	}
+	if own < 0 {
+		*q, own = append(*q, queue{pools: pools}), len(*q)
+	}
+	(*q)[own].length++
+	return ahead
 }

@@ -127,16 +127,18 @@ func TestVanishedSince(t *testing.T) {
 func TestVanishedAllocationsKeepTheirRules(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.start()
-		l.status()
-		l.allocations.remove("30080", "30081")
+		l.allocations.remove("30081")
+		l.wantReason(v1alpha1.ReasonOK)
+		l.wantMarks("101", "104")
+		l.allocations.remove("30080")
 		l.wantReason(v1alpha1.ReasonVanished)
-		l.wantMarks("101", "103")
+		l.wantMarks("101", "104")
 		l.wantAdmits(30080, "203.0.113.7", true)
 
 		// The pools are still believed.
 		version := l.pools.put(pool("30000-30199"))
 		l.wantReason(v1alpha1.ReasonVanished)
-		l.wantMarks(version, "103")
+		l.wantMarks(version, "104")
 		l.wantAdmits(30150, "203.0.113.7", false)
 
 		// So is a list that holds something again.

@@ -50,7 +50,7 @@ func classID(canonical []netip.Prefix) ClassID {
 	return ClassID(hex.EncodeToString(h.Sum(nil)[:8]))
 }
 
-// Sources returns the canonical prefixes that may reach the port; nil when
+// Sources returns the canonical prefixes that may reach the port; none when
 // nobody may.
 func (s Set) Sources(p Port) []netip.Prefix { return s.Classes[s.Ports[p]] }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/datapath/datapathtest"
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
 // newNode returns a world whose datapath is of the mode, and that datapath.
@@ -96,22 +97,23 @@ func TestTheKernelAnswersAsTheImageDoes(t *testing.T) {
 	}
 }
 
-// A full set is an error of its kind, and keeps nothing from being taken away.
+// A full set is an error of its kind, and keeps nothing from being taken away:
+// neither a source, nor a number that is judged from now on.
 func TestAFullSetStillTakesAway(t *testing.T) {
 	inEachMode(t, func(t *testing.T, mode Mode) {
 		w, d := newNode(t, mode)
-		// SCTP4 needs two entries for a judged number, and ADMIT4 may hold four.
+		// SCTP4 needs two entries for each judged number, so four must fit.
 		d.sets.limit = 4
 		w.Sync(datapathtest.Set("30050", "tcp/30050 alice mallory"))
 		w.Expect("mallory tcp/30050 answered")
-		tooMuch := datapathtest.Set("30050", "tcp/30050 alice 10.1.0.0/16 10.3.0.0/16 10.5.0.0/16 10.7.0.0/16 10.11.0.0/16")
+		tooMuch := datapathtest.Set("30050 30060", "tcp/30050 alice", "tcp/30060 10.1.0.0/16 10.3.0.0/16 10.5.0.0/16 10.7.0.0/16")
 		err := w.Node.Do(func() error { return d.Sync(context.Background(), tooMuch) })
 		if !errors.Is(err, datapath.ErrFull) || !errors.Is(err, datapath.ErrUnsupported) {
 			t.Errorf("Sync = %v, want ErrFull", err)
 		}
-		w.Expect("alice tcp/30050 answered", "mallory tcp/30050 dropped")
+		w.Expect("alice tcp/30050 answered", "mallory tcp/30050 dropped", "mallory tcp/30060 dropped")
 		w.Sync(datapathtest.Set("30050", "tcp/30050 mallory"))
-		w.Expect("alice tcp/30050 dropped", "mallory tcp/30050 answered")
+		w.Expect("alice tcp/30050 dropped", "mallory tcp/30050 answered", "mallory tcp/30060 answered")
 	})
 }
 
@@ -125,6 +127,45 @@ func TestAFullSetOnAColdNodeCloses(t *testing.T) {
 		t.Errorf("Sync = %v, want ErrFull", err)
 	}
 	w.Expect("mallory tcp/30050 dropped", "mallory udp/30050 dropped", "mallory sctp/30050 dropped")
+}
+
+// meddling is a context that lets a foreign hand act while a Sync is under way:
+// when it is asked for the n-th time whether it is done.
+type meddling struct {
+	context.Context
+	left *int
+	act  func()
+}
+
+func (m meddling) Err() error {
+	if *m.left--; *m.left == 0 {
+		m.act()
+	}
+	return m.Context.Err()
+}
+
+// Sync reads back what it wrote, entry by entry or, after many, by listing: an
+// entry that is gone again before it returns is an error, not "applied".
+func TestSyncReportsOnlyWhatItReadBack(t *testing.T) {
+	few := datapathtest.Set("30050", "tcp/30050 alice")
+	many := datapathtest.Set(datapathtest.Pool, "tcp/30050 alice")
+	for name, want := range map[string]rule.Set{"few entries": few, "many entries": many} {
+		t.Run(name, func(t *testing.T) {
+			w, d := newNode(t, NFT)
+			w.Sync(rule.Set{})
+			// A message for ADMIT4, one for ADMIT6, and before the third the hand takes
+			// alice out again.
+			left := 3
+			ctx := meddling{context.Background(), &left, func() {
+				w.Node.Command(t, "", "ipset", "del", specs[admit4].name, "10.8.0.1,tcp:30050")
+			}}
+			if err := w.Node.Do(func() error { return d.Sync(ctx, want) }); !errors.Is(err, datapath.ErrDamaged) {
+				t.Errorf("Sync = %v, want ErrDamaged", err)
+			}
+			w.Sync(want)
+			w.Expect("alice tcp/30050 answered", "mallory tcp/30050 dropped")
+		})
+	}
 }
 
 // While a damaged chain is replaced, nobody is let in who was out, and nobody
@@ -162,6 +203,12 @@ func TestARuleAheadThatMayAcceptIsReportedAndLeft(t *testing.T) {
 		want := datapathtest.Set(datapathtest.Pool, "tcp/30050 alice")
 		w.Sync(want)
 		tool := "iptables-" + string(mode) + " -w 10 -t mangle "
+		// What stands there already is overtaken, once, as the jump is made.
+		w.Cleanup()
+		w.Node.Command(t, "", strings.Fields(tool+"-A PREROUTING -p tcp -j ACCEPT")...)
+		w.Sync(want)
+		w.Expect("alice tcp/30050 answered", "mallory tcp/30050 dropped")
+		// What comes ahead later is reported.
 		for _, words := range []string{"-N THEIRS", "-A THEIRS -m conntrack --ctstate ESTABLISHED -j ACCEPT", "-I PREROUTING 1 -j THEIRS"} {
 			w.Node.Command(t, "", strings.Fields(tool+words)...)
 		}

@@ -1,0 +1,24 @@
+#!/bin/sh
+# Looks at all that is linked into each program, which the linter's import rules
+# can't see: the agent, on every node, holds no cloud SDK; the manager, which holds
+# the cloud's credentials, no kernel code; neither holds test equipment.
+set -eu
+cd "$(dirname "$0")/.."
+
+status=0
+check() { # check PROGRAM PATTERN...: no import path of PROGRAM matches
+	program=$1
+	shift
+	deps=$(go list -deps "./cmd/$program") # not in the pipe: its failure counts
+	for pattern in "$@" '^testing$' '/cloudtest$' '/datapathtest$' '^github.com/portreeve/portreeve/(lab|test)(/|$)'; do
+		if found=$(printf '%s\n' "$deps" | grep -E "$pattern"); then
+			printf 'cmd/%s links what it must not (%s):\n%s\n' "$program" "$pattern" "$found" >&2
+			status=1
+		fi
+	done
+}
+
+check agent '^github.com/portreeve/portreeve/(cloud|controllers)(/|$)' '^github.com/(aws|aliyun)/'
+check manager '^github.com/portreeve/portreeve/(datapath|internal/agent)(/|$)' \
+	'^github.com/(vishvananda|google/nftables|cilium/ebpf)(/|$)' '/go-iptables(/|$)'
+exit $status

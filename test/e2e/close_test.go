@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -143,7 +144,7 @@ func TestAnAnnotationReleasesAPortThatALostNodeHolds(t *testing.T) {
 	s := open(t, "release", "30150-30159")
 	ghost := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "ghost"}}
 	s.create(ghost)
-	t.Cleanup(func() { _ = town.Client.Delete(t.Context(), ghost) })
+	t.Cleanup(func() { _ = town.Client.Delete(context.Background(), ghost) })
 	policy := s.policy("shop", officeCIDR)
 	s.create(policy)
 	port := s.awaitReady(policy) // the ghost is not Ready, so it is not asked

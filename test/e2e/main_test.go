@@ -10,6 +10,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/go-logr/logr"
+	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
+
 	"github.com/portreeve/portreeve/cloud/cloudtest"
 	"github.com/portreeve/portreeve/lab"
 	"github.com/portreeve/portreeve/test/stage"
@@ -23,6 +26,7 @@ var (
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
 func run(m *testing.M) int {
+	ctrllog.SetLogger(logr.Discard()) // the programs log for themselves
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	bin, err := stage.Build(ctx)

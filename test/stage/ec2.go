@@ -25,8 +25,8 @@ var Foreign = []cloud.Rule{
 }
 
 // ServeEC2 serves an EC2 account with one group beside the manager, until the
-// lab closes.
-func (s *Stage) ServeEC2() (*cloudtest.EC2, error) {
+// lab closes. through, if any, are handlers around it, the innermost first.
+func (s *Stage) ServeEC2(through ...func(http.Handler) http.Handler) (*cloudtest.EC2, error) {
 	account := cloudtest.NewEC2(cloudtest.Options{AccessKey: AccessKey, SecretKey: SecretKey})
 	account.AddGroup(Group)
 	account.Seed(Group, Foreign...)
@@ -34,7 +34,11 @@ func (s *Stage) ServeEC2() (*cloudtest.EC2, error) {
 	if err != nil {
 		return nil, err
 	}
-	server := &http.Server{Handler: account, ReadHeaderTimeout: 10 * time.Second}
+	handler := http.Handler(account)
+	for _, wrap := range through {
+		handler = wrap(handler)
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second}
 	go func() { _ = server.Serve(listener) }() // ends with the listener's namespace
 	return account, nil
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"time"
 
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -31,6 +32,8 @@ type Stage struct {
 
 	manager *lab.Process
 	agents  map[string]*lab.Process
+	// kubeconfigs of the agents by node.
+	kubeconfigs map[string]string
 }
 
 // Root is the folder of the module.
@@ -47,6 +50,9 @@ func Build(ctx context.Context) (dir string, err error) {
 	}
 	build := exec.CommandContext(ctx, "go", "build", "-o", dir+"/", "./cmd/manager", "./cmd/agent")
 	build.Dir = Root()
+	// Killed, it would leave a folder behind.
+	build.Cancel = func() error { return build.Process.Signal(os.Interrupt) }
+	build.WaitDelay = 10 * time.Second
 	if out, err := build.CombinedOutput(); err != nil {
 		return dir, fmt.Errorf("build the programs: %w\n%s", err, out)
 	}
@@ -66,7 +72,7 @@ func New(ctx context.Context, cluster *lab.Cluster, bin string) (*Stage, error) 
 	if err != nil {
 		return nil, err
 	}
-	s := &Stage{Cluster: cluster, Client: c, Bin: bin, agents: map[string]*lab.Process{}}
+	s := &Stage{Cluster: cluster, Client: c, Bin: bin, agents: map[string]*lab.Process{}, kubeconfigs: map[string]string{}}
 	return s, s.install(ctx)
 }
 
@@ -90,23 +96,30 @@ func (s *Stage) install(ctx context.Context) error {
 // in place of its own to the API server, such as a proxy's; it must carry the
 // ServiceAccount's token.
 func (s *Stage) StartManager(ctx context.Context, through *rest.Config) error {
+	var err error
+	s.manager, err = s.RunManager(ctx, "manager", through, "--metrics-bind-address", "127.0.0.1:8080")
+	return err
+}
+
+// RunManager is StartManager for managers that the caller keeps, such as a second
+// one. The name is that of its log; further flags come after the stage's own.
+func (s *Stage) RunManager(ctx context.Context, name string, through *rest.Config, flags ...string) (*lab.Process, error) {
 	config := through
 	if config == nil {
 		var err error
 		if config, err = s.ManagerConfig(ctx); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	kubeconfig, err := s.WriteKubeconfig("manager", config)
+	kubeconfig, err := s.WriteKubeconfig(name, config)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s.manager, err = s.Run(ctx, lab.Command{
-		Name: "manager",
-		Argv: []string{filepath.Join(s.Bin, "manager"), "--kubeconfig", kubeconfig, "--lease-duration", "2s", "--metrics-bind-address", "127.0.0.1:8080"},
-		Env:  []string{"AWS_ACCESS_KEY_ID=" + AccessKey, "AWS_SECRET_ACCESS_KEY=" + SecretKey, "AWS_EC2_METADATA_DISABLED=true"},
+	argv := []string{filepath.Join(s.Bin, "manager"), "--kubeconfig", kubeconfig, "--lease-duration", "2s"}
+	return s.Run(ctx, lab.Command{
+		Name: name, Argv: append(argv, flags...),
+		Env: []string{"AWS_ACCESS_KEY_ID=" + AccessKey, "AWS_SECRET_ACCESS_KEY=" + SecretKey, "AWS_EC2_METADATA_DISABLED=true"},
 	})
-	return err
 }
 
 // ManagerConfig is access with the manager's own ServiceAccount.
@@ -117,23 +130,29 @@ func (s *Stage) ManagerConfig(ctx context.Context) (*rest.Config, error) {
 // Manager is the running manager's process, nil before StartManager.
 func (s *Stage) Manager() *lab.Process { return s.manager }
 
-// StartAgent starts the agent of a node.
+// StartAgent starts the agent of a node, with a new token.
 func (s *Stage) StartAgent(ctx context.Context, node *lab.Node) error {
 	config, err := s.ServiceAccountConfig(ctx, "portreeve-system", "portreeve-agent", nil)
 	if err != nil {
 		return err
 	}
-	kubeconfig, err := s.WriteKubeconfig("agent-"+node.Name, config)
-	if err != nil {
+	if s.kubeconfigs[node.Name], err = s.WriteKubeconfig("agent-"+node.Name, config); err != nil {
 		return err
 	}
+	return s.RestartAgent(ctx, node)
+}
+
+// RestartAgent starts the agent of a node with the token it had, which needs no
+// API server.
+func (s *Stage) RestartAgent(ctx context.Context, node *lab.Node) error {
 	state := filepath.Join(s.Dir(), "agent-"+node.Name)
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return err
 	}
+	var err error
 	s.agents[node.Name], err = s.Run(ctx, lab.Command{
 		Name: "agent-" + node.Name, In: node.Namespace,
-		Argv: []string{filepath.Join(s.Bin, "agent"), "--node", node.Name, "--kubeconfig", kubeconfig, "--state-dir", state},
+		Argv: []string{filepath.Join(s.Bin, "agent"), "--node", node.Name, "--kubeconfig", s.kubeconfigs[node.Name], "--state-dir", state},
 	})
 	return err
 }

@@ -3,7 +3,7 @@ package compile
 import (
 	"cmp"
 	"slices"
-	"strconv"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -13,13 +13,7 @@ import (
 )
 
 // NumberOf returns the port number an allocation claims, 0 if its name is none.
-func NumberOf(a *v1alpha1.NodePortAllocation) uint16 {
-	n, err := strconv.ParseUint(a.Name, 10, 16)
-	if err != nil {
-		return 0
-	}
-	return uint16(n)
-}
+func NumberOf(a *v1alpha1.NodePortAllocation) uint16 { return claimedNumber(a) }
 
 // Assignment matches the numbers a policy wants with the allocations it has.
 type Assignment struct {
@@ -31,15 +25,14 @@ type Assignment struct {
 
 // Assign decides which of a policy's allocations serve which wanted number. A
 // pinned number is served by that number only; otherwise the same port name wins
-// over the same port number, then the older allocation, then the lower number.
-// Closed allocations serve too: a policy that comes back before its port is free
-// gets that port back. An allocation that serves a port whose new number is still
+// over the same port number, then an Open allocation over a Closed one, then the
+// older, then the lower number. Closed allocations serve too, the last closed
+// first: a policy that comes back before its port is free gets that port back.
+// An allocation that serves a port whose new number is still
 // missing goes on serving it, so that a change of pin or pool closes the old
 // number only when there is a new one.
 func Assign(wish *Wish, own []v1alpha1.NodePortAllocation) Assignment {
-	order := slices.SortedFunc(slices.Values(pointers(own)), func(a, b *v1alpha1.NodePortAllocation) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), cmp.Compare(NumberOf(a), NumberOf(b)))
-	})
+	order := slices.SortedFunc(slices.Values(pointers(own)), compareClaims)
 	as := Assignment{Serving: map[uint16]int{}}
 	for i := range wish.Numbers {
 		as.Missing = append(as.Missing, i)
@@ -70,6 +63,30 @@ func Assign(wish *Wish, own []v1alpha1.NodePortAllocation) Assignment {
 		return a.Spec.State == v1alpha1.AllocationOpen && match(w, a) > matchNone
 	})
 	return as
+}
+
+// compareClaims orders the allocations of one policy: who comes first keeps the port.
+func compareClaims(a, b *v1alpha1.NodePortAllocation) int {
+	aClosed, bClosed := closedAt(a), closedAt(b)
+	switch {
+	case aClosed.IsZero() && !bClosed.IsZero():
+		return -1
+	case bClosed.IsZero() && !aClosed.IsZero():
+		return 1
+	}
+	return cmp.Or(
+		bClosed.Compare(aClosed),
+		a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
+		cmp.Compare(NumberOf(a), NumberOf(b)),
+	)
+}
+
+// closedAt is the zero time while the allocation is not closed.
+func closedAt(a *v1alpha1.NodePortAllocation) time.Time {
+	if a.Spec.ClosedAt == nil {
+		return time.Time{}
+	}
+	return a.Spec.ClosedAt.Time
 }
 
 const (

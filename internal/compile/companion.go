@@ -75,8 +75,8 @@ func owners(own []*v1alpha1.NodePortAllocation) []metav1.OwnerReference {
 }
 
 // companionPorts carries each Open port like the referenced Service does, and
-// holds each Closed number under a port of its own, for (port, protocol) must be
-// unique within a Service and the closing port may have been opened elsewhere.
+// holds each Closed number under a port of its own, for names and (port, protocol)
+// must be unique within a Service and the closing port may have been opened elsewhere.
 func companionPorts(own []*v1alpha1.NodePortAllocation, service, have *corev1.Service) []corev1.ServicePort {
 	var out []corev1.ServicePort
 	var held []heldPort
@@ -92,6 +92,9 @@ func companionPorts(own []*v1alpha1.NodePortAllocation, service, have *corev1.Se
 			if hasPort(out, port.Port, port.Protocol) { // on its way from one number to another
 				held = append(held, heldPort{a, port.Protocol})
 				continue
+			}
+			if slices.ContainsFunc(out, func(q corev1.ServicePort) bool { return q.Name == port.Name }) {
+				port.Name = nameOf(a, p.Protocol) // on its way from one name to another
 			}
 			out = append(out, port)
 		}
@@ -124,7 +127,7 @@ func openPort(a *v1alpha1.NodePortAllocation, p v1alpha1.ClaimedPort, service, h
 	number := int32(NumberOf(a))
 	port := corev1.ServicePort{Name: p.Name, Protocol: corev1.Protocol(p.Protocol), Port: p.Port, TargetPort: intstr.FromInt32(p.Port), NodePort: number}
 	if port.Name == "" { // required beside others, and stable when others come
-		port.Name = "port-" + a.Name + "-" + strings.ToLower(string(p.Protocol))
+		port.Name = nameOf(a, p.Protocol)
 	}
 	// Where the Service has lost the port, the companion keeps what it had.
 	if have != nil {
@@ -142,6 +145,11 @@ func openPort(a *v1alpha1.NodePortAllocation, p v1alpha1.ClaimedPort, service, h
 		}
 	}
 	return port
+}
+
+// nameOf is a name for a companion's port that no other can need.
+func nameOf(a *v1alpha1.NodePortAllocation, protocol v1alpha1.Protocol) string {
+	return "port-" + a.Name + "-" + strings.ToLower(string(protocol))
 }
 
 // Refused returns what the allocation of a number says after the API server

@@ -68,7 +68,7 @@ func NewWish(policy *v1alpha1.NodePortPolicy, service *corev1.Service, pools []P
 	if refusal := wish.checkPins(pools); refusal != nil {
 		return nil, refusal
 	}
-	wish.Problems = append(wish.Problems, unknownSourcePorts(policy, service)...)
+	wish.Problems = append(wish.Problems, unknownSourcePorts(policy, service, chosen)...)
 	slices.Sort(wish.Problems)
 	wish.Problems = slices.Compact(wish.Problems)
 	return wish, nil
@@ -167,20 +167,35 @@ func choosePorts(policy *v1alpha1.NodePortPolicy, service *corev1.Service) ([]ch
 			}
 		}
 	}
+	slices.SortStableFunc(chosen, pinsFirst)
 	return chosen, nil
 }
 
+// pinsFirst lets a port that was left to us find the pinned one of its number.
+func pinsFirst(a, b chosenPort) int {
+	switch {
+	case a.pin != 0 && b.pin == 0:
+		return -1
+	case a.pin == 0 && b.pin != 0:
+		return 1
+	}
+	return 0
+}
+
 // add puts the port on a number of its own, or beside a port it shares one with:
-// the same pin, or the same Service port number with another protocol.
+// the same pin, or, for a port without a pin, the same Service port number.
 func (w *Wish) add(pin uint16, port v1alpha1.ClaimedPort) *Refusal {
 	for i := range w.Numbers {
 		n := &w.Numbers[i]
-		samePin := pin != 0 && n.Pin == pin
-		samePort := n.Pin == pin && n.Ports[0].Port == port.Port
-		if !samePin && !samePort {
+		shares := pin != 0 && n.Pin == pin ||
+			pin == 0 && slices.ContainsFunc(n.Ports, func(p v1alpha1.ClaimedPort) bool { return p.Port == port.Port })
+		if !shares {
 			continue
 		}
 		if slices.ContainsFunc(n.Ports, func(p v1alpha1.ClaimedPort) bool { return p.Protocol == port.Protocol }) {
+			if pin == 0 { // a pin gave the protocol to another port
+				continue
+			}
 			return &Refusal{Reason: v1alpha1.ReasonInvalid, Message: fmt.Sprintf(
 				"nodePort %d is pinned for two %s ports; one number serves one port of each protocol", pin, port.Protocol)}
 		}
@@ -215,31 +230,47 @@ func sourcesFor(policy *v1alpha1.NodePortPolicy, port corev1.ServicePort) ([]net
 		if len(s.Ports) > 0 && !slices.Contains(s.Ports, port.Name) {
 			continue
 		}
-		prefix, err := netip.ParsePrefix(string(s.CIDR))
-		if err != nil {
+		prefix, ok := parseCIDR(s.CIDR)
+		if !ok {
 			problems = append(problems, fmt.Sprintf("sources[%d].cidr %q is not a network in CIDR notation and admits nobody", i, s.CIDR))
 			continue
 		}
 		prefixes = append(prefixes, prefix)
 	}
-	var narrow []netip.Prefix
-	for _, p := range rule.Canonical(prefixes) {
-		if p.Bits() == 0 {
-			problems = append(problems, fmt.Sprintf("the sources of port %s together are the whole world (%s), which CIDRs may not open, and admit nobody; name narrower networks", describePort(v1alpha1.PolicyPort{Name: port.Name, Port: port.Port}), p))
-			continue
-		}
-		narrow = append(narrow, p)
+	narrow, world := withoutWorld(prefixes)
+	for _, p := range world {
+		problems = append(problems, fmt.Sprintf("the sources of port %s together are the whole world (%s), which CIDRs may not open, and admit nobody; name narrower networks", describePort(v1alpha1.PolicyPort{Name: port.Name, Port: port.Port}), p))
 	}
 	return narrow, problems
 }
 
-// unknownSourcePorts names subsets that name no port of the Service.
-func unknownSourcePorts(policy *v1alpha1.NodePortPolicy, service *corev1.Service) []string {
+// withoutWorld returns the canonical prefixes less those of a family that add up
+// to all its addresses.
+func withoutWorld(prefixes []netip.Prefix) (narrow, world []netip.Prefix) {
+	for _, p := range rule.Canonical(prefixes) {
+		if p.Bits() == 0 {
+			world = append(world, p)
+		} else {
+			narrow = append(narrow, p)
+		}
+	}
+	return narrow, world
+}
+
+// parseCIDR reads a network. An IPv4-mapped one matches no packet of either
+// family, so it is none.
+func parseCIDR(c v1alpha1.CIDR) (netip.Prefix, bool) {
+	p, err := netip.ParsePrefix(string(c))
+	return p, err == nil && !p.Addr().Is4In6()
+}
+
+// unknownSourcePorts names subsets that name no port the policy exposes.
+func unknownSourcePorts(policy *v1alpha1.NodePortPolicy, service *corev1.Service, chosen []chosenPort) []string {
 	var problems []string
 	for i, s := range policy.Spec.Sources {
 		for _, name := range s.Ports {
-			if !slices.ContainsFunc(service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Name == name }) {
-				problems = append(problems, fmt.Sprintf("sources[%d].ports names %q, which is no port of Service %s, and admits nobody there", i, name, service.Name))
+			if !slices.ContainsFunc(chosen, func(c chosenPort) bool { return c.port.Name == name }) {
+				problems = append(problems, fmt.Sprintf("sources[%d].ports names %q, which is no port of Service %s that the policy exposes, and admits nobody there; correct the name or add it to spec.ports", i, name, service.Name))
 			}
 		}
 	}
@@ -274,13 +305,15 @@ func spell(prefixes []netip.Prefix) []v1alpha1.CIDR {
 	return out
 }
 
-// parseSources reads an allocation's sources; what can't be read admits nobody.
+// parseSources reads an allocation's sources as nodes do: what can't be read
+// admits nobody, and so does what adds up to the world.
 func parseSources(cidrs []v1alpha1.CIDR) []netip.Prefix {
-	var out []netip.Prefix
+	var read []netip.Prefix
 	for _, c := range cidrs {
-		if p, err := netip.ParsePrefix(string(c)); err == nil {
-			out = append(out, p)
+		if p, ok := parseCIDR(c); ok {
+			read = append(read, p)
 		}
 	}
-	return out
+	narrow, _ := withoutWorld(read)
+	return narrow
 }

@@ -20,7 +20,7 @@ import (
 
 const (
 	leaseDuration = 40 * time.Second
-	leaseRenewal  = 10 * time.Second
+	leaseRenewal  = 3 * time.Second
 	// retryPause is short beside a real kubelet's: a lab has a handful of
 	// nodes, and tests of outages wait for it.
 	retryPause = 200 * time.Millisecond
@@ -42,8 +42,8 @@ func (n *Node) startKubelet(ctx context.Context) error {
 	running := n.cluster.running
 	n.cluster.kubelets.Go(func() {
 		every(running, leaseRenewal, func() {
-			if err := n.renewLease(running, node); err != nil && running.Err() == nil {
-				n.cluster.options.Logf("%s: lease: %v", n.Name, err)
+			if err := n.heartbeat(running, node); err != nil && running.Err() == nil {
+				n.cluster.options.Logf("%s: heartbeat: %v", n.Name, err)
 			}
 		})
 	})
@@ -108,6 +108,27 @@ func nodeCondition(kind corev1.NodeConditionType, status corev1.ConditionStatus)
 	return corev1.NodeCondition{
 		Type: kind, Status: status, Reason: "Lab", LastHeartbeatTime: now, LastTransitionTime: now,
 	}
+}
+
+// heartbeat renews the Lease, and says anew that the node is Ready where the
+// node lifecycle controller has come to doubt it, as after an API outage.
+func (n *Node) heartbeat(ctx context.Context, registered *corev1.Node) error {
+	if err := n.renewLease(ctx, registered); err != nil {
+		return err
+	}
+	nodes := n.cluster.client.CoreV1().Nodes()
+	node, err := nodes.Get(ctx, n.Name, metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	for _, c := range node.Status.Conditions {
+		if c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue {
+			return nil
+		}
+	}
+	node.Status.Conditions = n.object().Status.Conditions
+	_, err = nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{})
+	return err
 }
 
 // renewLease writes the Lease that says the node is alive.

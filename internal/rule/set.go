@@ -25,14 +25,17 @@ type Set struct {
 }
 
 // NewSet interns the sources of each port. Ports outside judged are added to
-// it; a port without sources is closed.
+// it. A port without sources is closed: judged, and without a class, like a port
+// that nobody claims, so that sets which enforce the same are equal.
 func NewSet(judged PortRanges, sources map[Port][]netip.Prefix) Set {
 	s := Set{Ports: make(map[Port]ClassID, len(sources)), Classes: map[ClassID][]netip.Prefix{}}
 	ranges := slices.Clone(judged)
 	for port, prefixes := range sources {
 		canonical := Canonical(prefixes)
-		id := classID(canonical)
-		s.Ports[port], s.Classes[id] = id, canonical
+		if len(canonical) > 0 {
+			id := classID(canonical)
+			s.Ports[port], s.Classes[id] = id, canonical
+		}
 		if !judged.Contains(port.Number) {
 			ranges = append(ranges, PortRange{port.Number, port.Number})
 		}

@@ -17,8 +17,8 @@ func TestEqualSourcesAreOneClass(t *testing.T) {
 		{TCP, 30002}: nil,
 		{TCP, 30003}: {},
 	})
-	if len(set.Classes) != 3 {
-		t.Errorf("three sets of sources are %d classes: %v", len(set.Classes), set.Classes)
+	if len(set.Classes) != 2 {
+		t.Errorf("two sets of sources are %d classes: %v", len(set.Classes), set.Classes)
 	}
 	if a, b := set.Ports[Port{TCP, 30000}], set.Ports[Port{UDP, 30000}]; a != b {
 		t.Errorf("equal sources have the classes %s and %s", a, b)
@@ -29,20 +29,19 @@ func TestEqualSourcesAreOneClass(t *testing.T) {
 	if got := set.Judged.Strings(); !slices.Equal(got, []string{"30000-30003"}) {
 		t.Errorf("ports outside the judged ranges are not judged: %v", got)
 	}
-	if got := set.SortedPorts(); !slices.Equal(got, []Port{{TCP, 30000}, {UDP, 30000}, {TCP, 30001}, {TCP, 30002}, {TCP, 30003}}) {
+	if got := set.SortedPorts(); !slices.Equal(got, []Port{{TCP, 30000}, {UDP, 30000}, {TCP, 30001}}) {
 		t.Errorf("SortedPorts = %v", got)
 	}
 }
 
 // A class is named by its content alone, alike on every node and in every
-// release: the hash of the list of its prefixes, one to a line. The values are
-// those of
+// release: the hash of the list of its prefixes, one to a line. The value is
+// that of
 //
 //	printf '10.8.0.0/16\n2001:db8::/48\n' | sha256sum | cut -c-16
-//	printf ''                             | sha256sum | cut -c-16
 func TestClassesKeepTheirNames(t *testing.T) {
 	set := NewSet(nil, map[Port][]netip.Prefix{{TCP, 1}: prefixes("10.8.0.0/16", "2001:db8::/48"), {TCP, 2}: nil})
-	for port, want := range map[Port]ClassID{{TCP, 1}: "00c2577b076f86f4", {TCP, 2}: "e3b0c44298fc1c14"} {
+	for port, want := range map[Port]ClassID{{TCP, 1}: "00c2577b076f86f4", {TCP, 2}: ""} {
 		if got := set.Ports[port]; got != want {
 			t.Errorf("class of %v is %s, want %s", port, got, want)
 		}
@@ -64,7 +63,8 @@ func TestSetEqual(t *testing.T) {
 		{"other sources", set(pool, 30000, "10.0.0.0/9"), false},
 		{"another port", set(pool, 30001, "10.0.0.0/8"), false},
 		{"closed", set(pool, 30000), false},
-		{"one port more", NewSet(pool, map[Port][]netip.Prefix{{TCP, 30000}: prefixes("10.0.0.0/8"), {UDP, 30000}: nil}), false},
+		{"one closed port more, which is judged all the same", NewSet(pool, map[Port][]netip.Prefix{{TCP, 30000}: prefixes("10.0.0.0/8"), {UDP, 30000}: nil}), true},
+		{"one port more", NewSet(pool, map[Port][]netip.Prefix{{TCP, 30000}: prefixes("10.0.0.0/8"), {UDP, 30000}: prefixes("10.0.0.0/8")}), false},
 		{"fewer judged", set(NewPortRanges(PortRange{30000, 30008}), 30000, "10.0.0.0/8"), false},
 		{"nothing", Set{}, false},
 	} {

@@ -44,7 +44,7 @@ func (s Seen) cloudEnforced() (gate, []v1alpha1.CloudStatus) {
 		return waiting(v1alpha1.CloudEnforced, v1alpha1.ReasonProgressing, "waits for its ports"), nil
 	}
 	if len(firewalls) == 0 {
-		return passed(v1alpha1.CloudEnforced, v1alpha1.ReasonNotRequired, "the pool names no cloud firewall"), nil
+		return passed(v1alpha1.CloudEnforced, v1alpha1.ReasonNotRequired, "no cloud firewall is asked for"), nil
 	}
 	var all []v1alpha1.CloudStatus
 	result := passed(v1alpha1.CloudEnforced, v1alpha1.ReasonOK, "every cloud firewall was re-read and admits exactly these sources")
@@ -58,12 +58,18 @@ func (s Seen) cloudEnforced() (gate, []v1alpha1.CloudStatus) {
 	return result, all
 }
 
-// firewalls are those that the policy's open ports need.
+// firewalls are those that the policy's open ports need, and those that still
+// show rules of ours for one of its numbers: they have yet to revoke them.
 func (s Seen) firewalls() []string {
 	var names []string
 	for _, a := range s.open() {
 		for _, f := range a.Spec.CloudFirewalls {
 			names = append(names, string(f))
+		}
+	}
+	for name, seen := range s.Clouds {
+		if slices.ContainsFunc(s.Allocations, func(a v1alpha1.NodePortAllocation) bool { return seen.Holds(NumberOf(&a)) }) {
+			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
@@ -82,7 +88,9 @@ func (s Seen) cloud(name string) (v1alpha1.CloudStatus, gate) {
 	for i := range s.Allocations {
 		a := &s.Allocations[i]
 		if slices.Contains(a.Spec.CloudFirewalls, v1alpha1.ObjectName(name)) {
-			exact = seen.exactly(a) && exact
+			exact = exact && seen.exactly(a)
+		} else {
+			exact = exact && !seen.Holds(NumberOf(a))
 		}
 	}
 	status.Groups, status.Rules = seen.serving(s.Allocations)
@@ -151,11 +159,8 @@ func (s Seen) cloudShadow() string {
 	for _, name := range s.firewalls() {
 		for _, g := range s.Clouds[name].Groups {
 			for _, shadow := range g.Shadowing {
-				for _, a := range s.open() {
-					if shadow.Ports.Contains(NumberOf(a)) && len(found) < maxListed {
-						found = append(found, fmt.Sprintf("%s %s in group %s of %s", shadow.Rule.Source, shadow.Ports, g.ID, name))
-						break
-					}
+				if len(found) < maxListed && slices.ContainsFunc(s.open(), shadow.defeats) {
+					found = append(found, fmt.Sprintf("%s %s in group %s of %s", shadow.Rule.Source, shadow.Ports, g.ID, name))
 				}
 			}
 		}
@@ -164,4 +169,16 @@ func (s Seen) cloudShadow() string {
 		return ""
 	}
 	return fmt.Sprintf("rules that are not ours admit more than this policy (nodes still filter): %s; remove or narrow them", strings.Join(found, "; "))
+}
+
+// defeats says whether a rule that is not ours admits to the allocation what none
+// of its sources is. A protocol that we do not know stands for all of them.
+func (r Admission) defeats(a *v1alpha1.NodePortAllocation) bool {
+	if !r.Ports.Contains(NumberOf(a)) {
+		return false
+	}
+	return slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
+		same := r.Protocol == rule.Protocol(p.Protocol) || !slices.Contains(rule.Protocols, r.Protocol)
+		return same && !rule.Covers(parseSources(p.Sources), r.Source)
+	})
 }

@@ -43,6 +43,9 @@ func Ready(n *corev1.Node) bool {
 	})
 }
 
+// maxExceptions is what the schema of NodeDatapath allows.
+const maxExceptions = 64
+
 // Proof judges nodes' marks. Marks are resource versions of allocations, up to
 // which a node's kernel was seen to agree with what its agent read.
 type Proof struct {
@@ -62,10 +65,14 @@ func (p Proof) Missing(n NodeReport, a *v1alpha1.NodePortAllocation) string {
 		return NodeRebooted
 	}
 	number := int32(NumberOf(a))
-	for _, e := range d.Status.Exceptions {
+	exceptions := d.Status.Exceptions
+	for _, e := range exceptions {
 		if e.Port == number {
 			return e.Reason
 		}
+	}
+	if len(exceptions) >= maxExceptions && exceptions[len(exceptions)-1].Port < number {
+		return NodePending // the list is full, lowest first: what comes after was cut off
 	}
 	mark := d.Status.Marks.Allocations
 	if !AtLeast(mark, a.ResourceVersion) {

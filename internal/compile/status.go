@@ -148,7 +148,7 @@ func (s Seen) allocated() gate {
 		}
 		return waiting(v1alpha1.Allocated, v1alpha1.ReasonProgressing, "waits to be accepted")
 	}
-	if len(Assign(s.Wish, s.Allocations).Missing) == 0 {
+	if !s.missing() {
 		return passed(v1alpha1.Allocated, v1alpha1.ReasonOK, "every port has its number")
 	}
 	switch {
@@ -158,6 +158,11 @@ func (s Seen) allocated() gate {
 		return waiting(v1alpha1.Allocated, s.Unserved.Reason, s.Unserved.Message)
 	}
 	return stalled(v1alpha1.Allocated, s.Unserved.Reason, s.Unserved.Message)
+}
+
+// missing says whether a wanted number has no allocation.
+func (s Seen) missing() bool {
+	return s.Wish != nil && len(Assign(s.Wish, s.Allocations).Missing) > 0
 }
 
 func (s Seen) exposed() gate {
@@ -177,13 +182,24 @@ func (s Seen) exposed() gate {
 	case len(s.Companion.Spec.Selector) == 0:
 		return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("Service %s has no selector yet", name))
 	}
-	held := Held(s.Companion)
+	carried := carriedBy(s.Companion)
 	for _, a := range open {
-		if !containsAll(held[NumberOf(a)], a.Spec.Protocols) {
+		if !containsAll(carried[NumberOf(a)], a.Spec.Protocols) {
 			return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("waits for Service %s to carry node port %s", name, a.Name))
 		}
 	}
 	return passed(v1alpha1.Exposed, v1alpha1.ReasonOK, fmt.Sprintf("Service %s carries the ports", name))
+}
+
+// carriedBy returns the node ports that a companion serves, not merely holds.
+func carriedBy(companion *corev1.Service) map[uint16][]v1alpha1.Protocol {
+	serving := corev1.Service{}
+	for _, p := range companion.Spec.Ports {
+		if !strings.HasPrefix(p.Name, closingPrefix) {
+			serving.Spec.Ports = append(serving.Spec.Ports, p)
+		}
+	}
+	return Held(&serving)
 }
 
 func (s Seen) hostEnforced(nodes v1alpha1.NodesStatus, eligible int) gate {
@@ -211,6 +227,9 @@ func (s Seen) hostEnforced(nodes v1alpha1.NodesStatus, eligible int) gate {
 			names = append(names, f.Node+" "+f.Reason)
 		}
 	}
+	if rest := len(nodes.Failing) - len(names); rest > 0 {
+		names = append(names, fmt.Sprintf("and %d more", rest))
+	}
 	return build(v1alpha1.HostEnforced, reason, fmt.Sprintf("not yet proved by %s; see kubectl get nodedp", strings.Join(names, ", ")))
 }
 
@@ -234,7 +253,7 @@ func (s Seen) shadowed() gate {
 }
 
 func (s Seen) conflict() gate {
-	if s.Unserved != nil && s.Unserved.Reason == v1alpha1.ReasonConflict {
+	if s.missing() && s.Unserved != nil && s.Unserved.Reason == v1alpha1.ReasonConflict {
 		return passed(v1alpha1.Conflict, v1alpha1.ReasonConflict, s.Unserved.Message)
 	}
 	return waiting(v1alpha1.Conflict, v1alpha1.ReasonOK, "")
@@ -321,7 +340,7 @@ func addresses(nodes []NodeReport, ports []v1alpha1.AllocatedPort) (list []strin
 // allocator at missing numbers, or this process at a cloud. A status written now
 // would only say so, and be written again at once.
 func TooEarly(s Seen) bool {
-	if s.Wish != nil && s.Unserved == nil && len(Assign(s.Wish, s.Allocations).Missing) > 0 {
+	if s.Unserved == nil && s.missing() {
 		return true
 	}
 	return slices.ContainsFunc(s.firewalls(), func(name string) bool {

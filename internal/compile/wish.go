@@ -230,12 +230,14 @@ func sourcesFor(policy *v1alpha1.NodePortPolicy, port corev1.ServicePort) ([]net
 		if len(s.Ports) > 0 && !slices.Contains(s.Ports, port.Name) {
 			continue
 		}
-		prefix, ok := parseCIDR(s.CIDR)
-		if !ok {
-			problems = append(problems, fmt.Sprintf("sources[%d].cidr %q is not a network in CIDR notation and admits nobody", i, s.CIDR))
-			continue
+		switch prefix, ok := parseCIDR(s.CIDR); {
+		case !ok:
+			problems = append(problems, fmt.Sprintf("sources[%d].cidr %q is not a network in CIDR notation and admits nobody; write for example 203.0.113.0/24", i, s.CIDR))
+		case prefix.Bits() == 0:
+			problems = append(problems, fmt.Sprintf("sources[%d].cidr %q is the whole world, which a CIDR may not open, and admits nobody; name narrower networks", i, s.CIDR))
+		default:
+			prefixes = append(prefixes, prefix)
 		}
-		prefixes = append(prefixes, prefix)
 	}
 	narrow, world := withoutWorld(prefixes)
 	for _, p := range world {
@@ -310,7 +312,7 @@ func spell(prefixes []netip.Prefix) []v1alpha1.CIDR {
 func parseSources(cidrs []v1alpha1.CIDR) []netip.Prefix {
 	var read []netip.Prefix
 	for _, c := range cidrs {
-		if p, ok := parseCIDR(c); ok {
+		if p, ok := parseCIDR(c); ok && p.Bits() > 0 {
 			read = append(read, p)
 		}
 	}

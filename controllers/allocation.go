@@ -146,7 +146,7 @@ func (r *Allocation) holders(ctx context.Context, a *v1alpha1.NodePortAllocation
 // SetupWithManager wakes an allocation when its policy, Service, pool or
 // namespace changes, and a closed one when a node or a cloud has news.
 func (r *Allocation) SetupWithManager(mgr ctrl.Manager) error {
-	return builder(mgr, "allocation", 4).
+	return builder(mgr, "allocation", 8).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			// With its siblings: a new number lets the one that bridged the gap close.
 			out := r.ofPolicies(ctx, []reconcile.Request{{NamespacedName: policyOf(o.(*v1alpha1.NodePortAllocation))}})

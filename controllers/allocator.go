@@ -5,12 +5,11 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -68,21 +67,39 @@ func (r *Allocator) Reconcile(ctx context.Context, category reconcile.Request) (
 		asked[i] = ports.Request{Pin: d.number.Pin, Pools: d.pools}
 	}
 	choices := ports.Choose(asked, armed(pools), taken)
-	verdicts := map[types.NamespacedName]*compile.Refusal{}
+	answers := make([]answer, len(choices))
+	var settling errgroup.Group
+	settling.SetLimit(parallelClaims)
 	for i, choice := range choices {
-		key := policyKey(demands[i].policy)
-		refusal, err := r.settle(ctx, demands[i], choice, pools)
-		if err != nil {
-			return conflict(err)
+		settling.Go(func() (err error) {
+			answers[i], err = r.settle(ctx, demands[i], choice, pools)
+			return err
+		})
+	}
+	err = settling.Wait()
+	verdicts := map[types.NamespacedName]*compile.Refusal{}
+	for i, a := range answers {
+		if a.created != nil {
+			r.written[a.created.Name] = *a.created
 		}
-		if verdicts[key] == nil {
-			verdicts[key] = refusal
+		if key := policyKey(demands[i].policy); verdicts[key] == nil {
+			verdicts[key] = a.refusal
 		}
 	}
 	for key, refusal := range verdicts {
 		r.Verdicts.Say(key, refusal)
 	}
-	return reconcile.Result{}, nil
+	return conflict(err)
+}
+
+// parallelClaims bounds how many allocations are created at a time. What is
+// created is decided before, so the order does not matter.
+const parallelClaims = 8
+
+// answer is what became of one demand; nothing when it lost a race.
+type answer struct {
+	created *v1alpha1.NodePortAllocation
+	refusal *compile.Refusal
 }
 
 // demands lists what the category's policies miss, oldest policy first.
@@ -157,36 +174,34 @@ func (r *Allocator) withWritten(own []v1alpha1.NodePortAllocation, policy types.
 }
 
 // settle creates the allocation that was chosen, or says why there is none.
-func (r *Allocator) settle(ctx context.Context, d demand, choice ports.Choice, pools []compile.Pool) (*compile.Refusal, error) {
+func (r *Allocator) settle(ctx context.Context, d demand, choice ports.Choice, pools []compile.Pool) (answer, error) {
 	switch choice.Outcome {
 	case ports.Exhausted:
-		return &compile.Refusal{Reason: v1alpha1.ReasonExhausted, Waits: true, Message: fmt.Sprintf(
-			"pool %s has no free port; %d claims are ahead; a port that is released goes to the oldest claim, or ask the platform team to widen the pool", strings.Join(d.pools, ", "), choice.Ahead)}, nil
+		return answer{refusal: &compile.Refusal{Reason: v1alpha1.ReasonExhausted, Waits: true, Message: fmt.Sprintf(
+			"pool %s has no free port; %d claims are ahead; a port that is released goes to the oldest claim, or ask the platform team to widen the pool", strings.Join(d.pools, ", "), choice.Ahead)}}, nil
 	case ports.Outside: // owned, or the policy would have been refused: so not armed yet
-		return &compile.Refusal{Reason: v1alpha1.ReasonPoolNotArmed, Waits: true, Message: fmt.Sprintf(
-			"waits until pool %s is armed", strings.Join(d.pools, ", "))}, nil
+		return answer{refusal: &compile.Refusal{Reason: v1alpha1.ReasonPoolNotArmed, Waits: true, Message: fmt.Sprintf(
+			"waits until pool %s is armed", strings.Join(d.pools, ", "))}}, nil
 	case ports.Taken:
-		return r.conflict(ctx, choice.Number)
+		refusal, err := r.holder(ctx, choice.Number)
+		return answer{refusal: refusal}, err
 	}
 	pool := slices.IndexFunc(pools, func(p compile.Pool) bool { return p.Name == choice.Pool })
-	allocation := v1alpha1.NodePortAllocation{
-		ObjectMeta: metav1.ObjectMeta{Name: strconv.Itoa(int(choice.Number))},
+	allocation := &v1alpha1.NodePortAllocation{
+		ObjectMeta: metav1.ObjectMeta{Name: numberName(choice.Number)},
 		Spec:       compile.Claim(d.policy, d.number, pools[pool].NodePortPool),
 	}
-	if err := r.Create(ctx, &allocation, client.FieldOwner(v1alpha1.FieldOwner)); err != nil {
-		if apierrors.IsAlreadyExists(err) { // the lock did its work: our cache lags
-			return nil, fmt.Errorf("port %d was claimed meanwhile: %w", choice.Number, err)
-		}
-		return nil, fmt.Errorf("claim port %d for policy %s/%s: %w", choice.Number, d.policy.Namespace, d.policy.Name, err)
+	if err := r.Create(ctx, allocation, client.FieldOwner(v1alpha1.FieldOwner)); err != nil {
+		// Where the name is taken the lock did its work: our cache lags.
+		return answer{}, fmt.Errorf("claim port %d for policy %s/%s: %w", choice.Number, d.policy.Namespace, d.policy.Name, err)
 	}
-	r.written[allocation.Name] = allocation
-	return nil, nil
+	return answer{created: allocation}, nil
 }
 
-// conflict says who holds a pinned number.
-func (r *Allocator) conflict(ctx context.Context, number uint16) (*compile.Refusal, error) {
+// holder says who holds a pinned number.
+func (r *Allocator) holder(ctx context.Context, number uint16) (*compile.Refusal, error) {
 	holder := "somebody else"
-	allocation, err := get[v1alpha1.NodePortAllocation](ctx, r, types.NamespacedName{Name: strconv.Itoa(int(number))})
+	allocation, err := get[v1alpha1.NodePortAllocation](ctx, r, types.NamespacedName{Name: numberName(number)})
 	if err != nil {
 		return nil, err
 	}

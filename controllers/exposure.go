@@ -122,7 +122,7 @@ func refusedNumbers(err error, own []v1alpha1.NodePortAllocation) []*v1alpha1.No
 // SetupWithManager wakes a policy's exposure when its allocations, its companion
 // or the referenced Service change.
 func (r *Exposure) SetupWithManager(mgr ctrl.Manager) error {
-	return builder(mgr, "exposure", 4).
+	return builder(mgr, "exposure", 8).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
 			if key := policyOf(o.(*v1alpha1.NodePortAllocation)); key.Name != "" {
 				return []reconcile.Request{{NamespacedName: key}}

@@ -208,7 +208,7 @@ func (r *Policy) forget(key types.NamespacedName) {
 // and pools, and for news from nodes and clouds.
 func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 	r.notes = map[types.NamespacedName]note{}
-	return builder(mgr, "policy", 4).
+	return builder(mgr, "policy", 8).
 		For(&v1alpha1.NodePortPolicy{}, ofSpec).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
 			if key := policyOf(o.(*v1alpha1.NodePortAllocation)); key.Name != "" {

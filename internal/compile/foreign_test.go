@@ -53,6 +53,8 @@ func TestWhoIsGrandfathered(t *testing.T) {
 
 func TestForeignLife(t *testing.T) {
 	pool := func(grandfathers *bool) *Pool { return &Owned([]v1alpha1.NodePortPool{*poolThat(grandfathers)})[0] }
+	elsewhere := holding("old", 30007)
+	elsewhere.Namespace = "shop"
 	for _, c := range []struct {
 		name          string
 		service       string // that the allocation names
@@ -68,6 +70,7 @@ func TestForeignLife(t *testing.T) {
 		{"its holder stays, the pool goes", "old", true, holding("old", 30007), nil, false, v1alpha1.AllocationForeign, true, "old"},
 		{"its holder goes", "old", true, nil, pool(nil), false, v1alpha1.AllocationClosed, false, "old"},
 		{"another holder comes", "old", true, holding("new", 30007), pool(nil), false, v1alpha1.AllocationForeign, false, "new"},
+		{"another of the same name comes", "old", true, elsewhere, pool(nil), false, v1alpha1.AllocationForeign, false, "old"},
 		{"the pool stops grandfathering", "old", true, holding("old", 30007), pool(ptr.To(false)), false, v1alpha1.AllocationForeign, false, "old"},
 		{"the pool starts again, too late", "old", false, holding("old", 30007), pool(ptr.To(true)), false, v1alpha1.AllocationForeign, false, "old"},
 		{"an unknown holder rests", "", false, nil, pool(nil), false, v1alpha1.AllocationForeign, false, ""},

@@ -376,3 +376,14 @@ func describeCompanion(c *corev1.Service) (out []string) {
 	}
 	return append(out, "companion selects "+selected)
 }
+
+// The register says whose a port is, in words that people search it by.
+func TestClaimSaysWhoseItIs(t *testing.T) {
+	seen := healthy()
+	pool := aged("web-2", 1, "30000-30009")
+	pool.Spec.Team = "till"
+	got := Claim(seen.Policy, seen.Wish.Numbers[0], &pool)
+	if got.Team != "till" || got.Pool != "web-2" || got.Claim != (v1alpha1.Claim{Namespace: "shop", Policy: "shop", Service: "shop"}) {
+		t.Errorf("claim %+v", got)
+	}
+}

@@ -85,6 +85,20 @@ func TestChooseReachesBothEndsOfTheNumbers(t *testing.T) {
 	}
 }
 
+// Pools are disjoint when they come from compile.Owned; nothing here rests on it.
+func TestChooseGivesANumberOfTwoPoolsOnce(t *testing.T) {
+	pools := []Pool{pool(t, "web", "30000-30001"), pool(t, "twin", "30000-30002")}
+	web, twin := Request{Pools: []string{"web"}}, Request{Pools: []string{"twin"}}
+	got := Choose([]Request{web, twin, web, twin}, pools, Numbers{})
+	want := []Choice{
+		{Outcome: Chosen, Number: 30000, Pool: "web"}, {Outcome: Chosen, Number: 30001, Pool: "twin"},
+		{Outcome: Exhausted}, {Outcome: Chosen, Number: 30002, Pool: "twin"},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("Choose = %+v, want %+v", got, want)
+	}
+}
+
 // TestChooseKeepsItsPromises compares with the promise itself, read slowly: pins
 // in order first, then for each the lowest free number of its first pool with one.
 func TestChooseKeepsItsPromises(t *testing.T) {

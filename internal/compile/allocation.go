@@ -27,9 +27,9 @@ type Assignment struct {
 // pinned number is served by that number only; otherwise the same port name wins
 // over the same port number, then an Open allocation over a Closed one, then the
 // older, then the lower number. Closed allocations serve too, the last closed
-// first: a policy that comes back before its port is free gets that port back.
-// An allocation that serves a port whose new number is still
-// missing goes on serving it, so that a change of pin or pool closes the old
+// first: a policy that comes back before its port is free gets that port back, if
+// its pools still own it. An allocation that serves a port whose new number is
+// still missing goes on serving it, so that a change of pin or pool closes the old
 // number only when there is a new one.
 func Assign(wish *Wish, own []v1alpha1.NodePortAllocation) Assignment {
 	order := slices.SortedFunc(slices.Values(pointers(own)), compareClaims)
@@ -53,6 +53,9 @@ func Assign(wish *Wish, own []v1alpha1.NodePortAllocation) Assignment {
 		return missing
 	}
 	usable := func(wanted Number, a *v1alpha1.NodePortAllocation) bool {
+		if a.Spec.State == v1alpha1.AllocationClosed && !wish.owned.Contains(NumberOf(a)) {
+			return false // the number may be another team's by now
+		}
 		return slices.Contains(wish.Pools, a.Spec.Pool) && (wanted.Pin == 0 || wanted.Pin == NumberOf(a))
 	}
 	as.Missing = pass(func(w Number, a *v1alpha1.NodePortAllocation) bool { return w.Pin != 0 && usable(w, a) })

@@ -29,7 +29,7 @@ func healthy() Seen {
 			Spec:       v1alpha1.NodePortPolicySpec{Category: "web", ServiceRef: v1alpha1.ServiceReference{Name: "shop"}},
 			Status:     v1alpha1.NodePortPolicyStatus{ObservedGeneration: -1},
 		},
-		Wish: &Wish{Numbers: []Number{{Ports: claimed}}, Pools: []string{"web"}},
+		Wish: &Wish{Numbers: []Number{{Ports: claimed}}, Pools: []string{"web"}, owned: rule.NewPortRanges(rule.PortRange{First: 30000, Last: 30009})},
 		Allocations: []v1alpha1.NodePortAllocation{{
 			ObjectMeta: metav1.ObjectMeta{Name: "30007", ResourceVersion: "90", UID: "u1", CreationTimestamp: metav1.NewTime(clock)},
 			Spec: v1alpha1.NodePortAllocationSpec{

@@ -21,6 +21,8 @@ type Wish struct {
 	Pools []string
 	// Problems name entries that contribute nothing; the rest stands.
 	Problems []string
+	// owned are the numbers of those pools.
+	owned rule.PortRanges
 }
 
 // Number is one node port that a policy wants.
@@ -55,6 +57,11 @@ func NewWish(policy *v1alpha1.NodePortPolicy, service *corev1.Service, pools []P
 		return nil, refusal
 	}
 	wish := &Wish{Pools: candidates}
+	for _, p := range pools {
+		if slices.Contains(candidates, p.Name) {
+			wish.owned = wish.owned.Union(p.Owned)
+		}
+	}
 	for _, c := range chosen {
 		sources, problems := sourcesFor(policy, c.port)
 		wish.Problems = append(wish.Problems, problems...)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -138,21 +139,22 @@ func (p *pkg) failedBelow(test string) bool {
 	return false
 }
 
-// reason is what a test said when it skipped itself, without file and line.
+// where is how testing begins what a test logs: "    file_test.go:12: ".
+var where = regexp.MustCompile(`^\s*\S+\.go:\d+: `)
+
+// reason is the last thing that a test said, which is why it skipped itself.
 func (p *pkg) reason(test string) string {
-	for _, o := range slices.Backward(p.output) {
-		text := strings.TrimSpace(o.Output)
-		if o.Test != test || text == "" || strings.HasPrefix(text, "--- ") || strings.HasPrefix(text, "=== ") {
+	var said []string
+	for _, o := range p.output {
+		if o.Test != test || strings.HasPrefix(o.Output, "--- ") || strings.HasPrefix(o.Output, "=== ") {
 			continue
 		}
-		if _, after, found := strings.Cut(text, ".go:"); found {
-			if _, why, found := strings.Cut(after, ": "); found {
-				return why
-			}
+		if prefix := where.FindString(o.Output); prefix != "" {
+			said, o.Output = nil, o.Output[len(prefix):]
 		}
-		return text
+		said = append(said, strings.Fields(o.Output)...)
 	}
-	return "no reason given"
+	return cmp.Or(strings.Join(said, " "), "no reason given")
 }
 
 // close prints what was skipped, and the counts as the last line.
@@ -162,7 +164,7 @@ func (t *tally) close() {
 	})
 	noIPv6 := 0
 	for _, reason := range reasons {
-		if strings.Contains(reason, "IPv6") {
+		if strings.Contains(reason, "no IPv6") {
 			noIPv6 += t.skips[reason]
 		}
 		fmt.Fprintf(t.out, "skipped %d: %s\n", t.skips[reason], reason)

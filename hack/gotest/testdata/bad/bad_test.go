@@ -22,5 +22,6 @@ func TestFailsBelow(t *testing.T) {
 }
 
 func TestSkipped(t *testing.T) {
-	t.Skip("no reason to run")
+	t.Log("not the reason")
+	t.Skip("no reason\n\tto run")
 }

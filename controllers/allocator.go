@@ -177,11 +177,13 @@ func (r *Allocator) withWritten(own []v1alpha1.NodePortAllocation, policy types.
 func (r *Allocator) settle(ctx context.Context, d demand, choice ports.Choice, pools []compile.Pool) (answer, error) {
 	switch choice.Outcome {
 	case ports.Exhausted:
+		if unarmed := arming(d.pools, pools); unarmed != "" {
+			return answer{refusal: notArmed(unarmed)}, nil
+		}
 		return answer{refusal: &compile.Refusal{Reason: v1alpha1.ReasonExhausted, Waits: true, Message: fmt.Sprintf(
 			"pool %s has no free port; %d claims are ahead; a port that is released goes to the oldest claim, or ask the platform team to widen the pool", strings.Join(d.pools, ", "), choice.Ahead)}}, nil
 	case ports.Outside: // owned, or the policy would have been refused: so not armed yet
-		return answer{refusal: &compile.Refusal{Reason: v1alpha1.ReasonPoolNotArmed, Waits: true, Message: fmt.Sprintf(
-			"waits until pool %s is armed", strings.Join(d.pools, ", "))}}, nil
+		return answer{refusal: notArmed(strings.Join(d.pools, ", "))}, nil
 	case ports.Taken:
 		refusal, err := r.holder(ctx, choice.Number)
 		return answer{refusal: refusal}, err
@@ -219,6 +221,21 @@ func (r *Allocator) holder(ctx context.Context, number uint16) (*compile.Refusal
 	}
 	return &compile.Refusal{Reason: v1alpha1.ReasonConflict, Message: fmt.Sprintf(
 		"nodePort %d is held by %s; pin another number, leave nodePort out, or wait for it", number, holder)}, nil
+}
+
+func notArmed(pool string) *compile.Refusal {
+	return &compile.Refusal{Reason: v1alpha1.ReasonPoolNotArmed, Waits: true, Message: fmt.Sprintf("waits until pool %s is armed", pool)}
+}
+
+// arming names the first of the pools that has numbers still to be armed, "" if
+// there is none.
+func arming(names []string, pools []compile.Pool) string {
+	for _, p := range pools {
+		if slices.Contains(names, p.Name) && len(p.Owned.Subtract(p.Armed)) > 0 {
+			return p.Name
+		}
+	}
+	return ""
 }
 
 // armed are the numbers that may be handed out.

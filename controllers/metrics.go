@@ -7,6 +7,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
 )
 
 var poolPorts = prometheus.NewGaugeVec(prometheus.GaugeOpts{
@@ -27,10 +28,18 @@ var cloudRules = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 // registerMetrics adds our metrics to the manager's registry, once a process.
 var registerMetrics = sync.OnceFunc(func() { metrics.Registry.MustRegister(poolPorts, cloudCalls, cloudRules) })
 
-func observePool(p *v1alpha1.NodePortPool, s v1alpha1.NodePortPoolStatus) {
+func observePool(p compile.Pool, allocations []v1alpha1.NodePortAllocation, s v1alpha1.NodePortPoolStatus) {
+	foreign := 0 // the list in status is cut
+	for i := range allocations {
+		if allocations[i].Spec.State == v1alpha1.AllocationForeign && p.Owned.Contains(compile.NumberOf(&allocations[i])) {
+			foreign++
+		}
+	}
 	for state, n := range map[string]int32{
-		"allocated": s.Allocated, "cooling": s.Cooling, "free": s.Free, "foreign": int32(len(s.Foreign)),
+		"allocated": s.Allocated, "cooling": s.Cooling, "free": s.Free, "foreign": int32(foreign),
 	} {
 		poolPorts.WithLabelValues(p.Name, p.Spec.Team, p.Spec.Category, state).Set(float64(n))
 	}
 }
+
+func forgetPool(name string) { poolPorts.DeletePartialMatch(prometheus.Labels{"pool": name}) }

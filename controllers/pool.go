@@ -45,6 +45,7 @@ func (r *Pool) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.
 	i := slices.IndexFunc(pools, func(p compile.Pool) bool { return p.Name == key.Name })
 	if i < 0 {
 		delete(r.written, key.Name)
+		forgetPool(key.Name)
 		return reconcile.Result{}, nil
 	}
 	pool, reader := pools[i], client.Reader(r.Client)
@@ -63,7 +64,9 @@ func (r *Pool) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.
 	if err := r.recordForeign(ctx, pool, reader); err != nil {
 		return conflict(err)
 	}
-	pool.Armed = pool.Owned
+	if pool.Invalid == "" {
+		pool.Armed = pool.Owned
+	}
 	return r.writeStatus(ctx, pool)
 }
 
@@ -119,7 +122,7 @@ func (r *Pool) writeStatus(ctx context.Context, pool compile.Pool) (reconcile.Re
 	}
 	now := r.Now()
 	status := compile.PoolStatus(pool, allocations.Items, metav1.NewTime(now))
-	observePool(pool.NodePortPool, status)
+	observePool(pool, allocations.Items, status)
 	if equality.Semantic.DeepEqual(status, pool.Status) {
 		return reconcile.Result{}, nil
 	}

@@ -88,7 +88,7 @@ type CloudFirewallStatus struct {
 	// +default=-1
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Conditions: Ready, Reconciling, Stalled, Conflict.
+	// Conditions: Ready, Reconciling, Stalled.
 	// +listType=map
 	// +listMapKey=type
 	// +optional

@@ -57,7 +57,6 @@ const (
 
 	// Exposed.
 	ReasonServiceNameTaken = "ServiceNameTaken"
-	ReasonNodePortRefused  = "NodePortRefused"
 
 	// HostEnforced.
 	ReasonNodesPending           = "NodesPending"

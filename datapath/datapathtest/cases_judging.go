@@ -207,10 +207,13 @@ func masqueradeTrap(w *World) {
 	const connections = 400
 	for _, family := range families() {
 		for _, protocol := range []rule.Protocol{rule.TCP, rule.UDP} {
-			var group errgroup.Group
+			group, unharmed := errgroup.WithContext(w.t.Context())
 			group.SetLimit(50)
 			for range connections {
 				group.Go(func() error {
+					if unharmed.Err() != nil {
+						return nil // one that was hurt says enough
+					}
 					conn, err := dial(w.Pod, podIP.in(family), remote.in(family), rule.Port{Protocol: protocol, Number: 7000}, patience)
 					if err != nil {
 						return err

@@ -44,7 +44,7 @@ func Owned(pools []v1alpha1.NodePortPool) []Pool {
 func resolve(p *v1alpha1.NodePortPool, older []Pool) Pool {
 	ranges, err := parseRanges(p.Spec.Ranges)
 	if err != nil {
-		return Pool{NodePortPool: p, Invalid: err.Error()}
+		return Pool{NodePortPool: p, Invalid: err.Error(), Armed: unreadable(p)}
 	}
 	resolved := Pool{NodePortPool: p, Owned: ranges.Subtract(rule.FailSafe)}
 	for _, o := range older {
@@ -58,6 +58,16 @@ func resolve(p *v1alpha1.NodePortPool, older []Pool) Pool {
 		resolved.Armed = resolved.Owned.Intersect(armed)
 	}
 	return resolved
+}
+
+// unreadable is what stays armed of a pool whose ranges can't be read: nobody is
+// let in by a slip of the pen.
+func unreadable(p *v1alpha1.NodePortPool) rule.PortRanges {
+	armed, err := rule.ParsePortRanges(p.Status.Armed)
+	if err != nil {
+		return nil
+	}
+	return armed
 }
 
 func parseRanges(ranges []v1alpha1.PortRange) (rule.PortRanges, error) {

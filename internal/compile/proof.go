@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -103,13 +104,18 @@ func AtLeast(a, b string) bool {
 	return err == nil && order >= 0
 }
 
+// clockSkew is how far the manager's clock, which dates a closing, may be behind
+// the API server's, which dates a Node. A node that is asked without need proves
+// it by its first report.
+const clockSkew = time.Minute
+
 // Holders names the nodes that have not yet proved that they closed the
 // allocation. Every enforceable Node older than the closing must, Ready or not;
 // one that is deleted or tainted out-of-service is gone.
 func (p Proof) Holders(nodes []NodeReport, a *v1alpha1.NodePortAllocation) []string {
 	var holders []string
 	for _, n := range nodes {
-		if !Enforceable(n.Node) || outOfService(n.Node) || n.CreationTimestamp.Time.After(a.Spec.ClosedAt.Time) {
+		if !Enforceable(n.Node) || outOfService(n.Node) || n.CreationTimestamp.Time.After(a.Spec.ClosedAt.Add(clockSkew)) {
 			continue
 		}
 		if reason := p.Missing(n, a); reason != "" {

@@ -8,7 +8,7 @@ import (
 	"slices"
 )
 
-// ClassID names a distinct set of sources by its content: the first 64 bits of
+// ClassID names a distinct set of sources by its content: the first 128 bits of
 // the SHA-256 of its canonical prefixes, in hexadecimal.
 type ClassID string
 
@@ -50,7 +50,7 @@ func classID(canonical []netip.Prefix) ClassID {
 		h.Write([]byte(p.String()))
 		h.Write([]byte{'\n'})
 	}
-	return ClassID(hex.EncodeToString(h.Sum(nil)[:8]))
+	return ClassID(hex.EncodeToString(h.Sum(nil)[:16]))
 }
 
 // Sources returns the canonical prefixes that may reach the port; none when

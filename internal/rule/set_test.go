@@ -38,10 +38,10 @@ func TestEqualSourcesAreOneClass(t *testing.T) {
 // release: the hash of the list of its prefixes, one to a line. The value is
 // that of
 //
-//	printf '10.8.0.0/16\n2001:db8::/48\n' | sha256sum | cut -c-16
+//	printf '10.8.0.0/16\n2001:db8::/48\n' | sha256sum | cut -c-32
 func TestClassesKeepTheirNames(t *testing.T) {
 	set := NewSet(nil, map[Port][]netip.Prefix{{TCP, 1}: prefixes("10.8.0.0/16", "2001:db8::/48"), {TCP, 2}: nil})
-	for port, want := range map[Port]ClassID{{TCP, 1}: "00c2577b076f86f4", {TCP, 2}: ""} {
+	for port, want := range map[Port]ClassID{{TCP, 1}: "00c2577b076f86f40182840ddf3cbd11", {TCP, 2}: ""} {
 		if got := set.Ports[port]; got != want {
 			t.Errorf("class of %v is %s, want %s", port, got, want)
 		}

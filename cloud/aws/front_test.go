@@ -35,6 +35,13 @@ func TestARequestFromAnotherTimeIsDenied(t *testing.T) {
 	wantDenied(t, server.URL, "RequestExpired")
 }
 
+func TestARequestForAnotherRegionIsDenied(t *testing.T) {
+	offline(t, "test", "test")
+	server := httptest.NewServer(cloudtest.NewEC2(cloudtest.Options{Region: "eu-west-1"}))
+	t.Cleanup(server.Close)
+	wantDenied(t, server.URL, "AuthFailure")
+}
+
 func wantDenied(t *testing.T, endpoint, code string) {
 	t.Helper()
 	_, err := open(t, endpoint).List(t.Context(), "sg-1")

@@ -29,6 +29,8 @@ type Options struct {
 	// AccessKey and SecretKey are the only credentials that ServeHTTP accepts.
 	// Default: "test", "test".
 	AccessKey, SecretKey string
+	// Region is the only one for which ServeHTTP accepts signatures. Default: any.
+	Region string
 	// PageSize bounds a page of a listing, as EC2 may return fewer than asked
 	// for. Default: 1000.
 	PageSize int

@@ -39,6 +39,9 @@ func (e *EC2) authenticate(r *http.Request, body []byte) error {
 	if scope[0] != e.options.AccessKey {
 		return refuse("AuthFailure", "AWS was not able to validate the provided access credentials")
 	}
+	if e.options.Region != "" && scope[2] != e.options.Region {
+		return refuse("AuthFailure", "Credential should be scoped to a valid region, not '"+scope[2]+"'.")
+	}
 	date := r.Header.Get("X-Amz-Date")
 	at, err := time.Parse(amzDate, date)
 	if err != nil || scope[1] != date[:8] {

@@ -71,8 +71,8 @@ func TestEveryLeafIsHonoured(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(honoured)) {
 		t.Errorf("honoured.yaml lists the kind %s, which does not exist", name)
 	}
-	if len(missing) > 0 && !t.Failed() {
-		t.Skipf("no test is named yet for %d fields:\n\t%s", len(missing), strings.Join(missing, "\n\t"))
+	if len(missing) > 0 {
+		t.Errorf("no test is named for %d fields:\n\t%s", len(missing), strings.Join(missing, "\n\t"))
 	}
 }
 

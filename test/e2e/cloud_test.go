@@ -1,13 +1,16 @@
 package e2e
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/cloud/cloudtest"
@@ -130,4 +133,53 @@ func TestARuleThatWasRemovedByHandComesBackAndAForeignOneStays(t *testing.T) {
 	s.awaitRules("TCP 30320 " + officeCIDR)
 	s.delete(policy)
 	s.awaitRules()
+}
+
+func TestAGroupTakenOffTheListIsEmptied(t *testing.T) {
+	s := openCloud(t, "groups", "30330-30339")
+	const other = "sg-0fedcba9876543210"
+	account.AddGroup(other)
+	policy := s.policy("shop", officeCIDR)
+	s.create(policy)
+	s.awaitReady(policy)
+	s.awaitRules("TCP 30330 " + officeCIDR)
+	firewall := &v1alpha1.CloudFirewall{ObjectMeta: metav1.ObjectMeta{Name: "aws"}}
+	list := func(id string) {
+		edit(s, firewall, func(f *v1alpha1.CloudFirewall) { f.Spec.Groups = []v1alpha1.SecurityGroup{{ID: id}} })
+	}
+	t.Cleanup(func() { account.RemoveGroup(other) })
+	list(other)
+	s.awaitRules()
+	s.eventually("the rule has moved to the listed group", func() error {
+		if rules := account.Rules(other); len(rules) != 1 {
+			return fmt.Errorf("it holds %v", rules)
+		}
+		return s.ready(policy, func() []metav1.Condition { return policy.Status.Conditions })
+	})
+	list(stage.Group)
+	s.awaitRules("TCP 30330 " + officeCIDR)
+	s.delete(policy)
+	s.awaitRules()
+}
+
+func TestARegionThatIsNotTheAccountsIsDenied(t *testing.T) {
+	s := openCloud(t, "region", "30340-30349")
+	elsewhere := &v1alpha1.CloudFirewall{
+		ObjectMeta: metav1.ObjectMeta{Name: "elsewhere"},
+		Spec: v1alpha1.CloudFirewallSpec{
+			Provider: v1alpha1.ProviderAWS, Region: "eu-west-1", Endpoint: stage.Endpoint,
+			Groups: []v1alpha1.SecurityGroup{{ID: stage.Group}},
+		},
+	}
+	s.create(elsewhere)
+	t.Cleanup(func() { _ = town.Client.Delete(context.Background(), elsewhere) })
+	s.eventually("the CloudFirewall says Denied", func() error {
+		if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(elsewhere), elsewhere); err != nil {
+			return err
+		}
+		if c := meta.FindStatusCondition(elsewhere.Status.Conditions, v1alpha1.Stalled); c == nil || c.Reason != v1alpha1.ReasonDenied {
+			return fmt.Errorf("conditions: %s", describe(elsewhere.Status.Conditions))
+		}
+		return nil
+	})
 }

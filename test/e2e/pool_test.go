@@ -3,6 +3,9 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"net/http"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -79,6 +82,54 @@ func TestAServiceCreatedBehindOurBackIsUnreachableAndItsNumberIsPassedOver(t *te
 		t.Errorf("the pinned policy got %d once the squatter was gone, want 30220", port)
 	}
 }
+
+// Another Service takes the number between our claim and our companion, before
+// any cache can show it: the moment that only the API server knows of.
+func TestANumberThatTheAPIServerRefusesIsForeignAndAnotherIsChosen(t *testing.T) {
+	s := open(t, "refused", "30225-30229")
+	rival := s.nodePortService("rival", 30225)
+	var took error
+	var once sync.Once
+	config, stop, err := town.Proxied(s.ctx, func(next http.RoundTripper) http.RoundTripper {
+		return roundTrip(func(r *http.Request) (*http.Response, error) {
+			if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/namespaces/refused/services") {
+				once.Do(func() { took = town.Client.Create(s.ctx, rival) })
+			}
+			return next.RoundTrip(r)
+		})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	town.Manager().Kill()
+	if err := town.StartManager(s.ctx, config); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		town.Manager().Kill()
+		stop()
+		if err := town.StartManager(s.ctx, nil); err != nil {
+			t.Fatal(err)
+		}
+	}()
+	policy := s.policy("shop", officeCIDR)
+	s.create(policy)
+	if port := s.awaitReady(policy); port != 30226 {
+		t.Errorf("the policy got %d, want 30226", port)
+	}
+	if took != nil {
+		t.Fatal(took)
+	}
+	if a := s.awaitState(30225, v1alpha1.AllocationForeign); a.Spec.Grandfathered || a.Spec.Claim.Service != "rival" || a.Spec.Claim.Policy != "" {
+		t.Errorf("the refused number is %+v", a.Spec)
+	}
+	s.silentSoon(s.office, from(officeCIDR, 1), 30225)
+	s.answers(s.office, from(officeCIDR, 1), 30226)
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestAnExhaustedPoolServesTheOldestClaimWhenAPortIsFreed(t *testing.T) {
 	s := open(t, "full", "30230")

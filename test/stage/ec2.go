@@ -27,7 +27,7 @@ var Foreign = []cloud.Rule{
 // ServeEC2 serves an EC2 account with one group beside the manager, until the
 // lab closes. through, if any, are handlers around it, the innermost first.
 func (s *Stage) ServeEC2(through ...func(http.Handler) http.Handler) (*cloudtest.EC2, error) {
-	account := cloudtest.NewEC2(cloudtest.Options{AccessKey: AccessKey, SecretKey: SecretKey})
+	account := cloudtest.NewEC2(cloudtest.Options{AccessKey: AccessKey, SecretKey: SecretKey, Region: Region})
 	account.AddGroup(Group)
 	account.Seed(Group, Foreign...)
 	listener, err := s.ControlPlane().Listen("tcp", "127.0.0.1:4566")

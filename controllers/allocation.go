@@ -57,8 +57,11 @@ func (r *Allocation) Reconcile(ctx context.Context, key reconcile.Request) (reco
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if !equality.Semantic.DeepEqual(want, a.Spec) {
-		a.Spec = want // the resource version makes a lost race a conflict
+	if want == nil {
+		return conflict(r.remove(ctx, a))
+	}
+	if !equality.Semantic.DeepEqual(*want, a.Spec) {
+		a.Spec = *want // the resource version makes a lost race a conflict
 		return conflict(r.Update(ctx, a, client.FieldOwner(v1alpha1.FieldOwner)))
 	}
 	if a.Spec.State != v1alpha1.AllocationClosed {
@@ -67,26 +70,43 @@ func (r *Allocation) Reconcile(ctx context.Context, key reconcile.Request) (reco
 	return r.release(ctx, a, proof)
 }
 
-// want decides what the allocation must say, and when to look again by itself.
-func (r *Allocation) want(ctx context.Context, a *v1alpha1.NodePortAllocation) (v1alpha1.NodePortAllocationSpec, time.Duration, error) {
+// want decides what the allocation must say, nil for nothing at all, and when to
+// look again by itself.
+func (r *Allocation) want(ctx context.Context, a *v1alpha1.NodePortAllocation) (*v1alpha1.NodePortAllocationSpec, time.Duration, error) {
 	now := metav1.NewMicroTime(r.Now())
-	if a.Spec.Claim.Policy == "" {
-		if a.Spec.State == v1alpha1.AllocationClosed {
-			return a.Spec, 0, nil
-		}
-		holder, err := r.Snapshot.Holder(ctx, compile.NumberOf(a))
-		if err != nil {
-			return a.Spec, 0, err
-		}
-		pools, err := r.Snapshot.Pools(ctx)
-		rest := a.CreationTimestamp.Add(refusalRest).Sub(r.Now())
-		return compile.Foreign(a, holder, compile.PoolOf(pools, compile.NumberOf(a)), rest <= 0, now), max(rest, 0), err
+	switch {
+	case a.Spec.State == v1alpha1.AllocationForeign:
+		return r.wantForeign(ctx, a, now)
+	case a.Spec.Claim.Policy == "": // closed, and was Foreign
+		return &a.Spec, 0, nil
 	}
 	view, err := r.Snapshot.View(ctx, policyOf(a))
 	if err != nil {
-		return a.Spec, 0, err
+		return nil, 0, err
 	}
-	return compile.Allocation(a, view.Policy, view.Wish, view.Refusal, view.Allocations, view.Pools, now), 0, nil
+	want := compile.Allocation(a, view.Policy, view.Wish, view.Refusal, view.Allocations, view.Pools, now)
+	return &want, 0, nil
+}
+
+// wantForeign follows the Service that holds the number. A squatter on a number
+// that is in no pool any more is none of our business; who is grandfathered stays
+// until its Service goes, for agents never see what they pass vanish unclosed.
+func (r *Allocation) wantForeign(ctx context.Context, a *v1alpha1.NodePortAllocation, now metav1.MicroTime) (*v1alpha1.NodePortAllocationSpec, time.Duration, error) {
+	pools, err := r.Snapshot.Pools(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	pool := compile.PoolOf(pools, compile.NumberOf(a))
+	if pool == nil && !a.Spec.Grandfathered {
+		return nil, 0, nil
+	}
+	holder, err := r.Snapshot.Holder(ctx, compile.NumberOf(a))
+	if err != nil {
+		return nil, 0, err
+	}
+	rest := a.CreationTimestamp.Add(refusalRest).Sub(r.Now())
+	want := compile.Foreign(a, holder, pool, rest <= 0, now)
+	return &want, max(rest, 0), nil
 }
 
 // release deletes a closed allocation once its cool-down is over and every node
@@ -111,8 +131,12 @@ func (r *Allocation) release(ctx context.Context, a *v1alpha1.NodePortAllocation
 			return reconcile.Result{RequeueAfter: lookAgain}, nil
 		}
 	}
-	err = r.Delete(ctx, a, client.Preconditions{UID: ptr.To(a.UID), ResourceVersion: ptr.To(a.ResourceVersion)})
-	return conflict(err)
+	return conflict(r.remove(ctx, a))
+}
+
+// remove frees the number, unless somebody has written to the allocation since.
+func (r *Allocation) remove(ctx context.Context, a *v1alpha1.NodePortAllocation) error {
+	return r.Delete(ctx, a, client.Preconditions{UID: ptr.To(a.UID), ResourceVersion: ptr.To(a.ResourceVersion)})
 }
 
 func (r *Allocation) coolDown(ctx context.Context, pool string) (time.Duration, error) {

@@ -48,11 +48,28 @@ func (r *Exposure) Reconcile(ctx context.Context, policy reconcile.Request) (rec
 	case want == nil:
 		return conflict(r.Delete(ctx, have, client.Preconditions{UID: ptr.To(have.UID), ResourceVersion: ptr.To(have.ResourceVersion)}))
 	case have == nil:
-		return r.refused(ctx, own, r.Create(ctx, want, client.FieldOwner(v1alpha1.FieldOwner)))
+		return r.create(ctx, own, want)
 	case equality.Semantic.DeepEqual(want, have):
 		return reconcile.Result{}, nil
 	}
 	return r.refused(ctx, own, r.Update(ctx, want, client.FieldOwner(v1alpha1.FieldOwner)))
+}
+
+// create makes the companion. The API server looks at numbers before it looks at
+// names, so where our cache lags behind our own create, the companion that is
+// there is what refuses the number: nobody else's.
+func (r *Exposure) create(ctx context.Context, own []v1alpha1.NodePortAllocation, want *corev1.Service) (reconcile.Result, error) {
+	err := r.Create(ctx, want, client.FieldOwner(v1alpha1.FieldOwner))
+	if apierrors.IsInvalid(err) {
+		there, getErr := get[corev1.Service](ctx, r.Snapshot.Live, client.ObjectKeyFromObject(want))
+		if getErr != nil {
+			return reconcile.Result{}, getErr
+		}
+		if there != nil {
+			return reconcile.Result{RequeueAfter: retrySoon}, nil
+		}
+	}
+	return r.refused(ctx, own, err)
 }
 
 // referenced returns the Service behind the policy, nil when it is gone.

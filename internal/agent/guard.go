@@ -52,15 +52,16 @@ type judged struct {
 // judge returns what to enforce in the place of kept, now that read is there,
 // and the guard to judge by next.
 //
-// Closed allocations may go at any time: they admitted nobody, and that is how
-// ports are freed. Others, and pools, are never deleted by the manager while
-// they matter.
+// Allocations that admit nobody may go at any time: that is how ports are freed.
+// Others, and pools, are never deleted by the manager while they matter.
 func (g guard) judge(kept, read inputs, now time.Time) (guard, judged) {
 	var j judged
 	g.pools, j.use.pools = judgeKind(g.pools, &j, kindPools, kept.pools, read.pools, now,
 		func(*v1alpha1.NodePortPool) bool { return false })
 	g.allocations, j.use.allocations = judgeKind(g.allocations, &j, kindAllocations, kept.allocations, read.allocations, now,
-		func(a *v1alpha1.NodePortAllocation) bool { return a.Spec.State == v1alpha1.AllocationClosed })
+		func(a *v1alpha1.NodePortAllocation) bool {
+			return a.Spec.State == v1alpha1.AllocationClosed || a.Spec.State == v1alpha1.AllocationForeign && !a.Spec.Grandfathered
+		})
 	return g, j
 }
 

@@ -32,7 +32,9 @@ func spelled(in inputs) (out []string) {
 func TestGuard(t *testing.T) {
 	a, b := poolNamed("a"), poolNamed("b")
 	foreign := open(30083)
-	foreign.Spec.State = v1alpha1.AllocationForeign
+	foreign.Spec.State, foreign.Spec.Grandfathered = v1alpha1.AllocationForeign, true
+	squatter := open(30084)
+	squatter.Spec.State = v1alpha1.AllocationForeign
 	type pools = []v1alpha1.NodePortPool
 	type allocations = []v1alpha1.NodePortAllocation
 	type step struct {
@@ -72,6 +74,9 @@ func TestGuard(t *testing.T) {
 			{0, inputs{nil, allocations{open(30080)}}, []string{"30080", "a", "b"}, []string{kindPools}, 0},
 		}},
 		{"closed ports may go together", inputs{pools{a}, allocations{closed(30080), closed(30081)}}, []step{
+			{0, inputs{pools{a}, nil}, []string{"a"}, nil, 0},
+		}},
+		{"so may what is Foreign and dropped", inputs{pools{a}, allocations{squatter}}, []step{
 			{0, inputs{pools{a}, nil}, []string{"a"}, nil, 0},
 		}},
 		{"what goes all the time goes in the end", inputs{pools{a}, allocations{open(30080), open(30081), open(30082)}}, []step{

@@ -58,6 +58,22 @@ func TestAPoolCutsNobodyOffWhoStoodThereBefore(t *testing.T) {
 	s.awaitFree(30215)
 }
 
+func TestAPoolThatIsDeletedGivesBackWhatItNeverOwned(t *testing.T) {
+	s := open(t, "gone", "30270-30279")
+	squatter := s.nodePortService("squatter", 30275)
+	s.create(squatter)
+	s.awaitState(30275, v1alpha1.AllocationForeign)
+	s.silentSoon(s.street, from(streetCIDR, 1), 30275)
+	last := s.pool.DeepCopy() // agents keep the rules of a last pool, see their guard
+	last.ObjectMeta = metav1.ObjectMeta{Name: "remains"}
+	last.Spec.Ranges = []v1alpha1.PortRange{"30280"}
+	s.create(last)
+	t.Cleanup(func() { _ = town.Client.Delete(context.Background(), last) })
+	s.delete(s.pool)
+	s.awaitFree(30275)
+	s.answers(s.street, from(streetCIDR, 1), 30275)
+}
+
 func TestAServiceCreatedBehindOurBackIsUnreachableAndItsNumberIsPassedOver(t *testing.T) {
 	s := open(t, "squat", "30220-30222")
 	squatter := s.nodePortService("squatter", 30220)

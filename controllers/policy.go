@@ -25,6 +25,10 @@ import (
 // one more node: transitions are written at once.
 const progressEvery = 2 * time.Second
 
+// settleGrace is how long a new wish may take to come true before its progress is
+// written: most are Ready by then, in one write.
+const settleGrace = 500 * time.Millisecond
+
 // joinGrace is how long a node that has not reported may be behind before every
 // policy is told: a node that joins must not rewrite them all.
 const joinGrace = 10 * time.Second
@@ -45,8 +49,11 @@ type Policy struct {
 type note struct {
 	// written is when its status was last written by this process.
 	written time.Time
-	// doubted is when a node first seemed to lack what was proved before.
-	doubted time.Time
+	// version of the policy that this write made.
+	version string
+	// since is when it began to differ in the way that kind says.
+	since time.Time
+	kind  urgent
 }
 
 // Reconcile serves one policy.
@@ -64,6 +71,9 @@ func (r *Policy) Reconcile(ctx context.Context, key reconcile.Request) (reconcil
 		r.forget(key.NamespacedName)
 		return reconcile.Result{}, nil
 	}
+	if before := r.noted(key.NamespacedName).version; before != "" && !compile.AtLeast(view.Policy.ResourceVersion, before) {
+		return reconcile.Result{RequeueAfter: retrySoon}, nil // the cache does not show our last write yet
+	}
 	if lags(view, r.Now()) {
 		return reconcile.Result{}, nil // the allocation's own change wakes us
 	}
@@ -80,7 +90,7 @@ func (r *Policy) Reconcile(ctx context.Context, key reconcile.Request) (reconcil
 	if err := r.Status().Update(ctx, view.Policy, client.FieldOwner(v1alpha1.FieldOwner)); err != nil {
 		return conflict(err)
 	}
-	r.note(key.NamespacedName, note{written: now})
+	r.note(key.NamespacedName, note{written: now, version: view.Policy.ResourceVersion})
 	return reconcile.Result{}, nil
 }
 
@@ -97,10 +107,8 @@ func lags(view View, now time.Time) bool {
 func (r *Policy) when(key types.NamespacedName, before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen, now time.Time) (time.Duration, bool) {
 	note := r.noted(key)
 	kind := urgency(before, after, seen)
-	if kind != doubt {
-		note.doubted = time.Time{}
-	} else if note.doubted.IsZero() {
-		note.doubted = now
+	if kind != note.kind || note.since.IsZero() {
+		note.kind, note.since = kind, now
 	}
 	r.note(key, note)
 	rest := time.Duration(0)
@@ -110,7 +118,9 @@ func (r *Policy) when(key types.NamespacedName, before, after v1alpha1.NodePortP
 	case progress:
 		rest = note.written.Add(progressEvery).Sub(now)
 	case doubt:
-		rest = note.doubted.Add(joinGrace).Sub(now)
+		rest = note.since.Add(joinGrace).Sub(now)
+	case settling:
+		rest = note.since.Add(settleGrace).Sub(now)
 	case transition:
 	}
 	return rest, rest <= 0
@@ -146,6 +156,7 @@ const (
 	nothing    urgent = iota // equal, or too early to say anything
 	progress                 // worth telling, but not now
 	doubt                    // a node has not reported: it may just have joined
+	settling                 // a new wish that may come true any moment
 	transition               // a gate changed, or a new generation was seen
 )
 
@@ -161,7 +172,10 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 		return nothing
 	case before.ObservedGeneration != after.ObservedGeneration,
 		!slices.Equal(before.Allocations, after.Allocations):
-		return transition
+		if meta.IsStatusConditionTrue(after.Conditions, v1alpha1.Ready) || meta.IsStatusConditionTrue(after.Conditions, v1alpha1.Stalled) {
+			return transition
+		}
+		return settling
 	}
 	changed := func(kind string) bool {
 		return meta.IsStatusConditionTrue(before.Conditions, kind) != meta.IsStatusConditionTrue(after.Conditions, kind)

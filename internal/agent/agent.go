@@ -94,20 +94,32 @@ func (a *Agent) Run(ctx context.Context) {
 	running.Wait()
 }
 
+// roundPause is the least time between two rounds that changes begin. The first
+// change goes to the kernel at once; a burst behind it costs a few rounds, not
+// one for each of its changes.
+const roundPause = 100 * time.Millisecond
+
 // loop has one round after each change, each failure and each check interval.
 func (a *Agent) loop(ctx context.Context) {
 	check := time.NewTicker(a.config.CheckInterval)
 	defer check.Stop()
 	var backoff *wait.Backoff
-	var retry <-chan time.Time
+	var retry, rested <-chan time.Time
+	changed := (<-chan struct{})(a.changed)
 	for {
 		a.alive.Store(time.Now().Unix())
 		var o outcome
 		select {
 		case <-ctx.Done():
 			return
-		case <-a.changed:
+		case <-changed:
 			o = a.bounded(ctx, a.round)
+			if !o.waiting {
+				changed, rested = nil, time.After(roundPause)
+			}
+		case <-rested:
+			changed, rested = a.changed, nil
+			continue
 		case <-retry:
 			o = a.bounded(ctx, a.round)
 		case <-check.C:

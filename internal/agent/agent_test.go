@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
@@ -78,12 +77,12 @@ func TestChangesAreAppliedAndOnlyWhatNarrowedIsSwept(t *testing.T) {
 		l.start()
 		l.kernel.take()
 		l.allocations.put(open(30082, "203.0.113.0/24"))
-		synctest.Wait()
+		l.pass(roundPause)
 		l.wantCalls("sync") // opening needs no sweep
 		l.wantAdmits(30082, "203.0.113.7", true)
 
 		version := l.allocations.put(closed(30080))
-		synctest.Wait()
+		l.pass(roundPause)
 		l.wantCalls("sync", "sweep")
 		l.wantAdmits(30080, "203.0.113.7", false)
 		if got := l.kernel.lastSweep().Strings(); !slices.Equal(got, []string{"30080"}) {
@@ -100,7 +99,7 @@ func TestWhatChangesNoRuleMovesTheMarksOnly(t *testing.T) {
 		p := pool("30000-30099")
 		p.Status.Allocated = 7
 		version := l.pools.put(p)
-		synctest.Wait()
+		l.pass(roundPause)
 		l.wantCalls()
 		l.wantMarks(version, "103")
 	})
@@ -319,5 +318,28 @@ func TestBadPortIsAnExceptionAndTheRestApplies(t *testing.T) {
 		}
 		l.wantAdmits(30080, "203.0.113.7", true)
 		l.wantAdmits(30083, "203.0.113.7", false)
+	})
+}
+
+func TestABurstOfChangesCostsFewRounds(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.start()
+		l.kernel.take()
+		for number := uint16(30010); number < 30060; number++ {
+			l.allocations.put(open(number, "203.0.113.0/24"))
+			l.pass(2 * time.Millisecond)
+		}
+		l.pass(roundPause)
+		syncs := 0
+		for _, call := range l.kernel.take() {
+			if call == "sync" {
+				syncs++
+			}
+		}
+		if syncs < 2 || syncs > 3 {
+			t.Errorf("50 changes in 100 ms cost %d rounds, want the first at once and the others together", syncs)
+		}
+		l.wantAdmits(30010, "203.0.113.7", true)
+		l.wantAdmits(30059, "203.0.113.7", true)
 	})
 }

@@ -77,6 +77,7 @@ func (l *lab) start() {
 	go func() { defer close(done); a.Run(ctx) }()
 	l.agent, l.stop = a, func() { cancel(); <-done; l.stop = func() {} }
 	synctest.Wait()
+	l.pass(roundPause)
 }
 
 func (l *lab) restart() { l.stop(); l.kernel.take(); l.start() }

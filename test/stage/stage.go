@@ -50,7 +50,9 @@ func Build(ctx context.Context) (dir string, err error) {
 	}
 	build := exec.CommandContext(ctx, "go", "build", "-o", dir+"/", "./cmd/manager", "./cmd/agent")
 	build.Dir = Root()
-	// Killed, it would leave a folder behind.
+	// Interrupted, go leaves its work folder behind: have it where the caller
+	// removes it.
+	build.Env = append(os.Environ(), "GOTMPDIR="+dir)
 	build.Cancel = func() error { return build.Process.Signal(os.Interrupt) }
 	build.WaitDelay = 10 * time.Second
 	if out, err := build.CombinedOutput(); err != nil {

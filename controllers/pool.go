@@ -136,7 +136,9 @@ func (r *Pool) writeStatus(ctx context.Context, pool compile.Pool) (reconcile.Re
 	if err := r.Status().Update(ctx, object, client.FieldOwner(v1alpha1.FieldOwner)); err != nil {
 		return conflict(err)
 	}
-	r.written[pool.Name] = now
+	if !urgent {
+		r.written[pool.Name] = now
+	}
 	return reconcile.Result{}, nil
 }
 

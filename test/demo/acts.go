@@ -37,7 +37,7 @@ func (p *play) expose(ctx context.Context) error {
 	}
 	p.say.shell("cat config/samples/nodeportpolicy.yaml", string(policy))
 	p.say.gap()
-	p.say.note("The overlay applies config/samples as they are but for three values: the lab's EC2\n" +
+	p.say.note("The overlay applies config/samples as they are but for two values: the lab's EC2\n" +
 		"endpoint, and coolDown 3s in place of 30s.")
 	out, err := p.apply(ctx)
 	if err != nil {

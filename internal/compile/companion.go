@@ -126,7 +126,9 @@ func hasPort(ports []corev1.ServicePort, port int32, protocol corev1.Protocol) b
 func openPort(a *v1alpha1.NodePortAllocation, p v1alpha1.ClaimedPort, service, have *corev1.Service) corev1.ServicePort {
 	number := int32(NumberOf(a))
 	port := corev1.ServicePort{Name: p.Name, Protocol: corev1.Protocol(p.Protocol), Port: p.Port, TargetPort: intstr.FromInt32(p.Port), NodePort: number}
-	if port.Name == "" { // required beside others, and stable when others come
+	// Required beside others, and stable when others come; a name of the referenced
+	// Service must not look like one that only holds.
+	if port.Name == "" || strings.HasPrefix(port.Name, closingPrefix) {
 		port.Name = nameOf(a, p.Protocol)
 	}
 	// Where the Service has lost the port, the companion keeps what it had.

@@ -268,3 +268,24 @@ func TestRefusedNumberIsForeign(t *testing.T) {
 		t.Errorf("held by a Service: %+v", got)
 	}
 }
+
+// A copy of a companion, with its label and its owners, is another Service.
+func TestACopyOfACompanionIsNone(t *testing.T) {
+	seen := healthy()
+	companion := Companion("shop", "shop", seen.Allocations, seen.Service, nil)
+	companion.Name = "copy"
+	if IsCompanion(companion, "shop") {
+		t.Error("a copy under another name counts as the companion")
+	}
+}
+
+// The Service may call its ports as it likes: being exposed is read from the companion.
+func TestAPortNamedLikeAClosingOneIsExposed(t *testing.T) {
+	seen := healthy()
+	seen.Service.Spec.Ports[0].Name = "closing-bell"
+	seen.Allocations[0].Spec.Ports[0].Name = "closing-bell"
+	seen.Companion = Companion("shop", "shop", seen.Allocations, seen.Service, nil)
+	if g := seen.exposed(); !g.passed {
+		t.Errorf("not exposed: %s", g.message)
+	}
+}

@@ -266,9 +266,10 @@ func (s Seen) open() []*v1alpha1.NodePortAllocation {
 }
 
 // IsCompanion says whether a Service is the companion of the named policy: it
-// carries our label and is owned by an allocation.
+// has its name, carries our label and is owned by an allocation. A copy of one
+// under another name is somebody else's.
 func IsCompanion(service *corev1.Service, policy string) bool {
-	return service.Labels[v1alpha1.LabelPolicy] == policy &&
+	return service.Name == policy+v1alpha1.CompanionSuffix && service.Labels[v1alpha1.LabelPolicy] == policy &&
 		slices.ContainsFunc(service.OwnerReferences, func(o metav1.OwnerReference) bool {
 			return o.APIVersion == v1alpha1.GroupVersion.String() && o.Kind == "NodePortAllocation"
 		})

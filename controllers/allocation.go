@@ -84,8 +84,34 @@ func (r *Allocation) want(ctx context.Context, a *v1alpha1.NodePortAllocation) (
 	if err != nil {
 		return nil, 0, err
 	}
+	if view.Policy == nil && a.Spec.State == v1alpha1.AllocationOpen {
+		// Closing cuts connections, so a cache that lags is not enough to go by.
+		if unseen, err := r.Snapshot.Unseen(ctx, policyOf(a)); err != nil || unseen {
+			return &a.Spec, retrySoon, err
+		}
+	}
 	want := compile.Allocation(a, view.Policy, view.Wish, view.Refusal, view.Allocations, view.Pools, now)
-	return &want, 0, nil
+	if want.State == v1alpha1.AllocationOpen {
+		want, err = r.unlessTaken(ctx, a, want)
+	}
+	return &want, 0, err
+}
+
+// unlessTaken opens no number that another Service holds. It may have taken it
+// where our companion could not be made or was undone; then the sources of the
+// policy are not meant for it.
+func (r *Allocation) unlessTaken(ctx context.Context, a *v1alpha1.NodePortAllocation, open v1alpha1.NodePortAllocationSpec) (v1alpha1.NodePortAllocationSpec, error) {
+	holder, err := r.Snapshot.Holder(ctx, compile.NumberOf(a))
+	if err != nil || holder == nil || standsForCompanion(holder, a) {
+		return open, err
+	}
+	return compile.Refused(a, holder), nil
+}
+
+// standsForCompanion says whether the Service has the place of the allocation's
+// companion: perhaps ours, with its label taken off. Exposure judges that one.
+func standsForCompanion(s *corev1.Service, a *v1alpha1.NodePortAllocation) bool {
+	return s.Namespace == a.Spec.Claim.Namespace && s.Name == a.Spec.Claim.Policy+v1alpha1.CompanionSuffix
 }
 
 // wantForeign follows the Service that holds the number. A squatter on a number
@@ -103,6 +129,12 @@ func (r *Allocation) wantForeign(ctx context.Context, a *v1alpha1.NodePortAlloca
 	holder, err := r.Snapshot.Holder(ctx, compile.NumberOf(a))
 	if err != nil {
 		return nil, 0, err
+	}
+	if holder == nil && a.Spec.Claim.Service != "" {
+		// Who was passed is not passed again, so a cache that lags is not enough to go by.
+		if holder, err = r.Snapshot.StillHolds(ctx, a); err != nil {
+			return nil, 0, err
+		}
 	}
 	rest := a.CreationTimestamp.Add(refusalRest).Sub(r.Now())
 	want := compile.Foreign(a, holder, pool, rest <= 0, now)
@@ -159,8 +191,11 @@ func (r *Allocation) holders(ctx context.Context, a *v1alpha1.NodePortAllocation
 	}
 	var asked []v1alpha1.ObjectName
 	for _, f := range firewalls.Items {
-		name := v1alpha1.ObjectName(f.Name)
-		if slices.Contains(a.Spec.CloudFirewalls, name) || r.Clouds.Of(f.Name).Holds(compile.NumberOf(a)) {
+		name, seen := v1alpha1.ObjectName(f.Name), r.Clouds.Of(f.Name)
+		// One that this process has not read, and that had rules of ours, may have
+		// some of an allocation that named it once.
+		unread := !seen.Read && slices.ContainsFunc(f.Status.Groups, func(g v1alpha1.GroupStatus) bool { return g.Ours > 0 })
+		if slices.Contains(a.Spec.CloudFirewalls, name) || unread || seen.Holds(compile.NumberOf(a)) {
 			asked = append(asked, name)
 		}
 	}

@@ -284,8 +284,9 @@ func (r *Allocator) categoriesOfService(ctx context.Context, o client.Object) []
 			out = append(out, category(policy.Spec.Category)...)
 		}
 	}
+	// Of companions too: what one gives up may be of a category that its policy has left.
 	held := compile.Held(o.(*corev1.Service))
-	if len(held) == 0 || ours(o.(*corev1.Service)) && o.GetDeletionTimestamp() == nil && len(out) > 0 {
+	if len(held) == 0 {
 		return out
 	}
 	pools, err := r.Snapshot.Pools(ctx)

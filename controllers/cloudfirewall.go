@@ -1,16 +1,19 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"time"
 
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -97,17 +100,57 @@ func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewa
 	for _, a := range compile.Cloud(firewall.Name, allocations.Items) {
 		grants = append(grants, cloud.Grant(a))
 	}
+	var all v1alpha1.CloudFirewallList
+	if err := r.List(ctx, &all); err != nil {
+		return nil, err
+	}
 	listed, vanished := groupsOf(firewall)
-	report, err := cloud.Sync(ctx, provider, cloud.Want{Owner: r.Owner, Groups: listed, Grants: cloud.Merge(grants)})
-	reports := []cloud.Report{report}
-	if len(vanished) > 0 {
-		emptied, emptyErr := cloud.Sync(ctx, provider, cloud.Want{Owner: r.Owner, Groups: vanished})
-		if errors.Is(emptyErr, cloud.ErrInvalid) {
-			emptyErr = nil // the group itself is gone, and our rules with it
+	listed, vanished, err = undisputed(firewall, all.Items, listed, vanished)
+	var reports []cloud.Report
+	if len(listed) > 0 {
+		report, syncErr := cloud.Sync(ctx, provider, cloud.Want{Owner: r.Owner, Groups: listed, Grants: cloud.Merge(grants)})
+		reports, err = append(reports, report), errors.Join(err, syncErr)
+	}
+	for _, group := range vanished {
+		emptied, emptyErr := cloud.Sync(ctx, provider, cloud.Want{Owner: r.Owner, Groups: []string{group}})
+		if errors.Is(emptyErr, cloud.ErrInvalid) && len(emptied.Unlisted) > 0 {
+			continue // the group itself is gone, and our rules with it
 		}
 		reports, err = append(reports, emptied), errors.Join(err, emptyErr)
 	}
 	return reports, err
+}
+
+// undisputed leaves each group to one CloudFirewall, the oldest that lists it (then
+// by name): the rules of all of them bear the cluster's one signature, so two would
+// go on revoking each other's. A group that one has let go and another lists is
+// the other's to empty. err names the groups that are an older one's.
+func undisputed(f *v1alpha1.CloudFirewall, all []v1alpha1.CloudFirewall, listed, vanished []string) (own, letGo []string, err error) {
+	var olders []error
+	others := func(group string, younger bool) *v1alpha1.CloudFirewall {
+		i := slices.IndexFunc(all, func(o v1alpha1.CloudFirewall) bool {
+			return o.Name != f.Name && o.DeletionTimestamp == nil && o.Spec.Provider == f.Spec.Provider && o.Spec.Region == f.Spec.Region &&
+				slices.Contains(o.Spec.Groups, v1alpha1.SecurityGroup{ID: group}) &&
+				(younger || cmp.Or(o.CreationTimestamp.Compare(f.CreationTimestamp.Time), strings.Compare(o.Name, f.Name)) < 0)
+		})
+		if i < 0 {
+			return nil
+		}
+		return &all[i]
+	}
+	for _, group := range listed {
+		if older := others(group, false); older != nil {
+			olders = append(olders, fmt.Errorf("%w: group %s is also listed by CloudFirewall %s, which is older; list it in one of them only", cloud.ErrInvalid, group, older.Name))
+			continue
+		}
+		own = append(own, group)
+	}
+	for _, group := range vanished {
+		if others(group, true) == nil {
+			letGo = append(letGo, group)
+		}
+	}
+	return own, letGo, errors.Join(olders...)
 }
 
 func groupsOf(firewall *v1alpha1.CloudFirewall) (listed, vanished []string) {
@@ -280,12 +323,13 @@ func jitter(d time.Duration) time.Duration {
 	return d*9/10 + rand.N(d/5) //nolint:gosec // not for secrets
 }
 
-// SetupWithManager wakes a firewall for its own edits and for every allocation
-// that names it.
+// SetupWithManager wakes a firewall for its own edits, for those of another, which
+// may take or leave a group, and for every allocation that names it.
 func (r *CloudFirewall) SetupWithManager(mgr ctrl.Manager) error {
 	r.connected = map[connection]cloud.Provider{}
 	return builder(mgr, "cloudfirewall", 1).
 		For(&v1alpha1.CloudFirewall{}, ofSpec).
+		Watches(&v1alpha1.CloudFirewall{}, each(r.others), ofSpec).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
 			var out []reconcile.Request
 			for _, name := range o.(*v1alpha1.NodePortAllocation).Spec.CloudFirewalls {
@@ -294,6 +338,16 @@ func (r *CloudFirewall) SetupWithManager(mgr ctrl.Manager) error {
 			return out
 		})).
 		Complete(r)
+}
+
+// others are all firewalls but the given one.
+func (r *CloudFirewall) others(ctx context.Context, o client.Object) []reconcile.Request {
+	var list v1alpha1.CloudFirewallList
+	if err := r.List(ctx, &list); err != nil {
+		return nil
+	}
+	all := slices.DeleteFunc(list.Items, func(f v1alpha1.CloudFirewall) bool { return f.Name == o.GetName() })
+	return requests(all, func(f *v1alpha1.CloudFirewall) types.NamespacedName { return types.NamespacedName{Name: f.Name} })
 }
 
 func observeCloud(firewall string, reports []cloud.Report) {

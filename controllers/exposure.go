@@ -60,6 +60,9 @@ func (r *Exposure) Reconcile(ctx context.Context, policy reconcile.Request) (rec
 // there is what refuses the number: nobody else's.
 func (r *Exposure) create(ctx context.Context, own []v1alpha1.NodePortAllocation, want *corev1.Service) (reconcile.Result, error) {
 	err := r.Create(ctx, want, client.FieldOwner(v1alpha1.FieldOwner))
+	if apierrors.IsNotFound(err) { // the namespace: its ports close by themselves
+		return reconcile.Result{RequeueAfter: lookAgain}, nil
+	}
 	if apierrors.IsInvalid(err) {
 		there, getErr := get[corev1.Service](ctx, r.Snapshot.Live, client.ObjectKeyFromObject(want))
 		if getErr != nil {

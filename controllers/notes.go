@@ -79,16 +79,24 @@ func (c *Clouds) Saw(firewall string, reading Reading) {
 	c.mu.Lock()
 	c.seen[firewall] = reading
 	c.mu.Unlock()
+	c.wake(firewall)
+}
+
+// Forget drops a firewall that no longer exists, and wakes those who believed in it.
+func (c *Clouds) Forget(firewall string) {
+	c.mu.Lock()
+	_, had := c.seen[firewall]
+	delete(c.seen, firewall)
+	c.mu.Unlock()
+	if had {
+		c.wake(firewall)
+	}
+}
+
+func (c *Clouds) wake(firewall string) {
 	e := event.GenericEvent{Object: &v1alpha1.CloudFirewall{ObjectMeta: metav1.ObjectMeta{Name: firewall}}}
 	c.changed <- e
 	c.cleared <- e
-}
-
-// Forget drops a firewall that no longer exists.
-func (c *Clouds) Forget(firewall string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	delete(c.seen, firewall)
 }
 
 // Of returns the last reading, the zero Reading when there is none.

@@ -69,6 +69,7 @@ func (r *Policy) Reconcile(ctx context.Context, key reconcile.Request) (reconcil
 	}
 	if view.Policy == nil {
 		r.forget(key.NamespacedName)
+		r.Verdicts.Say(key.NamespacedName, nil) // one of the same name is another policy
 		return reconcile.Result{}, nil
 	}
 	if before := r.noted(key.NamespacedName).version; before != "" && !compile.AtLeast(view.Policy.ResourceVersion, before) {
@@ -248,9 +249,13 @@ func (r *Policy) all(ctx context.Context, _ client.Object) []reconcile.Request {
 }
 
 // ofNodes returns the policies to which a report of a node can make a
-// difference: all of them when the node is in trouble, those that wait otherwise.
+// difference: all of them when the node is in trouble or its report is gone, those
+// that wait otherwise.
 func (r *Policy) ofNodes(ctx context.Context, o client.Object) []reconcile.Request {
 	report := o.(*v1alpha1.NodeDatapath)
+	if there, err := get[v1alpha1.NodeDatapath](ctx, r, types.NamespacedName{Name: report.Name}); err == nil && there == nil {
+		return r.all(ctx, o)
+	}
 	if report.DeletionTimestamp != nil || len(report.Status.Exceptions) > 0 || !meta.IsStatusConditionTrue(report.Status.Conditions, v1alpha1.Enforced) {
 		return r.all(ctx, o)
 	}

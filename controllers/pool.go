@@ -19,6 +19,11 @@ import (
 	"github.com/portreeve/portreeve/internal/compile"
 )
 
+// tellNodes is how long a pool waits with arming after it has put a number into the
+// register: nodes hear of pools and of allocations one by one, and one that heard
+// of the arming first would cut off who is to be passed.
+const tellNodes = time.Second
+
 // poolStatusEvery bounds how often the counters in a pool's status are written.
 const poolStatusEvery = time.Minute
 
@@ -34,6 +39,8 @@ type Pool struct {
 	Now  func() time.Time
 	// written is when each pool's counters were last written by this process.
 	written map[string]time.Time
+	// recorded is when a holder of a number still to be armed was last recorded.
+	recorded map[string]time.Time
 }
 
 // Reconcile serves one pool.
@@ -45,6 +52,7 @@ func (r *Pool) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.
 	i := slices.IndexFunc(pools, func(p compile.Pool) bool { return p.Name == key.Name })
 	if i < 0 {
 		delete(r.written, key.Name)
+		delete(r.recorded, key.Name)
 		forgetPool(key.Name)
 		return reconcile.Result{}, nil
 	}
@@ -63,6 +71,12 @@ func (r *Pool) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.
 	}
 	if err := r.recordForeign(ctx, pool, reader); err != nil {
 		return conflict(err)
+	}
+	if rest := r.recorded[pool.Name].Add(tellNodes).Sub(r.Now()); rest > 0 && len(pool.Owned.Subtract(pool.Armed)) > 0 {
+		if result, err := r.writeStatus(ctx, pool); err != nil || result.RequeueAfter == retrySoon {
+			return result, err
+		}
+		return reconcile.Result{RequeueAfter: rest}, nil
 	}
 	if pool.Invalid == "" {
 		pool.Armed = pool.Owned
@@ -110,6 +124,9 @@ func (r *Pool) recordHolder(ctx context.Context, pool compile.Pool, holder *core
 	if err != nil {
 		return fmt.Errorf("record port %d of Service %s/%s: %w", number, holder.Namespace, holder.Name, err)
 	}
+	if allocation.Spec.Grandfathered {
+		r.recorded[pool.Name] = r.Now()
+	}
 	return nil
 }
 
@@ -145,11 +162,13 @@ func (r *Pool) writeStatus(ctx context.Context, pool compile.Pool) (reconcile.Re
 // SetupWithManager wakes a pool when any pool, an allocation, or a Service with
 // node ports changes.
 func (r *Pool) SetupWithManager(mgr ctrl.Manager) error {
-	r.written = map[string]time.Time{}
+	r.written, r.recorded = map[string]time.Time{}, map[string]time.Time{}
 	return builder(mgr, "pool", 1).
 		Watches(&v1alpha1.NodePortPool{}, each(r.all), ofSpec).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
-			return r.owning(ctx, compile.NumberOf(o.(*v1alpha1.NodePortAllocation)))
+			// The pool it was drawn from counts it too, although the number may have left.
+			a := o.(*v1alpha1.NodePortAllocation)
+			return append(r.owning(ctx, compile.NumberOf(a)), reconcile.Request{NamespacedName: types.NamespacedName{Name: a.Spec.Pool}})
 		})).
 		Watches(&corev1.Service{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			var numbers []uint16

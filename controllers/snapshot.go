@@ -24,6 +24,7 @@ const (
 	byCategory = "spec.category"        // policies
 	byService  = "spec.serviceRef.name" // policies
 	byPolicy   = "spec.claim.policy"    // allocations, as namespace/name
+	byClaimed  = "spec.claim.service"   // allocations of policies, as namespace/name
 	byNodePort = "spec.ports.nodePort"  // Services, every number they hold
 )
 
@@ -41,6 +42,13 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		}},
 		{&v1alpha1.NodePortAllocation{}, byPolicy, func(o client.Object) []string {
 			return []string{policyOf(o.(*v1alpha1.NodePortAllocation)).String()}
+		}},
+		{&v1alpha1.NodePortAllocation{}, byClaimed, func(o client.Object) []string {
+			claim := o.(*v1alpha1.NodePortAllocation).Spec.Claim
+			if claim.Policy == "" {
+				return nil
+			}
+			return []string{types.NamespacedName{Namespace: claim.Namespace, Name: claim.Service}.String()}
 		}},
 		{&corev1.Service{}, byNodePort, func(o client.Object) []string {
 			var numbers []string
@@ -129,9 +137,10 @@ func (s Snapshot) View(ctx context.Context, key types.NamespacedName) (View, err
 		return v, nil
 	}
 	// Namespace deletion removes the companion and the policy in any order; the
-	// ports close as soon as it begins.
+	// ports close as soon as it begins. One that is not there is new, and the cache
+	// lags: a namespace goes only after all that is in it.
 	namespace, err := get[corev1.Namespace](ctx, s, types.NamespacedName{Name: key.Namespace})
-	if err != nil || namespace == nil || namespace.DeletionTimestamp != nil {
+	if err != nil || namespace != nil && namespace.DeletionTimestamp != nil {
 		return v, err
 	}
 	v.Policy = policy
@@ -238,6 +247,26 @@ func (s Snapshot) Holder(ctx context.Context, number uint16) (*corev1.Service, e
 	return nil, nil
 }
 
+// StillHolds asks the API server whether the Service that a Foreign allocation
+// names holds its number, and returns it, nil when it does not.
+func (s Snapshot) StillHolds(ctx context.Context, a *v1alpha1.NodePortAllocation) (*corev1.Service, error) {
+	service, err := get[corev1.Service](ctx, s.Live, types.NamespacedName{Namespace: a.Spec.Claim.Namespace, Name: a.Spec.Claim.Service})
+	if err != nil || service == nil || ours(service) || len(compile.Held(service)[compile.NumberOf(a)]) == 0 {
+		return nil, err
+	}
+	return service, nil
+}
+
+// Unseen says whether there is a policy that the cache does not show.
+func (s Snapshot) Unseen(ctx context.Context, policy types.NamespacedName) (bool, error) {
+	cached, err := get[v1alpha1.NodePortPolicy](ctx, s, policy)
+	if err != nil || cached != nil {
+		return false, err
+	}
+	there, err := get[v1alpha1.NodePortPolicy](ctx, s.Live, policy)
+	return there != nil, err
+}
+
 // ours says whether a Service is a companion that we made.
 func ours(s *corev1.Service) bool {
 	return s.Labels[v1alpha1.LabelPolicy] != "" && compile.IsCompanion(s, s.Labels[v1alpha1.LabelPolicy])
@@ -260,13 +289,19 @@ func policyKey(p *v1alpha1.NodePortPolicy) types.NamespacedName {
 	return types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
 }
 
-// policiesOf returns the policies that refer to a Service, or whose companion has its name.
+// policiesOf returns the policies that refer to a Service, those that still expose
+// it because what they refer to now can't be had, and the one whose companion has
+// its name.
 func (s Snapshot) policiesOf(ctx context.Context, service client.Object) []reconcile.Request {
 	var list v1alpha1.NodePortPolicyList
 	if err := s.List(ctx, &list, client.InNamespace(service.GetNamespace()), client.MatchingFields{byService: service.GetName()}); err != nil {
 		return nil // only a cache that was stopped fails here
 	}
-	out := requests(list.Items, policyKey)
+	var exposing v1alpha1.NodePortAllocationList
+	if err := s.List(ctx, &exposing, client.MatchingFields{byClaimed: client.ObjectKeyFromObject(service).String()}); err != nil {
+		return nil
+	}
+	out := append(requests(list.Items, policyKey), requests(exposing.Items, policyOf)...)
 	if policy, is := strings.CutSuffix(service.GetName(), v1alpha1.CompanionSuffix); is { // ours, or in our way
 		out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: service.GetNamespace(), Name: policy}})
 	}

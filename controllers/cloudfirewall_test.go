@@ -1,0 +1,108 @@
+package controllers
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/cloud"
+	"github.com/portreeve/portreeve/cloud/cloudtest"
+	"github.com/portreeve/portreeve/internal/compile"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+func firewallOf(name string, age time.Duration, groups ...string) v1alpha1.CloudFirewall {
+	f := v1alpha1.CloudFirewall{
+		ObjectMeta: metav1.ObjectMeta{Name: name, CreationTimestamp: metav1.NewTime(time.Now().Add(-age))},
+		Spec:       v1alpha1.CloudFirewallSpec{Provider: v1alpha1.ProviderAWS, Region: "eu-central-1"},
+	}
+	for _, g := range groups {
+		f.Spec.Groups = append(f.Spec.Groups, v1alpha1.SecurityGroup{ID: g})
+	}
+	return f
+}
+
+// syncing makes each firewall's groups hold what the allocations ask of it.
+func syncing(t *testing.T, account *cloudtest.EC2, objects ...client.Object) *CloudFirewall {
+	t.Helper()
+	c := store(t, objects...).Build()
+	return &CloudFirewall{
+		Client: c, Clouds: NewClouds(), Owner: "owner", Leading: func(context.Context) error { return nil }, Now: time.Now,
+		connected: map[connection]cloud.Provider{},
+		Providers: map[v1alpha1.Provider]Connect{v1alpha1.ProviderAWS: func(context.Context, v1alpha1.CloudFirewallSpec) (cloud.Provider, error) {
+			return account.Provider(), nil
+		}},
+	}
+}
+
+func TestAGroupThatWasDeletedInTheCloudHoldsNobodyUp(t *testing.T) {
+	account := cloudtest.NewEC2(cloudtest.Options{})
+	account.AddGroup("sg-1")
+	f := firewallOf("aws", time.Hour, "sg-1")
+	f.Status.Groups = []v1alpha1.GroupStatus{{ID: "sg-1"}, {ID: "sg-gone", Ours: 3}}
+	r := syncing(t, account, &f)
+	reports, err := r.sync(t.Context(), &f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.reading("aws", reports, err, time.Now()).Read {
+		t.Error("the reading is not complete")
+	}
+}
+
+func TestTwoFirewallsDoNotFightOverAGroup(t *testing.T) {
+	account := cloudtest.NewEC2(cloudtest.Options{})
+	for _, group := range []string{"sg-1", "sg-2"} {
+		account.AddGroup(group)
+	}
+	claim, _ := shop()
+	claim.Spec.CloudFirewalls = []v1alpha1.ObjectName{"aws"}
+	older, younger := firewallOf("aws", time.Hour, "sg-1"), firewallOf("another", time.Minute, "sg-1", "sg-2")
+	moved := firewallOf("before", 2*time.Hour, "sg-2")
+	moved.Status.Groups = []v1alpha1.GroupStatus{{ID: "sg-1", Ours: 1}}
+	elsewhere := firewallOf("elsewhere", 3*time.Hour, "sg-1")
+	elsewhere.Spec.Region = "eu-west-1"
+	all := []client.Object{claim, &older, &younger, &moved, &elsewhere}
+	r := syncing(t, account, all...)
+	want := rule.Rule{Protocol: rule.TCP, Ports: rule.PortRange{First: 30001, Last: 30001}, Source: netip.MustParsePrefix("203.0.113.0/24")}
+	for _, f := range []*v1alpha1.CloudFirewall{&older, &younger, &moved, &older} {
+		if _, err := r.sync(t.Context(), f); (err != nil) != (f == &younger) || f == &younger && cloudReason(err) != v1alpha1.ReasonInvalid {
+			t.Errorf("%s: %v", f.Name, err)
+		}
+		if rules := account.Rules("sg-1"); len(rules) != 1 || rules[0].Rule != want {
+			t.Fatalf("after %s group sg-1 holds %v", f.Name, rules)
+		}
+	}
+}
+
+// A firewall that this process has not read may hold rules of an allocation that
+// no longer names it: they are asked for before the number is free.
+func TestAFirewallThatHadRulesOfOursIsReadBeforeANumberIsFree(t *testing.T) {
+	claim, _ := shop()
+	claim.Spec.ClosedAt = &metav1.MicroTime{Time: time.Now()}
+	had, never := firewallOf("had", time.Hour, "sg-1"), firewallOf("never", time.Hour, "sg-2")
+	had.Status.Groups = []v1alpha1.GroupStatus{{ID: "sg-1", Ours: 1}}
+	never.Status.Groups = []v1alpha1.GroupStatus{{ID: "sg-2"}}
+	c := store(t, &had, &never).Build()
+	r := &Allocation{Client: c, Snapshot: Snapshot{Reader: c}, Clouds: NewClouds(), Now: time.Now}
+	holders := func() []string {
+		out, err := r.holders(t.Context(), claim, compile.Proof{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out
+	}
+	if got := holders(); !slices.Equal(got, []string{"cloud firewall had"}) {
+		t.Errorf("held by %q", got)
+	}
+	r.Clouds.Saw("had", Reading{CloudSeen: compile.CloudSeen{Read: true}, Began: time.Now().Add(-time.Hour)})
+	if got := holders(); len(got) != 0 {
+		t.Errorf("held by %q, which was read and holds nothing", got)
+	}
+}

@@ -220,6 +220,8 @@ func (n *Node) observePod(ctx context.Context, pod *corev1.Pod) {
 		s.stop()
 	case pod.DeletionTimestamp != nil:
 		n.cluster.kubelets.Go(func() { n.releasePod(ctx, pod) })
+	case known && !podReady(pod):
+		s.repeat() // the node lifecycle controller doubts the pods of a node it has lost
 	case !known && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed:
 		s = newSandbox(ctx, n, pod)
 		n.pods[podKey(pod)] = s

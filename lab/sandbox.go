@@ -190,6 +190,23 @@ func (s *sandbox) update(i int, change func(*corev1.ContainerStatus)) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	change(&s.containers[i])
+	s.due()
+}
+
+// repeat has the status reported anew if it says Ready and somebody says
+// otherwise.
+func (s *sandbox) repeat() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.containers {
+		if !c.Ready {
+			return
+		}
+	}
+	s.due()
+}
+
+func (s *sandbox) due() {
 	select {
 	case s.changed <- struct{}{}:
 	default: // one is due already

@@ -25,6 +25,10 @@ import (
 const (
 	// defaultCoolDown serves allocations whose pool is gone.
 	defaultCoolDown = 10 * time.Minute
+	// leastRest is the shortest cool-down, whatever the pool says: kube-proxy goes
+	// on carrying a closed companion for its minSyncPeriod of a second, and what it
+	// carries must not be reached by whoever gets the number next.
+	leastRest = 2 * time.Second
 	// refusalRest is how long a number that the API server refused, though no
 	// Service shows it, is left alone before it is tried again.
 	refusalRest = 10 * time.Minute
@@ -148,7 +152,7 @@ func (r *Allocation) release(ctx context.Context, a *v1alpha1.NodePortAllocation
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if rest := a.Spec.ClosedAt.Add(coolDown).Sub(r.Now()); rest > 0 {
+	if rest := a.Spec.ClosedAt.Add(max(coolDown, leastRest)).Sub(r.Now()); rest > 0 {
 		return reconcile.Result{RequeueAfter: rest}, nil
 	}
 	if _, released := a.Annotations[v1alpha1.AnnotationRelease]; !released {

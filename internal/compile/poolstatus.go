@@ -63,7 +63,7 @@ func PoolStatus(p Pool, allocations []v1alpha1.NodePortAllocation, now metav1.Ti
 }
 
 func poolConditions(status *v1alpha1.NodePortPoolStatus, p Pool, now metav1.Time) {
-	gates := []gate{passed(v1alpha1.Accepted, v1alpha1.ReasonOK, "armed: nodes drop what is not allocated")}
+	gates := []gate{passed(v1alpha1.Accepted, v1alpha1.ReasonOK, "armed: each node drops what is not allocated once it has read this (kubectl get nodedp)")}
 	switch unarmed := p.Owned.Subtract(p.Armed); {
 	case p.Invalid != "":
 		gates[0] = stalled(v1alpha1.Accepted, v1alpha1.ReasonInvalid, p.Invalid)

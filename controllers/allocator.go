@@ -58,7 +58,7 @@ func (r *Allocator) Reconcile(ctx context.Context, category reconcile.Request) (
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	demands, err := r.demands(ctx, category.Name, pools)
+	demands, err := r.demands(ctx, category.Name)
 	if err != nil || len(demands) == 0 {
 		return reconcile.Result{}, err
 	}
@@ -103,7 +103,7 @@ type answer struct {
 }
 
 // demands lists what the category's policies miss, oldest policy first.
-func (r *Allocator) demands(ctx context.Context, category string, pools []compile.Pool) ([]demand, error) {
+func (r *Allocator) demands(ctx context.Context, category string) ([]demand, error) {
 	var policies v1alpha1.NodePortPolicyList
 	if err := r.List(ctx, &policies, client.MatchingFields{byCategory: category}); err != nil {
 		return nil, err

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -79,7 +78,7 @@ func canonicalRequest(r *http.Request, signed []string, body []byte) string {
 	if path == "" {
 		path = "/"
 	}
-	query := strings.ReplaceAll(url.Values(r.URL.Query()).Encode(), "+", "%20")
+	query := strings.ReplaceAll(r.URL.Query().Encode(), "+", "%20")
 	return strings.Join([]string{
 		r.Method, path, query, headers.String(), strings.Join(signed, ";"), hexHash(body),
 	}, "\n")

@@ -3,13 +3,10 @@ package crash
 import (
 	"bytes"
 	"context"
-	"encoding/pem"
 	"errors"
 	"io"
-	"log"
 	"net/http"
 	"net/http/httptest"
-	"net/http/httputil"
 	"net/url"
 	"slices"
 	"strings"
@@ -114,26 +111,6 @@ func (t *trap) spring(what string, apply func()) bool {
 // errCrashed ends a request whose sender is dead.
 var errCrashed = errors.New("the manager was killed at this write")
 
-// proxy passes requests on to the API server as they are, credentials and
-// watches included, and writes through the trap.
-func (t *trap) proxy(upstream *rest.Config) (http.Handler, error) {
-	server, err := url.Parse(upstream.Host)
-	if err != nil {
-		return nil, err
-	}
-	transport, err := rest.TransportFor(upstream)
-	if err != nil {
-		return nil, err
-	}
-	return &httputil.ReverseProxy{
-		Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(server) },
-		FlushInterval: -1, // watches
-		Transport:     trapped{t, transport},
-		ErrorLog:      log.New(io.Discard, "", 0),
-		ErrorHandler:  func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) },
-	}, nil
-}
-
 // trapped is a transport whose writes pass the trap.
 type trapped struct {
 	trap *trap
@@ -144,7 +121,8 @@ func (t trapped) RoundTrip(r *http.Request) (answer *http.Response, err error) {
 	if !isWrite(r) {
 		return t.next.RoundTrip(r)
 	}
-	if !t.trap.pass(r.Method+" "+resource(r.URL.Path), func() { answer, err = t.next.RoundTrip(r) }) {
+	apply := func() { answer, err = t.next.RoundTrip(r) } //nolint:bodyclose // the proxy closes what it is given
+	if !t.trap.pass(r.Method+" "+resource(r.URL.Path), apply) {
 		if answer != nil {
 			_ = answer.Body.Close()
 		}
@@ -205,25 +183,8 @@ func (t *trap) beforeCloud(next http.Handler) http.Handler {
 	})
 }
 
-// access serves the trap's proxy beside the API server, and returns a manager's
-// access through it. It speaks TLS, for client-go sends no token without.
+// access returns a manager's access to the API server through the trap, and ends
+// it.
 func (t *trap) access(ctx context.Context) (*rest.Config, func(), error) {
-	handler, err := t.proxy(town.AnonymousConfig())
-	if err != nil {
-		return nil, nil, err
-	}
-	listener, err := town.ControlPlane().Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, nil, err
-	}
-	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: handler, ErrorLog: log.New(io.Discard, "", 0)}} //nolint:gosec // one client, ours
-	server.StartTLS()
-	config, err := town.ManagerConfig(ctx)
-	if err != nil {
-		server.Close()
-		return nil, nil, err
-	}
-	config.Host = server.URL
-	config.CAData = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	return config, server.Close, nil
+	return town.Proxied(ctx, func(next http.RoundTripper) http.RoundTripper { return trapped{t, next} })
 }

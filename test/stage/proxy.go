@@ -35,7 +35,7 @@ func (s *Stage) Proxied(ctx context.Context, wrap func(http.RoundTripper) http.R
 		return nil, nil, err
 	}
 	quiet := log.New(io.Discard, "", 0)
-	server := &httptest.Server{Listener: listener, Config: &http.Server{ //nolint:gosec // one client, ours
+	server := &httptest.Server{Listener: listener, Config: &http.Server{
 		ErrorLog: quiet,
 		Handler: &httputil.ReverseProxy{
 			Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },

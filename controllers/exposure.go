@@ -25,6 +25,8 @@ import (
 type Exposure struct {
 	client.Client
 	Snapshot Snapshot
+	// Refusals says why the API server would not take a companion.
+	Refusals *Verdicts
 }
 
 // Reconcile serves the companion of one policy.
@@ -98,6 +100,7 @@ func (r *Exposure) refused(ctx context.Context, own []v1alpha1.NodePortAllocatio
 	}
 	numbers := refusedNumbers(err, own)
 	if len(numbers) == 0 {
+		r.tell(own, err)
 		return conflict(err)
 	}
 	for _, a := range numbers {
@@ -111,6 +114,17 @@ func (r *Exposure) refused(ctx context.Context, own []v1alpha1.NodePortAllocatio
 		}
 	}
 	return reconcile.Result{}, nil
+}
+
+// tell says in the policy's status what no other number can cure: a quota, an
+// admission policy, a right that is missing.
+func (r *Exposure) tell(own []v1alpha1.NodePortAllocation, err error) {
+	var why *compile.Refusal
+	if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
+		why = &compile.Refusal{Reason: v1alpha1.ReasonServiceRefused, Message: fmt.Sprintf(
+			"the API server refuses Service %s: %v; remove what forbids it", own[0].Spec.Claim.Policy+v1alpha1.CompanionSuffix, err)}
+	}
+	r.Refusals.Say(policyOf(&own[0]), why)
 }
 
 // refusedNumbers reads from an Invalid answer which node ports it is about: the

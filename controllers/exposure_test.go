@@ -62,7 +62,7 @@ func TestACompanionIsNotRefusedItsNumberByItself(t *testing.T) {
 				}).
 				WithIndex(&corev1.Service{}, byNodePort, func(client.Object) []string { return nil }).Build()
 			live := fake.NewClientBuilder().WithScheme(scheme).WithObjects(c.live...).Build()
-			r := &Exposure{Client: cached, Snapshot: Snapshot{Reader: cached, Live: live}}
+			r := &Exposure{Client: cached, Snapshot: Snapshot{Reader: cached, Live: live}, Refusals: NewVerdicts()}
 			key := types.NamespacedName{Namespace: "shop", Name: "web"}
 			result, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: key})
 			if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/portreeve/portreeve/internal/compile"
 )
 
-// Verdicts is what the allocator says about policies it could not serve.
+// Verdicts is what the allocator says about policies it could not serve, or
+// exposure about companions it could not make.
 type Verdicts struct {
 	mu    sync.Mutex
 	said  map[types.NamespacedName]compile.Refusal

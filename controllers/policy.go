@@ -38,6 +38,7 @@ type Policy struct {
 	client.Client
 	Snapshot Snapshot
 	Verdicts *Verdicts
+	Refusals *Verdicts
 	Clouds   *Clouds
 	Now      func() time.Time
 
@@ -70,6 +71,7 @@ func (r *Policy) Reconcile(ctx context.Context, key reconcile.Request) (reconcil
 	if view.Policy == nil {
 		r.forget(key.NamespacedName)
 		r.Verdicts.Say(key.NamespacedName, nil) // one of the same name is another policy
+		r.Refusals.Say(key.NamespacedName, nil)
 		return reconcile.Result{}, nil
 	}
 	if before := r.noted(key.NamespacedName).version; before != "" && !compile.AtLeast(view.Policy.ResourceVersion, before) {
@@ -131,7 +133,7 @@ func (r *Policy) see(ctx context.Context, view View, proof compile.Proof) (compi
 	seen := compile.Seen{
 		Policy: view.Policy, Wish: view.Wish, Refusal: view.Refusal, Service: view.Service,
 		Allocations: view.Allocations, Proof: proof, Clouds: map[string]compile.CloudSeen{},
-		Unserved: r.Verdicts.Of(policyKey(view.Policy)),
+		Unserved: r.Verdicts.Of(policyKey(view.Policy)), Unexposed: r.Refusals.Of(policyKey(view.Policy)),
 	}
 	var err error
 	companion := types.NamespacedName{Namespace: view.Policy.Namespace, Name: view.Policy.Name + v1alpha1.CompanionSuffix}
@@ -236,6 +238,7 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.NodeDatapath{}, each(r.ofNodes)).
 		Watches(&corev1.Node{}, each(r.all), nodeMatters).
 		WatchesRawSource(source.Channel(r.Verdicts.heard, &handler.EnqueueRequestForObject{})).
+		WatchesRawSource(source.Channel(r.Refusals.heard, &handler.EnqueueRequestForObject{})).
 		WatchesRawSource(source.Channel(r.Clouds.changed, handler.EnqueueRequestsFromMapFunc(r.all))).
 		Complete(r)
 }

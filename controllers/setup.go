@@ -36,14 +36,14 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	}
 	c, live := mgr.GetClient(), mgr.GetAPIReader()
 	snapshot := Snapshot{Reader: c, Live: live, Cache: mgr.GetCache(), Listed: &Listed{}}
-	verdicts, clouds := NewVerdicts(), NewClouds()
+	verdicts, refusals, clouds := NewVerdicts(), NewVerdicts(), NewClouds()
 	for _, controller := range []interface{ SetupWithManager(ctrl.Manager) error }{
 		&Pool{Client: c, Snapshot: snapshot, Live: live, Now: o.Now},
 		&Allocator{Client: c, Snapshot: snapshot, Verdicts: verdicts, Now: o.Now},
 		&Allocation{Client: c, Snapshot: snapshot, Clouds: clouds, Events: mgr.GetEventRecorder("portreeve"), Now: o.Now},
-		&Exposure{Client: c, Snapshot: snapshot},
+		&Exposure{Client: c, Snapshot: snapshot, Refusals: refusals},
 		&CloudFirewall{Client: c, Snapshot: snapshot, Clouds: clouds, Providers: o.Providers, Owner: o.Owner, Leading: o.Leading, Now: o.Now},
-		&Policy{Client: c, Snapshot: snapshot, Verdicts: verdicts, Clouds: clouds, Now: o.Now},
+		&Policy{Client: c, Snapshot: snapshot, Verdicts: verdicts, Refusals: refusals, Clouds: clouds, Now: o.Now},
 	} {
 		if err := controller.SetupWithManager(mgr); err != nil {
 			return err

@@ -57,6 +57,7 @@ const (
 
 	// Exposed.
 	ReasonServiceNameTaken = "ServiceNameTaken"
+	ReasonServiceRefused   = "ServiceRefused"
 
 	// HostEnforced.
 	ReasonNodesPending           = "NodesPending"

@@ -23,6 +23,9 @@ type Seen struct {
 	// Unserved says, for wanted numbers without an allocation, why; nil when the
 	// allocator has not yet looked.
 	Unserved *Refusal
+	// Unexposed says why the API server does not take the companion, nil when it
+	// does.
+	Unexposed *Refusal
 	// Allocations of the policy, Open and Closed.
 	Allocations []v1alpha1.NodePortAllocation
 	// Service is the referenced one, Companion ours; nil when absent.
@@ -171,6 +174,8 @@ func (s Seen) exposed() gate {
 	switch {
 	case len(open) == 0:
 		return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, "waits for its ports")
+	case s.Companion == nil && s.Unexposed != nil:
+		return stalled(v1alpha1.Exposed, s.Unexposed.Reason, s.Unexposed.Message)
 	case s.Companion == nil:
 		return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("waits for Service %s", name))
 	case !IsCompanion(s.Companion, s.Policy.Name):

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -240,4 +242,26 @@ func byName(p *v1alpha1.NodePortPolicy) map[string]uint16 {
 		numbers[a.Name] = uint16(a.NodePort)
 	}
 	return numbers
+}
+
+func TestACompanionThatAQuotaForbidsIsSaidAndMadeLater(t *testing.T) {
+	s := open(t, "quota", "30500-30509")
+	quota := &corev1.ResourceQuota{
+		ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: "no-node-ports"},
+		Spec:       corev1.ResourceQuotaSpec{Hard: corev1.ResourceList{corev1.ResourceServicesNodePorts: resource.MustParse("0")}},
+	}
+	s.create(quota)
+	// A quota holds as soon as somebody has counted; no controller does so in the lab.
+	quota.Status.Hard = quota.Spec.Hard
+	quota.Status.Used = corev1.ResourceList{corev1.ResourceServicesNodePorts: resource.MustParse("0")}
+	if err := town.Client.Status().Update(s.ctx, quota); err != nil {
+		t.Fatal(err)
+	}
+	policy := s.policy("shop", officeCIDR)
+	s.create(policy)
+	if c := s.awaitReason(policy, v1alpha1.Stalled, v1alpha1.ReasonServiceRefused); !strings.Contains(c.Message, "no-node-ports") {
+		t.Errorf("the message %q does not say what forbids it", c.Message)
+	}
+	s.delete(quota)
+	s.awaitReady(policy)
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,8 +46,10 @@ func serve(t testing.TB, n *Namespace, port uint16) {
 		if tcp, err = net.Listen("tcp", address); err != nil {
 			return err
 		}
-		udp, err = net.ListenPacket("udp", address)
-		return err
+		if udp, err = net.ListenPacket("udp", address); err != nil {
+			return err
+		}
+		return roomy(udp.(*net.UDPConn))
 	})
 	t.Cleanup(func() { _, _ = tcp.Close(), udp.Close() })
 	go func() {
@@ -74,6 +77,19 @@ func serve(t testing.TB, n *Namespace, port uint16) {
 	for _, family := range families() {
 		serveSCTP(t, n, family, port)
 	}
+}
+
+// roomy gives a socket room for seconds of packets: one that nobody has come to
+// read yet must not count as dropped by the datapath.
+func roomy(conn syscall.Conn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	refused := raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 64<<20)
+	})
+	return errors.Join(refused, err)
 }
 
 // Expect sends packets, all at the same time and in both families, and compares

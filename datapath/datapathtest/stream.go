@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -34,6 +35,9 @@ func (w *World) Watch(target string, who ...string) (stop func()) {
 				w.t.Fatal(err)
 			}
 			w.t.Cleanup(func() { _ = conn.Close() })
+			if err := roomy(conn.(syscall.Conn)); err != nil {
+				w.t.Fatal(err)
+			}
 			if name == alice.name { // and wait until the neighbours know each other
 				w.expectPing(conn, answered)
 			}

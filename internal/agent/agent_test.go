@@ -329,7 +329,7 @@ func TestABurstOfChangesCostsFewRounds(t *testing.T) {
 			l.allocations.put(open(number, "203.0.113.0/24"))
 			l.pass(2 * time.Millisecond)
 		}
-		l.pass(roundPause)
+		l.pass(2 * roundPause)
 		syncs := 0
 		for _, call := range l.kernel.take() {
 			if call == "sync" {

@@ -77,7 +77,7 @@ func (l *lab) start() {
 	go func() { defer close(done); a.Run(ctx) }()
 	l.agent, l.stop = a, func() { cancel(); <-done; l.stop = func() {} }
 	synctest.Wait()
-	l.pass(roundPause)
+	l.pass(2 * roundPause) // past the pause, so that the next change begins a round at once
 }
 
 func (l *lab) restart() { l.stop(); l.kernel.take(); l.start() }

@@ -10,8 +10,8 @@
 // detector and never from go's cache, which cannot know the kernel or the
 // programs that they start.
 //
-// $PORTREEVE_SCALE is read by the tests themselves; "soak" also lifts go test's
-// time limit.
+// $PORTREEVE_SCALE=soak tries properties on many more inputs, kills the manager at
+// every point that test/crash knows, and lifts go test's time limit.
 package main
 
 import (
@@ -56,8 +56,9 @@ func run(only string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	soak := os.Getenv("PORTREEVE_SCALE") == "soak"
 	limit := "-timeout=20m"
-	if os.Getenv("PORTREEVE_SCALE") == "soak" {
+	if soak {
 		limit = "-timeout=6h"
 	}
 
@@ -69,6 +70,9 @@ func run(only string) (bool, error) {
 			race, tally.note = nil, "without the race detector: no C compiler (apt-get install gcc libc6-dev)"
 		}
 		errs = append(errs, gotest(tally, append(race, limit), unit))
+		if soak { // the properties once more, on many more inputs
+			errs = append(errs, gotest(tally, []string{"-run=Test", limit}, append(withProperties(unit), "-rapid.checks="+soakChecks)))
+		}
 	}
 	if only != "unit" {
 		// -p 1 would also compile one package at a time: do that beforehand.
@@ -98,6 +102,20 @@ func packages() (unit, lab []string, err error) {
 		}
 	}
 	return unit, lab, nil
+}
+
+// soakChecks is how many inputs a property is tried on in a soak; go test's is 100.
+const soakChecks = "20000"
+
+// withProperties are the packages whose tests take rapid's flags.
+func withProperties(pkgs []string) []string {
+	format := `{{range .TestImports}}{{if eq . "pgregory.net/rapid"}}{{$.ImportPath}}{{end}}{{end}}` +
+		`{{range .XTestImports}}{{if eq . "pgregory.net/rapid"}}{{$.ImportPath}}{{end}}{{end}}`
+	out, err := goCommand(append([]string{"list", "-f", format}, pkgs...)...).Output()
+	if err != nil {
+		return nil // go test itself will say what is wrong
+	}
+	return strings.Fields(string(out))
 }
 
 // gotest runs one go test and counts its results. A test that fails is a result,

@@ -37,10 +37,10 @@ const joinGrace = 10 * time.Second
 type Policy struct {
 	client.Client
 	Snapshot Snapshot
-	Verdicts *Verdicts
-	Refusals *Verdicts
-	Clouds   *Clouds
-	Now      func() time.Time
+	// Verdicts are the allocator's, Refusals exposure's.
+	Verdicts, Refusals *Verdicts
+	Clouds             *Clouds
+	Now                func() time.Time
 
 	mu    sync.Mutex
 	notes map[types.NamespacedName]note
@@ -183,14 +183,14 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 	changed := func(kind string) bool {
 		return meta.IsStatusConditionTrue(before.Conditions, kind) != meta.IsStatusConditionTrue(after.Conditions, kind)
 	}
-	if slices.ContainsFunc([]string{v1alpha1.Accepted, v1alpha1.Allocated, v1alpha1.Exposed, v1alpha1.CloudEnforced, v1alpha1.Stalled, v1alpha1.Shadowed}, changed) &&
-		(changed(v1alpha1.Ready) || changed(v1alpha1.Accepted) || changed(v1alpha1.Allocated) || changed(v1alpha1.Stalled) || changed(v1alpha1.Shadowed)) {
+	switch {
+	case changed(v1alpha1.Accepted), changed(v1alpha1.Allocated), changed(v1alpha1.Stalled), changed(v1alpha1.Shadowed):
 		return transition
-	}
-	if !changed(v1alpha1.Ready) {
+	case !changed(v1alpha1.Ready):
 		return progress
-	}
-	if meta.IsStatusConditionTrue(before.Conditions, v1alpha1.HostEnforced) && onlySilent(after.Nodes) {
+	case changed(v1alpha1.Exposed), changed(v1alpha1.CloudEnforced):
+		return transition
+	case meta.IsStatusConditionTrue(before.Conditions, v1alpha1.HostEnforced) && onlySilent(after.Nodes):
 		return doubt
 	}
 	return transition

@@ -40,11 +40,12 @@ type Cluster struct {
 	stop     context.CancelFunc
 	kubelets sync.WaitGroup
 
-	mu        sync.Mutex
-	apiServer *Process
-	names     map[string]bool // of nodes and clients, which share the VPC
-	hosts     map[int]bool    // host numbers taken in the VPC
-	nodes     []*Node
+	mu                sync.Mutex
+	apiServer         *Process
+	controllerManager *Process
+	names             map[string]bool // of nodes and clients, which share the VPC
+	hosts             map[int]bool    // host numbers taken in the VPC
+	nodes             []*Node
 
 	life   sync.RWMutex // held by what makes things, against Close
 	closed bool

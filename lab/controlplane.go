@@ -122,7 +122,7 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 	c.mu.Lock()
 	c.apiServer = p
 	c.mu.Unlock()
-	return c.await(ctx, p, "kube-apiserver is ready", func(ctx context.Context) error {
+	err = c.await(ctx, p, "kube-apiserver is ready", func(ctx context.Context) error {
 		if err := c.client.Discovery().RESTClient().Get().AbsPath("/readyz").Do(ctx).Error(); err != nil {
 			return err
 		}
@@ -130,6 +130,24 @@ func (c *Cluster) StartAPIServer(ctx context.Context) error {
 		_, err := c.client.CoreV1().Namespaces().Get(ctx, metav1.NamespaceDefault, metav1.GetOptions{})
 		return err
 	})
+	if err != nil {
+		return err
+	}
+	return c.restartControllerManager(ctx)
+}
+
+// restartControllerManager does after an outage what leader election does to a
+// real one: without it, controllers take up to a minute to look again.
+func (c *Cluster) restartControllerManager(ctx context.Context) error {
+	c.mu.Lock()
+	p := c.controllerManager
+	c.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	p.Kill()
+	<-p.Done()
+	return c.startControllerManager(ctx)
 }
 
 // StopAPIServer kills the API server: to everybody else it is an outage.
@@ -182,6 +200,9 @@ func (c *Cluster) startControllerManager(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	c.mu.Lock()
+	c.controllerManager = p
+	c.mu.Unlock()
 	// Pods need it, and it shows that controllers run.
 	return c.await(ctx, p, "kube-controller-manager has made the default service account", func(ctx context.Context) error {
 		_, err := c.client.CoreV1().ServiceAccounts(corev1.NamespaceDefault).Get(ctx, "default", metav1.GetOptions{})

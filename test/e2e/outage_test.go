@@ -79,4 +79,11 @@ func TestAMinuteWithoutAPIServerChangesNothingForTraffic(t *testing.T) {
 	edit(s, policy, func(p *v1alpha1.NodePortPolicy) { p.Spec.Sources = nil })
 	s.awaitReady(policy)
 	s.silentSoon(s.office, from(officeCIDR, 1), port)
+	// kube-proxy looks again after up to half a minute; later tests need it sooner.
+	for _, node := range town.Nodes() {
+		node.StopKubeProxy()
+		if err := node.StartKubeProxy(s.ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

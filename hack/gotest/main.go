@@ -6,9 +6,9 @@
 //
 // Two kinds of packages want different treatment. Most run side by side under
 // the race detector. Those that make network namespaces, start control planes and
-// measure time (lab, datapath, test) run two packages at a time, since they mostly
-// wait, and one at a time in a soak; without the race detector and never from go's
-// cache, which cannot know the kernel or the programs that they start.
+// measure time (lab, datapath, test) run one package at a time, without the race
+// detector and never from go's cache, which cannot know the kernel or the
+// programs that they start.
 //
 // $PORTREEVE_SCALE=soak tries properties on many more inputs, kills the manager at
 // every point that test/crash knows, and lifts go test's time limit.
@@ -57,9 +57,9 @@ func run(only string) (bool, error) {
 		return false, err
 	}
 	soak := os.Getenv("PORTREEVE_SCALE") == "soak"
-	limit, abreast := "-timeout=20m", "-p=2"
+	limit := "-timeout=20m"
 	if soak {
-		limit, abreast = "-timeout=6h", "-p=1"
+		limit = "-timeout=6h"
 	}
 
 	tally := newTally(os.Stdout)
@@ -75,11 +75,11 @@ func run(only string) (bool, error) {
 		}
 	}
 	if only != "unit" {
-		// -p also limits how many packages compile at a time: do that beforehand.
+		// -p 1 would also compile one package at a time: do that beforehand.
 		compile := goCommand(append([]string{"list", "-test", "-deps", "-export"}, lab...)...)
 		compile.Stderr = nil // go test repeats what doesn't compile
 		_ = compile.Run()
-		errs = append(errs, gotest(tally, []string{abreast, "-count=1", limit}, lab))
+		errs = append(errs, gotest(tally, []string{"-p=1", "-count=1", limit}, lab))
 	}
 	tally.close()
 	return tally.failed == 0, errors.Join(errs...)

@@ -112,7 +112,7 @@ func TestNothingIsLostOrOpenedByACrashAtAnyWrite(t *testing.T) {
 	first := uint16(30000)
 	for n := 1; slices.Max(reached) == n-1; n++ {
 		for i, when := range []moment{before, after} {
-			if n > 6 && n%2 == i && os.Getenv("PORTREEVE_SCALE") != "soak" {
+			if n > 3 && n%2 == i && os.Getenv("PORTREEVE_SCALE") != "soak" {
 				continue
 			}
 			ok := t.Run(fmt.Sprintf("write %d of each step, %s", n, when), func(t *testing.T) {

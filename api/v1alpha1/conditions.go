@@ -26,6 +26,11 @@ const (
 	Conflict = "Conflict"
 	// Overlaps (abnormal when True): an older pool owns part of this pool's ranges.
 	Overlaps = "Overlaps"
+	// OutOfRange, on a pool (abnormal when True): part of its ranges lies outside the
+	// API server's node-port range.
+	OutOfRange = "OutOfRange"
+	// Exhausted, on a pool (abnormal when True): few numbers are left, or none.
+	Exhausted = "Exhausted"
 	// Enforced, on a NodeDatapath: the kernel was read back and holds what the marks say.
 	Enforced = "Enforced"
 )
@@ -49,11 +54,17 @@ const (
 	ReasonPinOutsidePool          = "PinOutsidePool"
 	ReasonCloudFirewallNotAllowed = "CloudFirewallNotAllowed"
 	ReasonSourceRefused           = "SourceRefused"
+	ReasonExpiryRefused           = "ExpiryRefused"
+	ReasonServiceInPlace          = "ServiceInPlace"
+	ReasonExpired                 = "Expired"
+	ReasonPlanned                 = "Planned"
 
 	// Allocated.
-	ReasonPoolNotArmed = "PoolNotArmed"
-	ReasonExhausted    = "Exhausted"
-	ReasonConflict     = "Conflict"
+	ReasonPoolNotArmed  = "PoolNotArmed"
+	ReasonExhausted     = "Exhausted"
+	ReasonQuotaExceeded = "QuotaExceeded"
+	ReasonConflict      = "Conflict"
+	ReasonHijacked      = "Hijacked"
 
 	// Exposed.
 	ReasonServiceNameTaken = "ServiceNameTaken"
@@ -63,6 +74,7 @@ const (
 	ReasonNodesPending           = "NodesPending"
 	ReasonNodesFailing           = "NodesFailing"
 	ReasonNoNodes                = "NoNodes"
+	ReasonLockdown               = "Lockdown"
 	ReasonEnforcementUnsupported = "EnforcementUnsupported"
 
 	// CloudEnforced and CloudFirewall.
@@ -77,8 +89,10 @@ const (
 	ReasonForeignRule     = "ForeignRule"
 
 	// Pools.
-	ReasonOverlaps = "Overlaps"
-	ReasonArming   = "Arming"
+	ReasonOverlaps        = "Overlaps"
+	ReasonArming          = "Arming"
+	ReasonOutOfRange      = "OutOfRange"
+	ReasonNearlyExhausted = "NearlyExhausted"
 
 	// NodeDatapath.
 	ReasonStale    = "Stale"

@@ -24,6 +24,8 @@ var schemeBuilder = runtime.NewSchemeBuilder(func(s *runtime.Scheme) error {
 		&NodePortAllocation{}, &NodePortAllocationList{},
 		&CloudFirewall{}, &CloudFirewallList{},
 		&NodeDatapath{}, &NodeDatapathList{},
+		&AddressSet{}, &AddressSetList{},
+		&Portreeve{}, &PortreeveList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
@@ -36,9 +38,12 @@ var AddToScheme = schemeBuilder.AddToScheme
 const (
 	// LabelPolicy on a Service names the policy whose companion it is.
 	LabelPolicy = "portreeve.dev/policy"
+	// LabelHold on a Service in our namespace says that it only holds free numbers
+	// of pools in the API server; its value is "true".
+	LabelHold = "portreeve.dev/hold"
 	// ServiceProxyName is the value of service.kubernetes.io/service-proxy-name
-	// that takes a closing companion away from kube-proxy while it goes on holding
-	// its number in the API server.
+	// that takes a Service away from kube-proxy which only holds numbers in the API
+	// server: a closing companion, or a hold.
 	ServiceProxyName = "portreeve.dev"
 	// FieldOwner is the field manager of everything the manager writes.
 	FieldOwner = "portreeve"

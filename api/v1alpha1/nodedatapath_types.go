@@ -33,6 +33,10 @@ type NodeDatapathStatus struct {
 	// Marks say how far the kernel agrees with what the agent has read.
 	// +optional
 	Marks Marks `json:"marks,omitempty,omitzero"`
+	// NodeLabels is a hash of the labels of the Node by which the agent judged node
+	// selectors.
+	// +optional
+	NodeLabels string `json:"nodeLabels,omitempty"`
 	// Exceptions are ports that the node does not enforce although the marks are
 	// past them, at most 64.
 	// +kubebuilder:validation:MaxItems=64
@@ -56,6 +60,12 @@ type Marks struct {
 	// Allocations: the resource version up to which NodePortAllocations are in force.
 	// +optional
 	Allocations string `json:"allocations,omitempty"`
+	// AddressSets: the resource version up to which AddressSets are in force.
+	// +optional
+	AddressSets string `json:"addressSets,omitempty"`
+	// Installation: the resource version up to which the Portreeve object is in force.
+	// +optional
+	Installation string `json:"installation,omitempty"`
 }
 
 // PortException is a port the node can't enforce as wished.

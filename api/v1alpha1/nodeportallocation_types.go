@@ -81,6 +81,23 @@ type NodePortAllocationSpec struct {
 	// +listType=set
 	// +optional
 	CloudFirewalls []ObjectName `json:"cloudFirewalls,omitempty"`
+	// Carrier is the Service that carries the number: Companion, or InPlace, the
+	// claim's own Service.
+	// +kubebuilder:validation:Enum=Companion;InPlace
+	// +optional
+	Carrier ServiceMode `json:"carrier,omitempty"`
+	// Adopted: the Service held the number before the policy did, so it keeps it when
+	// the policy goes.
+	// +optional
+	Adopted bool `json:"adopted,omitempty"`
+	// NodeSelector picks the nodes that admit the sources; on others the number is
+	// closed. Absent: all nodes.
+	// +optional
+	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+	// Since when the policy holds the number. It outlives a backup and its restore, so
+	// of two allocations for one port the older one is known.
+	// +optional
+	Since *metav1.MicroTime `json:"since,omitempty"`
 	// ClosedAt is when it was closed: the cool-down counts from here, and every
 	// proof of closing must be younger.
 	// +optional
@@ -135,6 +152,15 @@ type ClaimedPort struct {
 	// +listType=atomic
 	// +optional
 	Sources []CIDR `json:"sources,omitempty"`
+	// AddressSets to admit as well, by name. Nodes resolve them, within the pool's
+	// guard-rails.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	// +optional
+	AddressSets []ObjectName `json:"addressSets,omitempty"`
+	// World admits everybody.
+	// +optional
+	World bool `json:"world,omitempty"`
 }
 
 // NodePortAllocationList is a list of NodePortAllocation.

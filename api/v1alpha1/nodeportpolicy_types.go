@@ -32,11 +32,17 @@ type NodePortPolicy struct {
 // NodePortPolicySpec is what the team asks for.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.ports) || !self.ports.all(p, has(p.name)) || !has(self.sources) || [self.ports.map(p, p.name)].all(names, self.sources.all(s, !has(s.ports) || s.ports.all(n, n in names)))",message="a source names a port that spec.ports does not list; add it there or correct the name",messageExpression="'a source names port \"%s\", which spec.ports does not list; add it there or correct the name'.format([[self.ports.map(p, p.name)].map(names, self.sources.filter(s, has(s.ports) && !s.ports.all(n, n in names))[0].ports.filter(n, !(n in names))[0])[0]])",fieldPath=".sources"
+// +kubebuilder:validation:XValidation:rule="has(self.category) != has(self.poolRef)",messageExpression="has(self.category) ? 'category \"%s\" and poolRef \"%s\" are both set; keep one of them: the category of the pools to draw from, or the name of one pool'.format([self.category, self.poolRef.name]) : 'neither category nor poolRef is set; set one of them: the category of the pools to draw from, or the name of one pool'"
 type NodePortPolicySpec struct {
-	// Category of the pool to draw from.
+	// Category of the pools to draw from. Exactly one of category and poolRef is set.
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$')",messageExpression="'category \"' + self + '\" must be at most 63 lower-case letters, digits and inner dashes; kubectl get nppool lists the categories'"
-	Category string `json:"category"`
+	// +optional
+	Category string `json:"category,omitempty"`
+
+	// PoolRef names the one pool to draw from.
+	// +optional
+	PoolRef *PoolReference `json:"poolRef,omitempty"`
 
 	// ServiceRef names the Service, always in the policy's own namespace.
 	ServiceRef ServiceReference `json:"serviceRef"`
@@ -51,7 +57,7 @@ type NodePortPolicySpec struct {
 	// +optional
 	Ports []PolicyPort `json:"ports,omitempty"`
 
-	// Sources that may connect. Absent or empty: nobody.
+	// Sources that may connect. []: nobody. Absent: the default sources of the pool.
 	// +kubebuilder:validation:MaxItems=256
 	// +listType=atomic
 	// +optional
@@ -62,6 +68,50 @@ type NodePortPolicySpec struct {
 	// +listType=set
 	// +optional
 	CloudFirewalls []ObjectName `json:"cloudFirewalls,omitzero"`
+
+	// ExpiresAt is when the policy ends: its ports close and are given back.
+	// +optional
+	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
+
+	// Mode: Enforce, or Plan, which writes nothing and shows in status.plan what
+	// Enforce would do. What a policy holds when it turns to Plan stays, less the
+	// sources it no longer names.
+	// +kubebuilder:validation:Enum=Enforce;Plan
+	// +default="Enforce"
+	// +optional
+	Mode PolicyMode `json:"mode,omitempty"`
+
+	// Service says what carries the ports: Companion, a Service <policy>-nodeport of
+	// ours, or InPlace, the referenced Service itself, which then gets a number of the
+	// pool for each of its ports; those that the policy does not name admit nobody.
+	// +kubebuilder:validation:Enum=Companion;InPlace
+	// +default="Companion"
+	// +optional
+	Service ServiceMode `json:"service,omitempty"`
+}
+
+// PolicyMode says whether a policy acts.
+type PolicyMode string
+
+// The modes of a policy.
+const (
+	ModeEnforce PolicyMode = "Enforce"
+	ModePlan    PolicyMode = "Plan"
+)
+
+// ServiceMode says which Service carries the ports.
+type ServiceMode string
+
+// The values of ServiceMode.
+const (
+	ServiceCompanion ServiceMode = "Companion"
+	ServiceInPlace   ServiceMode = "InPlace"
+)
+
+// PoolReference names a pool.
+type PoolReference struct {
+	// Name of the NodePortPool.
+	Name ObjectName `json:"name"`
 }
 
 // ServiceReference names a Service of the same namespace.
@@ -100,10 +150,27 @@ type PolicyPort struct {
 // +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self).prefixLength() > 0",messageExpression="'cidr \"' + self + '\" is the whole world, which a CIDR may not open; name the networks that need the port'"
 type CIDR string
 
+// Entity is a place that has a meaning rather than addresses.
+//
+// +kubebuilder:validation:Enum=World
+type Entity string
+
+// EntityWorld is everybody, IPv4 and IPv6.
+const EntityWorld Entity = "World"
+
 // Source is who may connect.
+//
+// +kubebuilder:validation:XValidation:rule="[has(self.cidr), has(self.addressSet), has(self.entity)].filter(s, s).size() == 1",message="a source must have exactly one of cidr, addressSet and entity"
 type Source struct {
 	// CIDR of the clients' addresses as the node sees them.
-	CIDR CIDR `json:"cidr"`
+	// +optional
+	CIDR CIDR `json:"cidr,omitempty"`
+	// AddressSet by name. The set and the pool must allow it.
+	// +optional
+	AddressSet ObjectName `json:"addressSet,omitempty"`
+	// Entity is World: everybody. The guard-rails of the pool must allow it.
+	// +optional
+	Entity Entity `json:"entity,omitempty"`
 	// Ports limits the source to some of the policy's ports, by Service port name.
 	// +kubebuilder:validation:MaxItems=32
 	// +kubebuilder:validation:items:MaxLength=253
@@ -149,6 +216,9 @@ type NodePortPolicyStatus struct {
 	// +listMapKey=firewall
 	// +optional
 	Cloud []CloudStatus `json:"cloud,omitempty"`
+	// Plan is what mode Enforce would do; only in mode Plan.
+	// +optional
+	Plan *PolicyPlan `json:"plan,omitempty"`
 	// ObservedGeneration of the spec that the status speaks of; -1: none yet.
 	// +default=-1
 	// +optional
@@ -159,6 +229,66 @@ type NodePortPolicyStatus struct {
 	// +listMapKey=type
 	// +optional
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// PolicyPlan is what a policy in mode Plan would do if it were enforced.
+type PolicyPlan struct {
+	// Ports are the numbers it would hold now; another claim may be first.
+	// +listType=atomic
+	// +optional
+	Ports []PlannedPort `json:"ports,omitempty"`
+	// Closes are the numbers that it would give up.
+	// +listType=atomic
+	// +optional
+	Closes []int32 `json:"closes,omitempty"`
+	// Nodes are the rules that every node would get in place of the present ones of
+	// these ports, at most 64: "tcp/30043 from 10.8.0.0/16".
+	// +listType=atomic
+	// +optional
+	Nodes []string `json:"nodes,omitempty"`
+	// Cloud is what each cloud firewall would change.
+	// +listType=map
+	// +listMapKey=firewall
+	// +optional
+	Cloud []PlannedCloud `json:"cloud,omitempty"`
+	// Problem says why it would get no number, empty if it would.
+	// +optional
+	Problem string `json:"problem,omitempty"`
+}
+
+// PlannedPort is one port of a plan.
+type PlannedPort struct {
+	// Name of the Service port.
+	// +optional
+	Name string `json:"name,omitempty"`
+	// Protocol of the Service port.
+	Protocol string `json:"protocol"`
+	// Port number of the Service port.
+	Port int32 `json:"port"`
+	// NodePort is the number it would get.
+	NodePort int32 `json:"nodePort"`
+	// Pool the number is from.
+	Pool string `json:"pool"`
+}
+
+// PlannedCloud is what a plan would change in one cloud firewall.
+type PlannedCloud struct {
+	// Firewall is the name of the CloudFirewall.
+	Firewall string `json:"firewall"`
+	// Add are rules that would be authorized, at most 32, and how many there are.
+	// +listType=atomic
+	// +optional
+	Add []string `json:"add,omitempty"`
+	// TotalAdd counts all of them.
+	// +optional
+	TotalAdd int32 `json:"totalAdd,omitempty"`
+	// Remove are rules that would be revoked, at most 32.
+	// +listType=atomic
+	// +optional
+	Remove []string `json:"remove,omitempty"`
+	// TotalRemove counts all of them.
+	// +optional
+	TotalRemove int32 `json:"totalRemove,omitempty"`
 }
 
 // AllocatedPort is one port of the policy and its number.

@@ -79,7 +79,157 @@ type NodePortPoolSpec struct {
 	// +listType=set
 	// +optional
 	CloudFirewalls []ObjectName `json:"cloudFirewalls,omitempty"`
+
+	// Reserved numbers of the ranges are never handed out and never judged.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	// +optional
+	Reserved []ReservedPorts `json:"reserved,omitempty"`
+
+	// Quota bounds what one namespace may hold of the pool.
+	// +optional
+	Quota Quota `json:"quota,omitempty,omitzero"`
+
+	// Placement of new numbers. BySource puts them next to numbers with the same
+	// sources, so that cloud rules merge; Spread takes the lowest free one.
+	// +kubebuilder:validation:Enum=BySource;Spread
+	// +default="Spread"
+	// +optional
+	Placement Placement `json:"placement,omitempty"`
+
+	// DefaultSources are those of policies that name none. Empty: nobody.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	// +optional
+	DefaultSources []DefaultSource `json:"defaultSources,omitempty"`
+
+	// Guardrails bound what policies may ask for.
+	// +optional
+	Guardrails Guardrails `json:"guardrails,omitempty,omitzero"`
+
+	// Unclaimed says what happens to packets to numbers of the pool that have no
+	// allocation: Drop, Audit (pass, and log on the node) or Ignore (pass).
+	// +kubebuilder:validation:Enum=Drop;Audit;Ignore
+	// +default="Drop"
+	// +optional
+	Unclaimed Unclaimed `json:"unclaimed,omitempty"`
+
+	// Hold keeps the pool's free numbers out of the API server's random choice, by
+	// Services of ours that nothing serves.
+	// +default=true
+	// +optional
+	Hold *bool `json:"hold,omitempty"`
 }
+
+// Placement of new numbers in a pool.
+type Placement string
+
+// The placements.
+const (
+	PlacementBySource Placement = "BySource"
+	PlacementSpread   Placement = "Spread"
+)
+
+// Unclaimed is what happens to packets to numbers without an allocation.
+type Unclaimed string
+
+// The values of Unclaimed.
+const (
+	UnclaimedDrop   Unclaimed = "Drop"
+	UnclaimedAudit  Unclaimed = "Audit"
+	UnclaimedIgnore Unclaimed = "Ignore"
+)
+
+// ReservedPorts are numbers that the pool owns and leaves alone.
+type ReservedPorts struct {
+	// Ports is a number or an inclusive range.
+	Ports PortRange `json:"ports"`
+	// Reason, for people.
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=256
+	Reason string `json:"reason"`
+}
+
+// Quota bounds what one namespace may hold.
+type Quota struct {
+	// PerNamespace is the most ports that one namespace may hold of the pool; unset:
+	// no limit. Lowering it takes nothing away.
+	// +kubebuilder:validation:XValidation:rule="1 <= self && self <= 65535",messageExpression="'perNamespace %d must be from 1 to 65535; leave it out for no limit'.format([self])"
+	// +optional
+	PerNamespace int32 `json:"perNamespace,omitempty"`
+}
+
+// DefaultSource is who may connect where a policy names nobody.
+//
+// +kubebuilder:validation:XValidation:rule="[has(self.cidr), has(self.addressSet), has(self.entity)].filter(s, s).size() == 1",message="a source must have exactly one of cidr, addressSet and entity"
+type DefaultSource struct {
+	// CIDR of the clients' addresses as the node sees them.
+	// +optional
+	CIDR CIDR `json:"cidr,omitempty"`
+	// AddressSet by name.
+	// +optional
+	AddressSet ObjectName `json:"addressSet,omitempty"`
+	// Entity is World: everybody. The guard-rails of the pool must allow it.
+	// +optional
+	Entity Entity `json:"entity,omitempty"`
+}
+
+// Guardrails bound what policies of a pool may ask for. Sources are judged by their
+// union, after AddressSets are resolved, and again whenever one of them changes.
+type Guardrails struct {
+	// WidestIPv4 is the shortest prefix length allowed in the union of the IPv4
+	// sources: 16 allows a /16 and refuses a /15. Unset: no limit.
+	// +optional
+	WidestIPv4 *int32 `json:"widestIPv4,omitempty"`
+	// WidestIPv6 is the same for IPv6.
+	// +optional
+	WidestIPv6 *int32 `json:"widestIPv6,omitempty"`
+	// MaxAddresses is the most addresses that one port may admit: IPv4 addresses, and
+	// IPv6 networks of 64 bits.
+	// +optional
+	MaxAddresses *int64 `json:"maxAddresses,omitempty"`
+	// MaxCIDRs is the most networks that one port may admit, after they are joined.
+	// +optional
+	MaxCIDRs *int32 `json:"maxCIDRs,omitempty"`
+	// World says whether policies may open a port to everybody by entity World.
+	// +kubebuilder:validation:Enum=Deny;Allow
+	// +default="Deny"
+	// +optional
+	World Permission `json:"world,omitempty"`
+	// RequireExpiry refuses policies without expiresAt.
+	// +optional
+	RequireExpiry bool `json:"requireExpiry,omitempty"`
+	// MaxTTL is the longest that a policy may live, from its creation to its expiresAt.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,6}(s|m|h)){1,3}$')",messageExpression="'maxTTL \"' + self + '\" must be a duration in whole hours, minutes and seconds; write for example 480h'"
+	// +optional
+	MaxTTL *metav1.Duration `json:"maxTTL,omitempty"`
+	// AllowedSources are the networks within which all sources must lie. Empty: no limit.
+	// +kubebuilder:validation:MaxItems=256
+	// +listType=set
+	// +optional
+	AllowedSources []CIDR `json:"allowedSources,omitempty"`
+	// AddressSets that policies may refer to, of those that allow their namespace.
+	// Empty: all of those.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=set
+	// +optional
+	AddressSets []ObjectName `json:"addressSets,omitempty"`
+	// AllowedNodes are the nodes on which ports of the pool open; on others they are
+	// closed. Absent: all nodes.
+	// +optional
+	AllowedNodes *metav1.LabelSelector `json:"allowedNodes,omitempty"`
+}
+
+// Permission to ask for something.
+type Permission string
+
+// The values of Permission.
+const (
+	Deny  Permission = "Deny"
+	Allow Permission = "Allow"
+)
 
 // ObjectName is the name of a cluster-scoped object.
 //
@@ -100,6 +250,18 @@ type AllocateTo struct {
 	// +listType=set
 	// +optional
 	Namespaces []NamespaceName `json:"namespaces,omitempty"`
+
+	// NamespaceSelector picks namespaces by their labels, besides those listed. {}
+	// picks all of them.
+	// +optional
+	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
+
+	// Priority of the pool where several fit a policy: the lower number is drawn from
+	// first, then the name that sorts first.
+	// +kubebuilder:validation:XValidation:rule="0 <= self && self <= 1000",messageExpression="'priority %d must be from 0 to 1000; the lower wins'.format([self])"
+	// +default=50
+	// +optional
+	Priority *int32 `json:"priority,omitempty"`
 }
 
 // NodePortPoolStatus is written by the manager at most once a minute, unless a
@@ -113,6 +275,12 @@ type NodePortPoolStatus struct {
 	// Capacity counts the port numbers that the pool owns.
 	// +optional
 	Capacity int32 `json:"capacity"`
+	// Reserved counts the port numbers that are never handed out.
+	// +optional
+	Reserved int32 `json:"reserved,omitempty"`
+	// Held counts the free numbers that Services of ours hold in the API server.
+	// +optional
+	Held int32 `json:"held,omitempty"`
 	// Allocated counts open allocations.
 	// +optional
 	Allocated int32 `json:"allocated"`
@@ -130,11 +298,16 @@ type NodePortPoolStatus struct {
 	// +listType=atomic
 	// +optional
 	Foreign []ForeignPort `json:"foreign,omitempty"`
+	// Undeclared lists Services with node ports that no policy declares: on numbers of
+	// the pool, or in namespaces that may draw from it; at most 64 entries.
+	// +listType=atomic
+	// +optional
+	Undeclared []UndeclaredService `json:"undeclared,omitempty"`
 	// ObservedGeneration of the spec that the status speaks of; -1: none yet.
 	// +default=-1
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
-	// Conditions: Ready, Reconciling, Stalled, Overlaps.
+	// Conditions: Ready, Reconciling, Stalled, Overlaps, OutOfRange, Exhausted.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
@@ -158,6 +331,17 @@ type ForeignPort struct {
 	Holder string `json:"holder"`
 	// Passed says whether nodes let its traffic through (it stood there before the pool).
 	Passed bool `json:"passed"`
+}
+
+// UndeclaredService is a Service with node ports that nobody declared.
+type UndeclaredService struct {
+	// Service is "namespace/name".
+	Service string `json:"service"`
+	// Type of the Service: NodePort or LoadBalancer.
+	Type string `json:"type"`
+	// NodePorts that it holds, health-check node ports included.
+	// +listType=atomic
+	NodePorts []int32 `json:"nodePorts"`
 }
 
 // NodePortPoolList is a list of NodePortPool.

@@ -1,0 +1,103 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// InstallationName is the name of the one Portreeve object.
+const InstallationName = "cluster"
+
+// Portreeve is the installation: what holds for all pools. There is at most one,
+// named cluster; without it the defaults hold.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:subresource:status
+// +kubebuilder:resource:scope=Cluster,path=portreeves,categories=portreeve
+// +kubebuilder:printcolumn:name="Guard",type=string,JSONPath=`.spec.guard`
+// +kubebuilder:printcolumn:name="Lockdown",type=boolean,JSONPath=`.spec.lockdown`
+// +kubebuilder:printcolumn:name="Node Ports",type=string,JSONPath=`.status.nodePortRange`
+// +kubebuilder:printcolumn:name="Ready",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].status`
+// +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+// +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'cluster'",messageExpression="'metadata.name \"' + self.metadata.name + '\" must be cluster: there is one installation'"
+type Portreeve struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// +optional
+	Spec PortreeveSpec `json:"spec,omitempty,omitzero"`
+	// +default={"observedGeneration": -1}
+	// +optional
+	Status PortreeveStatus `json:"status,omitempty"`
+}
+
+// GuardMode is what admission does with objects that would reach around us.
+//
+// +kubebuilder:validation:Enum=Off;Audit;Enforce
+type GuardMode string
+
+// The modes of the guard.
+const (
+	// GuardOff: no admission policies of ours.
+	GuardOff GuardMode = "Off"
+	// GuardAudit: warnings and audit annotations.
+	GuardAudit GuardMode = "Audit"
+	// GuardEnforce: such objects are refused.
+	GuardEnforce GuardMode = "Enforce"
+)
+
+// PortreeveSpec is what the platform decides for the whole cluster.
+type PortreeveSpec struct {
+	// NodePortRange of the API server (its flag --service-node-port-range). Found by
+	// a dry run when unset.
+	// +optional
+	NodePortRange PortRange `json:"nodePortRange,omitempty"`
+
+	// FailSafePorts no pool may hold and no rule may touch, besides the built-in ones.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=set
+	// +optional
+	FailSafePorts []PortRange `json:"failSafePorts,omitempty"`
+
+	// Guard is what admission does with objects that would reach around us.
+	// +default="Audit"
+	// +optional
+	Guard GuardMode `json:"guard,omitempty"`
+
+	// DenyUndeclared also guards against NodePort Services that no policy declares,
+	// in the namespaces it picks.
+	// +optional
+	DenyUndeclared *NamespaceChoice `json:"denyUndeclared,omitempty"`
+
+	// Lockdown closes every port of every pool to everybody, at once, until it is
+	// taken back. Nodes obey it by themselves, without the manager.
+	// +optional
+	Lockdown bool `json:"lockdown,omitempty"`
+}
+
+// PortreeveStatus is written by the manager.
+type PortreeveStatus struct {
+	// NodePortRange in use: given, or found.
+	// +optional
+	NodePortRange string `json:"nodePortRange,omitempty"`
+	// Guard that is in force.
+	// +optional
+	Guard GuardMode `json:"guard,omitempty"`
+	// ObservedGeneration of the spec that the status speaks of; -1: none yet.
+	// +default=-1
+	// +optional
+	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
+	// Conditions: Ready, Reconciling, Stalled.
+	// +listType=map
+	// +listMapKey=type
+	// +optional
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// PortreeveList is a list of Portreeve.
+//
+// +kubebuilder:object:root=true
+type PortreeveList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Portreeve `json:"items"`
+}

@@ -134,17 +134,31 @@ func (c *Cluster) UserConfig(user string, groups ...string) (*rest.Config, error
 }
 
 // ServiceAccountConfig is access as a ServiceAccount, by a token as a pod would
-// get it. Given a pod, the token is bound to it: it carries the node's name, and
-// ends with the pod.
-func (c *Cluster) ServiceAccountConfig(ctx context.Context, namespace, name string, pod *corev1.Pod) (*rest.Config, error) {
+// get it. The token is bound to boundTo, a Pod or a Node, or to nothing when that
+// is nil. Either way it says which node its bearer is on: the user info has the
+// extras authentication.kubernetes.io/node-name and node-uid.
+//
+// A bound token ends with its object. When a Node is deleted, the API server
+// answers 401 to what was bound to it, within the ten seconds for which it
+// remembers tokens; a watch that runs already goes on until it is renewed. A new
+// Node of the same name does not revive the token, for its UID differs. A Pod's
+// token ends with the Pod alone, whatever becomes of the Node.
+func (c *Cluster) ServiceAccountConfig(ctx context.Context, namespace, name string, boundTo metav1.Object) (*rest.Config, error) {
 	lifetime := int64((24 * time.Hour).Seconds())
 	request := &authenticationv1.TokenRequest{
 		Spec: authenticationv1.TokenRequestSpec{ExpirationSeconds: &lifetime},
 	}
-	if pod != nil {
-		request.Spec.BoundObjectRef = &authenticationv1.BoundObjectReference{
-			APIVersion: "v1", Kind: "Pod", Name: pod.Name, UID: pod.UID,
+	if boundTo != nil {
+		reference := &authenticationv1.BoundObjectReference{APIVersion: "v1", Name: boundTo.GetName(), UID: boundTo.GetUID()}
+		switch boundTo.(type) {
+		case *corev1.Pod:
+			reference.Kind = "Pod"
+		case *corev1.Node:
+			reference.Kind = "Node"
+		default:
+			return nil, fmt.Errorf("token for service account %s/%s: bound to a %T: want a Pod or a Node", namespace, name, boundTo)
 		}
+		request.Spec.BoundObjectRef = reference
 	}
 	token, err := c.client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, name, request, metav1.CreateOptions{})
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"runtime"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	kruntime "k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/rest"
@@ -134,7 +135,7 @@ func (s *Stage) Manager() *lab.Process { return s.manager }
 
 // StartAgent starts the agent of a node, with a new token.
 func (s *Stage) StartAgent(ctx context.Context, node *lab.Node) error {
-	config, err := s.ServiceAccountConfig(ctx, "portreeve-system", "portreeve-agent", nil)
+	config, err := s.AgentConfig(ctx, node.Name)
 	if err != nil {
 		return err
 	}
@@ -142,6 +143,18 @@ func (s *Stage) StartAgent(ctx context.Context, node *lab.Node) error {
 		return err
 	}
 	return s.RestartAgent(ctx, node)
+}
+
+// AgentConfig is access with the agents' ServiceAccount, by a token that says, as
+// that of a DaemonSet's pod does, which node its bearer is on. It is bound to the
+// Node: with that deleted the token is dead, also for a new Node of the name, whose
+// agent needs StartAgent.
+func (s *Stage) AgentConfig(ctx context.Context, node string) (*rest.Config, error) {
+	var object corev1.Node
+	if err := s.Client.Get(ctx, client.ObjectKey{Name: node}, &object); err != nil {
+		return nil, err
+	}
+	return s.ServiceAccountConfig(ctx, "portreeve-system", "portreeve-agent", &object)
 }
 
 // RestartAgent starts the agent of a node with the token it had, which needs no

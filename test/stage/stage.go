@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -79,18 +80,21 @@ func New(ctx context.Context, cluster *lab.Cluster, bin string) (*Stage, error) 
 	return s, s.install(ctx)
 }
 
+// install applies every file of config/crd and config/rbac, which are there for
+// any kind of cluster; Apply knows the order.
 func (s *Stage) install(ctx context.Context) error {
 	var files []string
-	for _, pattern := range []string{"rbac/namespace.yaml", "crd/*.yaml", "rbac/manager.yaml", "rbac/agent.yaml", "rbac/people.yaml"} {
-		found, err := filepath.Glob(filepath.Join(Root(), "config", pattern))
-		if err != nil || len(found) == 0 {
-			return fmt.Errorf("config/%s: no such file (%w)", pattern, err)
+	for _, dir := range []string{"crd", "rbac"} {
+		pattern := filepath.Join(Root(), "config", dir, "*.yaml")
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			return err
 		}
-		for _, f := range found {
-			if filepath.Base(f) != "kustomization.yaml" {
-				files = append(files, f)
-			}
+		found = slices.DeleteFunc(found, func(f string) bool { return filepath.Base(f) == "kustomization.yaml" })
+		if len(found) == 0 {
+			return fmt.Errorf("%s: no such file", pattern)
 		}
+		files = append(files, found...)
 	}
 	return s.Apply(ctx, files...)
 }
@@ -123,6 +127,14 @@ func (s *Stage) RunManager(ctx context.Context, name string, through *rest.Confi
 		Name: name, Argv: append(argv, flags...),
 		Env: []string{"AWS_ACCESS_KEY_ID=" + AccessKey, "AWS_SECRET_ACCESS_KEY=" + SecretKey, "AWS_EC2_METADATA_DISABLED=true"},
 	})
+}
+
+// RunRival is RunManager for one that heeds no leader and no Lease: it works from
+// the start, beside whatever other manager does, as one does that was paused past
+// its lease and has not noticed. It listens nowhere, unless a flag says so.
+func (s *Stage) RunRival(ctx context.Context, name string, through *rest.Config, flags ...string) (*lab.Process, error) {
+	alone := []string{"--leader-elect=false", "--metrics-bind-address", "0", "--health-probe-bind-address", "0"}
+	return s.RunManager(ctx, name, through, append(alone, flags...)...)
 }
 
 // ManagerConfig is access with the manager's own ServiceAccount.

@@ -149,39 +149,45 @@ func (s PortRanges) Numbers(yield func(uint16) bool) {
 // Union returns the numbers in s or t.
 func (s PortRanges) Union(t PortRanges) PortRanges { return NewPortRanges(slices.Concat(s, t)...) }
 
-// Intersect returns the numbers in both s and t.
+// Intersect returns the numbers in both s and t; O(ranges), as a pool with many
+// scattered numbers has thousands.
 func (s PortRanges) Intersect(t PortRanges) PortRanges {
-	var out []PortRange
-	for _, a := range s {
-		for _, b := range t {
-			if first, last := max(a.First, b.First), min(a.Last, b.Last); first <= last {
-				out = append(out, PortRange{first, last})
-			}
+	var out PortRanges
+	for i, j := 0, 0; i < len(s) && j < len(t); {
+		if first, last := max(s[i].First, t[j].First), min(s[i].Last, t[j].Last); first <= last {
+			out = append(out, PortRange{first, last})
+		}
+		if s[i].Last < t[j].Last {
+			i++
+		} else {
+			j++
 		}
 	}
-	return NewPortRanges(out...)
+	return out
 }
 
-// Subtract returns the numbers in s that are not in t.
+// Subtract returns the numbers in s that are not in t; O(ranges).
 func (s PortRanges) Subtract(t PortRanges) PortRanges {
-	out := slices.Clone(s)
-	for _, b := range t {
-		var next []PortRange
-		for _, a := range out {
-			if a.Last < b.First || b.Last < a.First {
-				next = append(next, a)
-				continue
-			}
-			if a.First < b.First {
-				next = append(next, PortRange{a.First, b.First - 1})
-			}
-			if b.Last < a.Last {
-				next = append(next, PortRange{b.Last + 1, a.Last})
-			}
+	var out PortRanges
+	for _, a := range s {
+		for len(t) > 0 && t[0].Last < a.First {
+			t = t[1:]
 		}
-		out = next
+		first := uint32(a.First) // of what is left of a; past 65535 when nothing is
+		for _, b := range t {
+			if b.First > a.Last {
+				break
+			}
+			if first < uint32(b.First) {
+				out = append(out, PortRange{uint16(first), b.First - 1})
+			}
+			first = uint32(b.Last) + 1
+		}
+		if first <= uint32(a.Last) {
+			out = append(out, PortRange{uint16(first), a.Last})
+		}
 	}
-	return NewPortRanges(out...)
+	return out
 }
 
 // Strings spells each range, in order, as ParsePortRange reads it.

@@ -11,6 +11,8 @@
 //	(UDP,30080) ──► class a1b2… ┘
 //	(TCP,30443) ──► class 77c0… ──────► (nothing: closed)
 //
+// A number that is audited passes everybody, and what no class admits is logged.
+//
 // A class is one distinct set of sources, interned by content: ten thousand
 // ports rarely have more than a few hundred.
 package rule

@@ -40,6 +40,13 @@ func TestNarrowed(t *testing.T) {
 		{"the pool came", Set{}, NewSet(pool, nil), []string{"30000-30009"}},
 		{"the pool came, open to the world", Set{}, NewSet(nil, world), nil},
 		{"the pool went", NewSet(pool, nil), Set{}, nil},
+		{"the pool came, audited", Set{}, NewSet(pool, nil).WithAudited(pool), nil},
+		{"the audited pool went", NewSet(pool, nil).WithAudited(pool), Set{}, nil},
+		{"auditing began, and the source went", set("10.0.0.0/8"), set().WithAudited(pool), nil},
+		{"auditing ended", set("10.0.0.0/8").WithAudited(pool), set("10.0.0.0/8"), []string{"30000-30009"}},
+		{"auditing ended on a part", set().WithAudited(pool), set().WithAudited(NewPortRanges(PortRange{30003, 30009})), []string{"30000-30002"}},
+		{"auditing ended, open to the world", NewSet(nil, world).WithAudited(pool), NewSet(nil, world), nil},
+		{"a source went, audited before and after", set("10.0.0.0/8").WithAudited(pool), set().WithAudited(pool), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := Narrowed(c.have, c.want).Strings(); !slices.Equal(got, c.narrowed) {
@@ -57,6 +64,10 @@ func TestNarrowedFindsExactlyTheNumbersThatLostASource(t *testing.T) {
 		last := rapid.ByteMax(7).Draw(t, "last")
 		return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, last}), rapid.IntRange(29, 32).Draw(t, "bits")).Masked()
 	})
+	number := rapid.Custom(func(t *rapid.T) PortRange {
+		n := rapid.Uint16Range(1, 4).Draw(t, "number")
+		return PortRange{n, n}
+	})
 	set := rapid.Custom(func(t *rapid.T) Set {
 		sources := map[Port][]netip.Prefix{}
 		for n := uint16(1); n <= 4; n++ {
@@ -65,7 +76,8 @@ func TestNarrowedFindsExactlyTheNumbersThatLostASource(t *testing.T) {
 			}
 		}
 		first := rapid.Uint16Range(1, 4).Draw(t, "first")
-		return NewSet(NewPortRanges(PortRange{first, rapid.Uint16Range(first, 4).Draw(t, "last")}), sources)
+		judged := NewPortRanges(PortRange{first, rapid.Uint16Range(first, 4).Draw(t, "last")})
+		return NewSet(judged, sources).WithAudited(NewPortRanges(rapid.SliceOfN(number, 0, 2).Draw(t, "audited")...))
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		have, want := set.Draw(t, "have"), set.Draw(t, "want")

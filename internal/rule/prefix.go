@@ -2,6 +2,7 @@ package rule
 
 import (
 	"cmp"
+	"math"
 	"net/netip"
 	"slices"
 )
@@ -55,6 +56,32 @@ func CoversPrefix(outer, inner netip.Prefix) bool {
 // this is the same as asking whether all of inner's addresses are in the union.
 func Covers(prefixes []netip.Prefix, inner netip.Prefix) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return CoversPrefix(p, inner) })
+}
+
+// CoversAll says whether each of inner is covered by one of the prefixes. On a
+// canonical list of prefixes this is the same as asking about the two unions.
+func CoversAll(prefixes, inner []netip.Prefix) bool {
+	return !slices.ContainsFunc(inner, func(p netip.Prefix) bool { return !Covers(prefixes, p) })
+}
+
+// CountAddresses counts the addresses of a canonical list, as far as they can be
+// compared: IPv4 by address, IPv6 by network of 64 bits, which is what one host
+// may well have to itself. A prefix of IPv6 that is longer than that counts 1. A
+// count that would not fit, such as the world's, is the largest there is.
+func CountAddresses(prefixes []netip.Prefix) uint64 {
+	var sum uint64
+	for _, p := range prefixes {
+		whole := 64
+		if p.Addr().Is4() {
+			whole = 32
+		}
+		n := uint64(1) << max(0, whole-p.Bits()) // 0 for ::/0, the one that does not fit
+		if n == 0 || sum+n < sum {
+			return math.MaxUint64
+		}
+		sum += n
+	}
+	return sum
 }
 
 // Intersect returns, canonically, the addresses that are in both lists.

@@ -1,6 +1,7 @@
 package rule
 
 import (
+	"math"
 	"net/netip"
 	"slices"
 	"testing"
@@ -144,6 +145,76 @@ func TestCoversAsksAboutTheUnion(t *testing.T) {
 		}
 		if got := Covers(list, inner); got != want {
 			t.Fatalf("Covers(%v, %v) = %v", list, inner, got)
+		}
+	})
+}
+
+func TestCoversAllAsksAboutBothUnions(t *testing.T) {
+	all := universe()
+	rapid.Check(t, func(t *rapid.T) {
+		list, inner := Canonical(rapid.SliceOfN(small, 0, 8).Draw(t, "list")), rapid.SliceOfN(small, 0, 4).Draw(t, "inner")
+		want := true
+		for _, a := range all {
+			want = want && (!holds(inner, a) || holds(list, a))
+		}
+		if got := CoversAll(list, Canonical(inner)); got != want {
+			t.Fatalf("CoversAll(%v, %v) = %v", list, inner, got)
+		}
+	})
+}
+
+func TestCountAddresses(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		list []netip.Prefix
+		want uint64
+	}{
+		{"nobody", nil, 0},
+		{"one address", prefixes("192.0.2.1/32"), 1},
+		{"one address, IPv6", prefixes("2001:db8::1/128"), 1},
+		{"a /16", prefixes("10.8.0.0/16"), 1 << 16},
+		{"all of IPv4", prefixes("0.0.0.0/0"), 1 << 32},
+		{"a network of 64 bits", prefixes("2001:db8::/64"), 1},
+		{"half of one", prefixes("2001:db8::/65"), 1},
+		{"two addresses of one network", prefixes("2001:db8::1/128", "2001:db8::3/128"), 2},
+		{"a /48", prefixes("2001:db8::/48"), 1 << 16},
+		{"both families", prefixes("10.0.0.0/8", "192.0.2.0/31", "2001:db8::/56"), 1<<24 + 2 + 256},
+		{"half of IPv6", prefixes("8000::/1"), 1 << 63},
+		{"all of IPv6 but the first network", allBut("::/64"), math.MaxUint64},
+		{"all of IPv6 but the first two", allBut("::/63"), math.MaxUint64 - 1},
+		{"all of IPv6", prefixes("::/0"), math.MaxUint64},
+		{"half of IPv6 twice, not canonical", prefixes("8000::/1", "8000::/1"), math.MaxUint64},
+		{"the world", World, math.MaxUint64},
+	} {
+		if got := CountAddresses(c.list); got != c.want {
+			t.Errorf("%s: CountAddresses = %d, want %d", c.name, got, c.want)
+		}
+	}
+}
+
+// allBut lists what is left of IPv6 without a prefix that begins it.
+func allBut(first string) (out []netip.Prefix) {
+	for bits := netip.MustParsePrefix(first).Bits(); bits > 0; bits-- {
+		half := netip.IPv6Unspecified().As16()
+		half[(bits-1)/8] = 1 << (7 - (bits-1)%8)
+		out = append(out, netip.PrefixFrom(netip.AddrFrom16(half), bits))
+	}
+	return Canonical(out)
+}
+
+// Of IPv4 every address counts, once.
+func TestCountAddressesCounts(t *testing.T) {
+	all := universe()
+	rapid.Check(t, func(t *rapid.T) {
+		list := Canonical(rapid.SliceOfN(small.Filter(func(p netip.Prefix) bool { return p.Addr().Is4() }), 0, 8).Draw(t, "list"))
+		want := uint64(0)
+		for _, a := range all {
+			if holds(list, a) {
+				want++
+			}
+		}
+		if got := CountAddresses(list); got != want {
+			t.Fatalf("CountAddresses(%v) = %d, want %d", list, got, want)
 		}
 	})
 }

@@ -17,9 +17,13 @@ type ClassID string
 // class holds its source; every other packet on a judged number is dropped, and
 // a packet on any other number is none of our business.
 //
+// On an audited number, what would be dropped is passed and logged instead; what
+// a class admits is passed in silence, as anywhere.
+//
 // A Set is immutable: build it with NewSet, never write to its maps.
 type Set struct {
 	Judged  PortRanges
+	Audited PortRanges // among Judged; see WithAudited
 	Ports   map[Port]ClassID
 	Classes map[ClassID][]netip.Prefix
 }
@@ -44,6 +48,13 @@ func NewSet(judged PortRanges, sources map[Port][]netip.Prefix) Set {
 	return s
 }
 
+// WithAudited returns the set with those of the ranges audited that it judges, and
+// no others.
+func (s Set) WithAudited(ranges PortRanges) Set {
+	s.Audited = s.Judged.Intersect(ranges)
+	return s
+}
+
 func classID(canonical []netip.Prefix) ClassID {
 	h := sha256.New()
 	for _, p := range canonical {
@@ -60,9 +71,13 @@ func (s Set) Sources(p Port) []netip.Prefix { return s.Classes[s.Ports[p]] }
 // SortedPorts lists the ports that have a class, in canonical order.
 func (s Set) SortedPorts() []Port { return slices.SortedFunc(maps.Keys(s.Ports), ComparePorts) }
 
-// Admits says whether a packet from source to the port would pass.
+// Admits says whether a packet from source to the port would pass, be it only
+// because the number is audited.
 func (s Set) Admits(p Port, source netip.Addr) bool {
 	if !s.Judged.Contains(p.Number) {
+		return true
+	}
+	if s.Audited.Contains(p.Number) {
 		return true
 	}
 	return slices.ContainsFunc(s.Sources(p), func(prefix netip.Prefix) bool { return prefix.Contains(source) })
@@ -71,7 +86,7 @@ func (s Set) Admits(p Port, source netip.Addr) bool {
 // Empty says whether the set judges nothing at all.
 func (s Set) Empty() bool { return len(s.Judged) == 0 }
 
-// Equal says whether two sets enforce the same.
+// Equal says whether two sets enforce the same, and log the same.
 func (s Set) Equal(t Set) bool {
-	return slices.Equal(s.Judged, t.Judged) && maps.Equal(s.Ports, t.Ports)
+	return slices.Equal(s.Judged, t.Judged) && slices.Equal(s.Audited, t.Audited) && maps.Equal(s.Ports, t.Ports)
 }

@@ -67,6 +67,9 @@ func TestSetEqual(t *testing.T) {
 		{"one port more", NewSet(pool, map[Port][]netip.Prefix{{TCP, 30000}: prefixes("10.0.0.0/8"), {UDP, 30000}: prefixes("10.0.0.0/8")}), false},
 		{"fewer judged", set(NewPortRanges(PortRange{30000, 30008}), 30000, "10.0.0.0/8"), false},
 		{"nothing", Set{}, false},
+		{"audited", base.WithAudited(pool), false},
+		{"audited where nothing is judged", base.WithAudited(NewPortRanges(PortRange{30010, 30019})), true},
+		{"no longer audited", base.WithAudited(pool).WithAudited(nil), true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := base.Equal(c.other); got != c.want {
@@ -107,6 +110,30 @@ func TestSetAdmits(t *testing.T) {
 				t.Errorf("Admits(%v, %s) = %v, want %v", c.port, c.source, got, c.want)
 			}
 		})
+	}
+}
+
+func TestAuditedNumbersAdmitEverybody(t *testing.T) {
+	pool := NewPortRanges(PortRange{30000, 30009})
+	plain := NewSet(pool, map[Port][]netip.Prefix{{TCP, 30005}: prefixes("10.8.0.0/16")})
+	set := plain.WithAudited(NewPortRanges(PortRange{29990, 30002}, PortRange{30005, 30006}))
+	if got := set.Audited.Strings(); !slices.Equal(got, []string{"30000-30002", "30005-30006"}) {
+		t.Errorf("more is audited than judged: %v", got)
+	}
+	if len(plain.Audited) > 0 || set.Empty() {
+		t.Errorf("the set was changed to %v, or its copy is empty: %v", plain, set)
+	}
+	stranger := netip.MustParseAddr("203.0.113.7")
+	for n := uint16(29999); n <= 30010; n++ {
+		for _, p := range Protocols {
+			want := !pool.Contains(n) || set.Audited.Contains(n)
+			if got := set.Admits(Port{p, n}, stranger); got != want {
+				t.Errorf("Admits(%v, %v) = %v", Port{p, n}, stranger, got)
+			}
+		}
+	}
+	if got := set.Sources(Port{TCP, 30005}); !slices.Equal(got, prefixes("10.8.0.0/16")) {
+		t.Errorf("auditing made the sources %v", got)
 	}
 }
 

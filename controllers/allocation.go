@@ -95,10 +95,19 @@ func (r *Allocation) want(ctx context.Context, a *v1alpha1.NodePortAllocation) (
 		}
 	}
 	want := compile.Allocation(a, view.Policy, view.Wish, view.Refusal, view.Allocations, view.Pools, now)
-	if want.State == v1alpha1.AllocationOpen {
-		want, err = r.unlessTaken(ctx, a, want)
+	if want.State != v1alpha1.AllocationOpen {
+		return &want, 0, nil
 	}
-	return &want, 0, err
+	want, err = r.unlessTaken(ctx, a, want)
+	return &want, untilExpiry(view.Policy, r.Now()), err
+}
+
+// untilExpiry is how long a policy has to live, 0 if it has no end, or has ended.
+func untilExpiry(policy *v1alpha1.NodePortPolicy, now time.Time) time.Duration {
+	if policy == nil || policy.Spec.ExpiresAt == nil {
+		return 0
+	}
+	return max(policy.Spec.ExpiresAt.Sub(now), 0)
 }
 
 // unlessTaken opens no number that another Service holds. It may have taken it
@@ -113,8 +122,12 @@ func (r *Allocation) unlessTaken(ctx context.Context, a *v1alpha1.NodePortAlloca
 }
 
 // standsForCompanion says whether the Service has the place of the allocation's
-// companion: perhaps ours, with its label taken off. Exposure judges that one.
+// companion: perhaps ours, with its label taken off. Exposure judges that one. In
+// place the claimed Service itself has it.
 func standsForCompanion(s *corev1.Service, a *v1alpha1.NodePortAllocation) bool {
+	if a.Spec.Carrier == v1alpha1.ServiceInPlace && s.Namespace == a.Spec.Claim.Namespace && s.Name == a.Spec.Claim.Service {
+		return true
+	}
 	return s.Namespace == a.Spec.Claim.Namespace && s.Name == a.Spec.Claim.Policy+v1alpha1.CompanionSuffix
 }
 
@@ -140,9 +153,30 @@ func (r *Allocation) wantForeign(ctx context.Context, a *v1alpha1.NodePortAlloca
 			return nil, 0, err
 		}
 	}
+	if holder != nil && pool != nil {
+		adopted, err := r.adopted(ctx, a, holder, pool, now)
+		if err != nil || adopted != nil {
+			return adopted, 0, err
+		}
+	}
 	rest := a.CreationTimestamp.Add(refusalRest).Sub(r.Now())
 	want := compile.Foreign(a, holder, pool, rest <= 0, now)
 	return &want, max(rest, 0), nil
+}
+
+// adopted turns a Foreign number into the claim of the policy that carries its holder
+// in place, in one write: no packet that the policy admits is lost. nil: there is no
+// such policy.
+func (r *Allocation) adopted(ctx context.Context, a *v1alpha1.NodePortAllocation, holder *corev1.Service, pool *compile.Pool, now metav1.MicroTime) (*v1alpha1.NodePortAllocationSpec, error) {
+	policy, err := r.Snapshot.InPlace(ctx, client.ObjectKeyFromObject(holder))
+	if err != nil || policy == nil {
+		return nil, err
+	}
+	view, err := r.Snapshot.View(ctx, policyKey(policy))
+	if err != nil || view.Policy == nil {
+		return nil, err
+	}
+	return compile.Adopted(a, view.Wish, pool.Name, now), nil
 }
 
 // release deletes a closed allocation once its cool-down is over and every node
@@ -152,7 +186,7 @@ func (r *Allocation) release(ctx context.Context, a *v1alpha1.NodePortAllocation
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if rest := a.Spec.ClosedAt.Add(max(coolDown, leastRest)).Sub(r.Now()); rest > 0 {
+	if rest := a.Spec.ClosedAt.Add(max(coolDown, leastRest, restoreRest(a))).Sub(r.Now()); rest > 0 {
 		return reconcile.Result{RequeueAfter: rest}, nil
 	}
 	if _, released := a.Annotations[v1alpha1.AnnotationRelease]; !released {
@@ -168,6 +202,20 @@ func (r *Allocation) release(ctx context.Context, a *v1alpha1.NodePortAllocation
 		}
 	}
 	return conflict(r.remove(ctx, a))
+}
+
+// afterRestore is how long a number that was restored from a backup, and whose policy
+// is not there, is kept for it: the rest of the backup is on its way.
+const afterRestore = 10 * time.Minute
+
+// restoreRest is the least rest of an allocation that came out of a backup and was
+// closed since: its claim is older than the object.
+func restoreRest(a *v1alpha1.NodePortAllocation) time.Duration {
+	restored := a.Spec.Since != nil && a.CreationTimestamp.Sub(a.Spec.Since.Time) > time.Minute
+	if restored && !a.Spec.ClosedAt.Before(&metav1.MicroTime{Time: a.CreationTimestamp.Time}) {
+		return afterRestore
+	}
+	return 0
 }
 
 // remove frees the number, unless somebody has written to the allocation since.
@@ -216,7 +264,7 @@ func (r *Allocation) SetupWithManager(mgr ctrl.Manager) error {
 			return append(out, reconcile.Request{NamespacedName: client.ObjectKeyFromObject(o)})
 		})).
 		Watches(&v1alpha1.NodePortPolicy{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
-			return r.ofPolicies(ctx, []reconcile.Request{{NamespacedName: client.ObjectKeyFromObject(o)}})
+			return append(r.ofPolicies(ctx, []reconcile.Request{{NamespacedName: client.ObjectKeyFromObject(o)}}), r.heldInPlace(ctx, o.(*v1alpha1.NodePortPolicy))...)
 		}), ofSpec).
 		Watches(&corev1.Service{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			out := r.ofPolicies(ctx, r.Snapshot.policiesOf(ctx, o))
@@ -228,7 +276,10 @@ func (r *Allocation) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.NodePortPool{}, each(r.matching(func(a *v1alpha1.NodePortAllocation) bool { return true })), ofSpec).
 		Watches(&corev1.Namespace{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			return r.matching(func(a *v1alpha1.NodePortAllocation) bool { return a.Spec.Claim.Namespace == o.GetName() })(ctx, o)
-		}), namespaceEnds).
+		}), namespaceMatters).
+		Watches(&v1alpha1.AddressSet{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return r.ofPolicies(ctx, r.Snapshot.policiesUsing(ctx, o))
+		})).
 		Watches(&v1alpha1.NodeDatapath{}, each(r.matching(isClosed))).
 		Watches(&corev1.Node{}, each(r.matching(isClosed)), nodeMatters).
 		WatchesRawSource(source.Channel(r.Clouds.cleared, handler.EnqueueRequestsFromMapFunc(r.matching(isClosed)))).
@@ -255,11 +306,28 @@ func (r *Allocation) ofPolicies(ctx context.Context, policies []reconcile.Reques
 	return out
 }
 
+// heldInPlace returns the numbers of the Service that a policy carries in place: they
+// may be about to be adopted.
+func (r *Allocation) heldInPlace(ctx context.Context, policy *v1alpha1.NodePortPolicy) []reconcile.Request {
+	if policy.Spec.Service != v1alpha1.ServiceInPlace {
+		return nil
+	}
+	service, err := get[corev1.Service](ctx, r, types.NamespacedName{Namespace: policy.Namespace, Name: policy.Spec.ServiceRef.Name})
+	if err != nil || service == nil {
+		return nil
+	}
+	var out []reconcile.Request
+	for n := range compile.Held(service) {
+		out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Name: numberName(n)}})
+	}
+	return out
+}
+
 // matching returns a map function to all allocations that fit.
 func (r *Allocation) matching(fits func(*v1alpha1.NodePortAllocation) bool) handler.MapFunc {
 	return func(ctx context.Context, _ client.Object) []reconcile.Request {
 		var list v1alpha1.NodePortAllocationList
-		if err := r.List(ctx, &list); err != nil {
+		if err := r.List(ctx, &list, readOnly); err != nil {
 			return nil
 		}
 		return requests(slices.DeleteFunc(list.Items, func(a v1alpha1.NodePortAllocation) bool { return !fits(&a) }), allocationKey)

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -43,36 +44,41 @@ type Allocator struct {
 
 // demand is one missing number of a policy.
 type demand struct {
-	policy *v1alpha1.NodePortPolicy
+	View
 	number compile.Number
-	pools  []string
+	ports.Request
+	// rank of the first pool it may draw from.
+	rank int32
 }
 
 // Reconcile serves one category, named by the request.
 func (r *Allocator) Reconcile(ctx context.Context, category reconcile.Request) (reconcile.Result, error) {
-	pools, err := r.Snapshot.Pools(ctx)
+	cluster, err := r.Snapshot.Cluster(ctx)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	taken, err := r.taken(ctx)
+	if err := r.forget(ctx); err != nil {
+		return reconcile.Result{}, err
+	}
+	supply, err := r.Snapshot.supply(ctx, cluster.Pools, r.written)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	demands, err := r.demands(ctx, category.Name)
+	demands, err := r.demands(ctx, cluster, category.Name)
 	if err != nil || len(demands) == 0 {
 		return reconcile.Result{}, err
 	}
 	asked := make([]ports.Request, len(demands))
 	for i, d := range demands {
-		asked[i] = ports.Request{Pin: d.number.Pin, Pools: d.pools}
+		asked[i] = d.Request
 	}
-	choices := ports.Choose(asked, armed(pools), taken)
+	choices := ports.Choose(asked, supply.pools, supply.taken, supply.neighbours)
 	answers := make([]answer, len(choices))
 	var settling errgroup.Group
 	settling.SetLimit(parallelClaims)
 	for i, choice := range choices {
 		settling.Go(func() (err error) {
-			answers[i], err = r.settle(ctx, demands[i], choice, pools)
+			answers[i], err = r.settle(ctx, demands[i], choice)
 			return err
 		})
 	}
@@ -82,7 +88,7 @@ func (r *Allocator) Reconcile(ctx context.Context, category reconcile.Request) (
 		if a.created != nil {
 			r.written[a.created.Name] = *a.created
 		}
-		if key := policyKey(demands[i].policy); verdicts[key] == nil {
+		if key := policyKey(demands[i].Policy); verdicts[key] == nil {
 			verdicts[key] = a.refusal
 		}
 	}
@@ -102,65 +108,85 @@ type answer struct {
 	refusal *compile.Refusal
 }
 
-// demands lists what the category's policies miss, oldest policy first.
-func (r *Allocator) demands(ctx context.Context, category string) ([]demand, error) {
-	var policies v1alpha1.NodePortPolicyList
-	if err := r.List(ctx, &policies, client.MatchingFields{byCategory: category}); err != nil {
+// demands lists what the category's policies miss: those of the pool with the lower
+// priority first, then the oldest.
+func (r *Allocator) demands(ctx context.Context, cluster compile.Cluster, category string) ([]demand, error) {
+	policies, err := r.policies(ctx, cluster, category)
+	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(policies.Items, func(a, b v1alpha1.NodePortPolicy) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
 	var demands []demand
-	for i := range policies.Items {
-		key := policyKey(&policies.Items[i])
-		view, err := r.Snapshot.View(ctx, key)
+	for i := range policies {
+		key := policyKey(&policies[i])
+		view, err := r.Snapshot.view(ctx, cluster, key, &policies[i])
 		if err != nil {
 			return nil, err
 		}
-		if view.Wish == nil {
+		if view.Wish == nil || view.Wish.Planned {
 			r.Verdicts.Say(key, nil)
 			continue
 		}
 		missing := compile.Assign(view.Wish, r.withWritten(view.Allocations, key)).Missing
 		if len(missing) == 0 {
 			r.Verdicts.Say(key, nil)
+			continue
+		}
+		carrier, err := r.Snapshot.carrier(ctx, view)
+		if err != nil {
+			return nil, err
 		}
 		for _, n := range missing {
-			demands = append(demands, demand{view.Policy, view.Wish.Numbers[n], view.Wish.Pools})
+			number := view.Wish.Numbers[n]
+			demands = append(demands, demand{View: view, number: number, Request: request(view, number, carrier), rank: rankOf(view)})
 		}
 	}
+	slices.SortStableFunc(demands, func(a, b demand) int { return cmp.Compare(a.rank, b.rank) })
 	return demands, nil
 }
 
-// taken are all numbers in the register, and all that Services hold.
-func (r *Allocator) taken(ctx context.Context) (ports.Numbers, error) {
-	var taken ports.Numbers
-	var allocations v1alpha1.NodePortAllocationList
-	if err := r.List(ctx, &allocations); err != nil {
-		return taken, err
+// policies of a category, and those that name one of its pools, the oldest first.
+func (r *Allocator) policies(ctx context.Context, cluster compile.Cluster, category string) ([]v1alpha1.NodePortPolicy, error) {
+	var list v1alpha1.NodePortPolicyList
+	if err := r.List(ctx, &list, readOnly, client.MatchingFields{byCategory: category}); err != nil {
+		return nil, err
 	}
-	for i := range allocations.Items {
-		taken.Add(compile.NumberOf(&allocations.Items[i]))
-		delete(r.written, allocations.Items[i].Name)
-	}
-	for name, a := range r.written {
-		if r.Now().Sub(a.CreationTimestamp.Time) > forgetWritten {
-			delete(r.written, name) // the cache has shown it and it is gone again
+	for _, p := range cluster.Pools {
+		if p.Spec.Category != category {
 			continue
 		}
-		taken.Add(compile.NumberOf(&a))
+		var named v1alpha1.NodePortPolicyList
+		if err := r.List(ctx, &named, readOnly, client.MatchingFields{byPool: p.Name}); err != nil {
+			return nil, err
+		}
+		list.Items = append(list.Items, named.Items...)
 	}
-	var services corev1.ServiceList
-	if err := r.List(ctx, &services); err != nil {
-		return taken, err
-	}
-	for i := range services.Items {
-		for n := range compile.Held(&services.Items[i]) {
-			taken.Add(n)
+	slices.SortFunc(list.Items, func(a, b v1alpha1.NodePortPolicy) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	return list.Items, nil
+}
+
+func rankOf(view View) int32 {
+	for _, p := range view.Pools {
+		if p.Name == view.Wish.Pools[0] {
+			return compile.PriorityOf(p.NodePortPool)
 		}
 	}
-	return taken, nil
+	return 0
+}
+
+// forget drops what we created and the cache now shows, or has shown.
+func (r *Allocator) forget(ctx context.Context) error {
+	for name, a := range r.written {
+		shown, err := get[v1alpha1.NodePortAllocation](ctx, r, types.NamespacedName{Name: name})
+		if err != nil {
+			return err
+		}
+		if shown != nil || r.Now().Sub(a.CreationTimestamp.Time) > forgetWritten {
+			delete(r.written, name)
+		}
+	}
+	return nil
 }
 
 // withWritten adds what we created for the policy and the cache does not show yet.
@@ -174,34 +200,40 @@ func (r *Allocator) withWritten(own []v1alpha1.NodePortAllocation, policy types.
 }
 
 // settle creates the allocation that was chosen, or says why there is none.
-func (r *Allocator) settle(ctx context.Context, d demand, choice ports.Choice, pools []compile.Pool) (answer, error) {
+func (r *Allocator) settle(ctx context.Context, d demand, choice ports.Choice) (answer, error) {
+	names := strings.Join(d.Wish.Pools, ", ")
 	switch choice.Outcome {
 	case ports.Exhausted:
-		if unarmed := arming(d.pools, pools); unarmed != "" {
+		if unarmed := arming(d.Wish.Pools, d.View.Pools); unarmed != "" {
 			return answer{refusal: notArmed(unarmed)}, nil
 		}
 		return answer{refusal: &compile.Refusal{Reason: v1alpha1.ReasonExhausted, Waits: true, Message: fmt.Sprintf(
-			"pool %s has no free port; %d claims are ahead; a port that is released goes to the oldest claim, or ask the platform team to widen the pool", strings.Join(d.pools, ", "), choice.Ahead)}}, nil
+			"pool %s has no free port; %d claims are ahead; a port that is released goes to the oldest claim, or ask the platform team to widen the pool", names, choice.Ahead)}}, nil
+	case ports.OverQuota:
+		return answer{refusal: &compile.Refusal{Reason: v1alpha1.ReasonQuotaExceeded, Waits: true, Message: fmt.Sprintf(
+			"namespace %s holds as many ports of pool %s as its quota allows; delete a policy that is no longer needed, or ask the platform team to raise quota.perNamespace", d.Policy.Namespace, names)}}, nil
 	case ports.Outside: // owned, or the policy would have been refused: so not armed yet
-		return answer{refusal: notArmed(strings.Join(d.pools, ", "))}, nil
+		return answer{refusal: notArmed(names)}, nil
 	case ports.Taken:
-		refusal, err := r.holder(ctx, choice.Number)
+		refusal, err := r.holder(ctx, d, choice.Number)
 		return answer{refusal: refusal}, err
 	}
-	pool := slices.IndexFunc(pools, func(p compile.Pool) bool { return p.Name == choice.Pool })
 	allocation := &v1alpha1.NodePortAllocation{
 		ObjectMeta: metav1.ObjectMeta{Name: numberName(choice.Number)},
-		Spec:       compile.Claim(d.policy, d.number, pools[pool].NodePortPool),
+		Spec:       d.Wish.Claim(d.number, choice.Pool),
 	}
+	allocation.Spec.Since = ptr.To(metav1.NewMicroTime(r.Now()))
+	allocation.Spec.Adopted = d.number.Holding
 	if err := r.Create(ctx, allocation, client.FieldOwner(v1alpha1.FieldOwner)); err != nil {
 		// Where the name is taken the lock did its work: our cache lags.
-		return answer{}, fmt.Errorf("claim port %d for policy %s/%s: %w", choice.Number, d.policy.Namespace, d.policy.Name, err)
+		return answer{}, fmt.Errorf("claim port %d for policy %s/%s: %w", choice.Number, d.Policy.Namespace, d.Policy.Name, err)
 	}
 	return answer{created: allocation}, nil
 }
 
-// holder says who holds a pinned number.
-func (r *Allocator) holder(ctx context.Context, number uint16) (*compile.Refusal, error) {
+// holder says who holds a pinned number; nobody, where it is the policy's own
+// Service: then the allocation is about to be adopted.
+func (r *Allocator) holder(ctx context.Context, d demand, number uint16) (*compile.Refusal, error) {
 	holder := "somebody else"
 	allocation, err := get[v1alpha1.NodePortAllocation](ctx, r, types.NamespacedName{Name: numberName(number)})
 	if err != nil {
@@ -212,6 +244,8 @@ func (r *Allocator) holder(ctx context.Context, number uint16) (*compile.Refusal
 		return nil, err
 	}
 	switch {
+	case d.number.Holding && allocation != nil && allocation.Spec.State == v1alpha1.AllocationForeign:
+		return nil, nil
 	case allocation != nil && allocation.Spec.State == v1alpha1.AllocationClosed:
 		holder = "its cool-down (see kubectl describe npa " + allocation.Name + ")"
 	case allocation != nil && allocation.Spec.Claim.Policy != "":
@@ -238,22 +272,13 @@ func arming(names []string, pools []compile.Pool) string {
 	return ""
 }
 
-// armed are the numbers that may be handed out.
-func armed(pools []compile.Pool) []ports.Pool {
-	out := make([]ports.Pool, len(pools))
-	for i, p := range pools {
-		out[i] = ports.Pool{Name: p.Name, Ranges: p.Armed}
-	}
-	return out
-}
-
 // SetupWithManager wakes a category when its policies, pools, Services or free
 // numbers change.
 func (r *Allocator) SetupWithManager(mgr ctrl.Manager) error {
 	r.written = map[string]v1alpha1.NodePortAllocation{}
 	return builder(mgr, "allocator", 1).
-		Watches(&v1alpha1.NodePortPolicy{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
-			return category(o.(*v1alpha1.NodePortPolicy).Spec.Category)
+		Watches(&v1alpha1.NodePortPolicy{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return r.categoryOf(ctx, o.(*v1alpha1.NodePortPolicy))
 		}), ofSpec).
 		Watches(&v1alpha1.NodePortPool{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
 			return category(o.(*v1alpha1.NodePortPool).Spec.Category)
@@ -262,7 +287,29 @@ func (r *Allocator) SetupWithManager(mgr ctrl.Manager) error {
 			return r.categoryOfPool(ctx, o.(*v1alpha1.NodePortAllocation).Spec.Pool)
 		}), freedOrLost).
 		Watches(&corev1.Service{}, each(r.categoriesOfService)).
+		Watches(&v1alpha1.Portreeve{}, each(r.all), ofSpec).
+		Watches(&corev1.Namespace{}, each(r.all), ofLabels).
 		Complete(r)
+}
+
+// all categories that there are.
+func (r *Allocator) all(ctx context.Context, _ client.Object) []reconcile.Request {
+	var list v1alpha1.NodePortPoolList
+	if err := r.List(ctx, &list, readOnly); err != nil {
+		return nil
+	}
+	return requests(list.Items, func(p *v1alpha1.NodePortPool) types.NamespacedName {
+		return types.NamespacedName{Name: p.Spec.Category}
+	})
+}
+
+// categoryOf is the one from which the policy draws; none while the pool it names
+// does not exist.
+func (r *Allocator) categoryOf(ctx context.Context, policy *v1alpha1.NodePortPolicy) []reconcile.Request {
+	if policy.Spec.PoolRef != nil {
+		return r.categoryOfPool(ctx, string(policy.Spec.PoolRef.Name))
+	}
+	return category(policy.Spec.Category)
 }
 
 func category(name string) []reconcile.Request {
@@ -281,7 +328,7 @@ func (r *Allocator) categoriesOfService(ctx context.Context, o client.Object) []
 	var out []reconcile.Request
 	for _, key := range r.Snapshot.policiesOf(ctx, o) {
 		if policy, err := get[v1alpha1.NodePortPolicy](ctx, r, key.NamespacedName); err == nil && policy != nil {
-			out = append(out, category(policy.Spec.Category)...)
+			out = append(out, r.categoryOf(ctx, policy)...)
 		}
 	}
 	// Of companions too: what one gives up may be of a category that its policy has left.

@@ -93,11 +93,15 @@ func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewa
 		return nil, err
 	}
 	var allocations v1alpha1.NodePortAllocationList
-	if err := r.List(ctx, &allocations); err != nil {
+	if err := r.List(ctx, &allocations, readOnly); err != nil {
 		return nil, err
 	}
 	var grants []cloud.Grant
-	for _, a := range compile.Cloud(firewall.Name, allocations.Items) {
+	cluster, err := r.Snapshot.Cluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, a := range compile.Cloud(firewall.Name, allocations.Items, cluster.Places) {
 		grants = append(grants, cloud.Grant(a))
 	}
 	var all v1alpha1.CloudFirewallList
@@ -337,7 +341,18 @@ func (r *CloudFirewall) SetupWithManager(mgr ctrl.Manager) error {
 			}
 			return out
 		})).
+		Watches(&v1alpha1.AddressSet{}, each(r.all)).
+		Watches(&v1alpha1.NodePortPool{}, each(r.all), ofSpec).
 		Complete(r)
+}
+
+// all firewalls: what a set or a guard-rail holds may be in each.
+func (r *CloudFirewall) all(ctx context.Context, _ client.Object) []reconcile.Request {
+	var list v1alpha1.CloudFirewallList
+	if err := r.List(ctx, &list, readOnly); err != nil {
+		return nil
+	}
+	return requests(list.Items, func(f *v1alpha1.CloudFirewall) types.NamespacedName { return types.NamespacedName{Name: f.Name} })
 }
 
 // others are all firewalls but the given one.

@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -29,12 +30,38 @@ type Exposure struct {
 	Refusals *Verdicts
 }
 
-// Reconcile serves the companion of one policy.
+// Reconcile serves what carries one policy: its companion, or its Service in place.
 func (r *Exposure) Reconcile(ctx context.Context, policy reconcile.Request) (reconcile.Result, error) {
 	own, err := r.Snapshot.Allocations(ctx, policy.NamespacedName)
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	held, err := r.held(ctx, own)
+	if err != nil || held {
+		return reconcile.Result{}, err // the hold's own change wakes us
+	}
+	result, err := r.companion(ctx, policy.NamespacedName, own)
+	if err != nil || result.RequeueAfter > 0 {
+		return result, err
+	}
+	return r.inPlace(ctx, policy.NamespacedName, own)
+}
+
+// held says whether one of our holds has yet to give up a number for the policy.
+func (r *Exposure) held(ctx context.Context, own []v1alpha1.NodePortAllocation) (bool, error) {
+	for i := range own {
+		if own[i].Spec.State != v1alpha1.AllocationOpen {
+			continue
+		}
+		if held, err := r.Snapshot.Held(ctx, compile.NumberOf(&own[i])); held || err != nil {
+			return held, err
+		}
+	}
+	return false, nil
+}
+
+// companion serves the Service that we make for a policy.
+func (r *Exposure) companion(ctx context.Context, policy types.NamespacedName, own []v1alpha1.NodePortAllocation) (reconcile.Result, error) {
 	have, err := get[corev1.Service](ctx, r, types.NamespacedName{Namespace: policy.Namespace, Name: policy.Name + v1alpha1.CompanionSuffix})
 	if err != nil || (have != nil && (have.DeletionTimestamp != nil || !compile.IsCompanion(have, policy.Name))) {
 		return reconcile.Result{}, err
@@ -54,7 +81,35 @@ func (r *Exposure) Reconcile(ctx context.Context, policy reconcile.Request) (rec
 	case equality.Semantic.DeepEqual(want, have):
 		return reconcile.Result{}, nil
 	}
-	return r.refused(ctx, own, r.Update(ctx, want, client.FieldOwner(v1alpha1.FieldOwner)))
+	return r.refused(ctx, own, want.Spec.Ports, r.Update(ctx, want, client.FieldOwner(v1alpha1.FieldOwner)))
+}
+
+// inPlace serves the Services that carry the policy's numbers themselves: the one it
+// refers to, and one that it has left.
+func (r *Exposure) inPlace(ctx context.Context, policy types.NamespacedName, own []v1alpha1.NodePortAllocation) (reconcile.Result, error) {
+	served := map[string]bool{}
+	for i := range own {
+		name := own[i].Spec.Claim.Service
+		if own[i].Spec.Carrier != v1alpha1.ServiceInPlace || served[name] {
+			continue
+		}
+		served[name] = true
+		have, err := get[corev1.Service](ctx, r, types.NamespacedName{Namespace: policy.Namespace, Name: name})
+		if err != nil || have == nil || have.DeletionTimestamp != nil {
+			return reconcile.Result{}, err
+		}
+		theirs := slices.DeleteFunc(slices.Clone(own), func(a v1alpha1.NodePortAllocation) bool { return a.Spec.Claim.Service != name })
+		want := compile.InPlace(theirs, have)
+		if equality.Semantic.DeepEqual(want.Spec, have.Spec) {
+			r.tell(own, nil)
+			continue
+		}
+		result, err := r.refused(ctx, theirs, want.Spec.Ports, r.Update(ctx, want, client.FieldOwner(v1alpha1.FieldOwner)))
+		if err != nil || result.RequeueAfter > 0 {
+			return result, err
+		}
+	}
+	return reconcile.Result{}, nil
 }
 
 // create makes the companion. The API server looks at numbers before it looks at
@@ -74,13 +129,13 @@ func (r *Exposure) create(ctx context.Context, own []v1alpha1.NodePortAllocation
 			return reconcile.Result{RequeueAfter: retrySoon}, nil
 		}
 	}
-	return r.refused(ctx, own, err)
+	return r.refused(ctx, own, want.Spec.Ports, err)
 }
 
 // referenced returns the Service behind the policy, nil when it is gone.
 func (r *Exposure) referenced(ctx context.Context, namespace string, own []v1alpha1.NodePortAllocation) (*corev1.Service, error) {
 	for i := range own {
-		if own[i].Spec.State != v1alpha1.AllocationOpen {
+		if own[i].Spec.State != v1alpha1.AllocationOpen || own[i].Spec.Carrier == v1alpha1.ServiceInPlace {
 			continue
 		}
 		service, err := get[corev1.Service](ctx, r, types.NamespacedName{Namespace: namespace, Name: own[i].Spec.Claim.Service})
@@ -92,13 +147,24 @@ func (r *Exposure) referenced(ctx context.Context, namespace string, own []v1alp
 	return nil, nil
 }
 
-// refused records the numbers that the API server would not give to our
-// companion as Foreign; the allocator then chooses others.
-func (r *Exposure) refused(ctx context.Context, own []v1alpha1.NodePortAllocation, err error) (reconcile.Result, error) {
+// refused records the numbers that the API server would not give to the Service as
+// Foreign; the allocator then chooses others. ports are those that were asked for.
+func (r *Exposure) refused(ctx context.Context, own []v1alpha1.NodePortAllocation, ports []corev1.ServicePort, err error) (reconcile.Result, error) {
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		return reconcile.Result{}, nil // the allocations close by themselves
 	}
-	numbers := refusedNumbers(err, own)
+	var numbers []*v1alpha1.NodePortAllocation
+	for _, n := range refusedNumbers(err, ports) {
+		held, heldErr := r.heldLive(ctx, n)
+		if heldErr != nil || held {
+			return reconcile.Result{RequeueAfter: retrySoon}, heldErr
+		}
+		for i := range own {
+			if compile.NumberOf(&own[i]) == n {
+				numbers = append(numbers, &own[i])
+			}
+		}
+	}
 	if len(numbers) == 0 {
 		r.tell(own, err)
 		return conflict(err)
@@ -121,33 +187,36 @@ func (r *Exposure) refused(ctx context.Context, own []v1alpha1.NodePortAllocatio
 func (r *Exposure) tell(own []v1alpha1.NodePortAllocation, err error) {
 	var why *compile.Refusal
 	if apierrors.IsForbidden(err) || apierrors.IsInvalid(err) {
-		why = &compile.Refusal{Reason: v1alpha1.ReasonServiceRefused, Message: fmt.Sprintf(
-			"the API server refuses Service %s: %v; remove what forbids it", own[0].Spec.Claim.Policy+v1alpha1.CompanionSuffix, err)}
+		name := own[0].Spec.Claim.Policy + v1alpha1.CompanionSuffix
+		if own[0].Spec.Carrier == v1alpha1.ServiceInPlace {
+			name = own[0].Spec.Claim.Service
+		}
+		why = &compile.Refusal{Reason: v1alpha1.ReasonServiceRefused, Message: fmt.Sprintf("the API server refuses Service %s: %v; remove what forbids it", name, err)}
 	}
 	r.Refusals.Say(policyOf(&own[0]), why)
 }
 
+// heldLive asks the API server whether a hold of ours still has the number.
+func (r *Exposure) heldLive(ctx context.Context, number uint16) (bool, error) {
+	live := r.Snapshot
+	live.Reader = r.Snapshot.Live
+	return live.Held(ctx, number)
+}
+
 // refusedNumbers reads from an Invalid answer which node ports it is about: the
-// causes name the field, spec.ports[i].nodePort, and our companion's ports stand
-// in the order that compile.Companion gave them.
-func refusedNumbers(err error, own []v1alpha1.NodePortAllocation) []*v1alpha1.NodePortAllocation {
+// causes name the field, spec.ports[i].nodePort.
+func refusedNumbers(err error, ports []corev1.ServicePort) []uint16 {
 	status := apierrors.APIStatus(nil)
 	if !apierrors.IsInvalid(err) || !asStatus(err, &status) || status.Status().Details == nil {
 		return nil
 	}
-	ports := compile.Companion("", "", own, nil, nil).Spec.Ports
-	var out []*v1alpha1.NodePortAllocation
+	var out []uint16
 	for _, cause := range status.Status().Details.Causes {
 		index, isPort := strings.CutPrefix(cause.Field, "spec.ports[")
 		index, isNodePort := strings.CutSuffix(index, "].nodePort")
 		i, notNumber := strconv.Atoi(index)
-		if !isPort || !isNodePort || notNumber != nil || i < 0 || i >= len(ports) {
-			continue
-		}
-		for j := range own {
-			if int32(compile.NumberOf(&own[j])) == ports[i].NodePort {
-				out = append(out, &own[j])
-			}
+		if isPort && isNodePort && notNumber == nil && i >= 0 && i < len(ports) && ports[i].NodePort != 0 {
+			out = append(out, uint16(ports[i].NodePort))
 		}
 	}
 	return out
@@ -163,6 +232,23 @@ func (r *Exposure) SetupWithManager(mgr ctrl.Manager) error {
 			}
 			return nil
 		})).
-		Watches(&corev1.Service{}, each(r.Snapshot.policiesOf)).
+		Watches(&corev1.Service{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return append(r.Snapshot.policiesOf(ctx, o), r.released(ctx, o.(*corev1.Service))...)
+		})).
 		Complete(r)
+}
+
+// released returns the policies whose numbers a hold has, or had until now.
+func (r *Exposure) released(ctx context.Context, hold *corev1.Service) []reconcile.Request {
+	if !compile.IsHold(hold, r.Snapshot.Namespace) {
+		return nil
+	}
+	var out []reconcile.Request
+	for n := range compile.Held(hold) {
+		a, err := get[v1alpha1.NodePortAllocation](ctx, r, types.NamespacedName{Name: numberName(n)})
+		if err == nil && a != nil && a.Spec.Claim.Policy != "" {
+			out = append(out, reconcile.Request{NamespacedName: policyOf(a)})
+		}
+	}
+	return out
 }

@@ -12,8 +12,13 @@ import (
 
 var poolPorts = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 	Name: "portreeve_pool_ports",
-	Help: "Port numbers of a pool by state (allocated, cooling, foreign, free).",
+	Help: "Port numbers of a pool by state (allocated, cooling, foreign, free, reserved).",
 }, []string{"pool", "team", "category", "state"})
+
+var undeclaredServices = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+	Name: "portreeve_undeclared_services",
+	Help: "Services with node ports that no policy declares, on numbers of a pool or in namespaces that may draw from it.",
+}, []string{"pool"})
 
 var cloudCalls = prometheus.NewCounterVec(prometheus.CounterOpts{
 	Name: "portreeve_cloud_calls_total",
@@ -26,20 +31,25 @@ var cloudRules = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 }, []string{"firewall", "group", "owner"})
 
 // registerMetrics adds our metrics to the manager's registry, once a process.
-var registerMetrics = sync.OnceFunc(func() { metrics.Registry.MustRegister(poolPorts, cloudCalls, cloudRules) })
+var registerMetrics = sync.OnceFunc(func() { metrics.Registry.MustRegister(poolPorts, undeclaredServices, cloudCalls, cloudRules) })
 
-func observePool(p compile.Pool, allocations []v1alpha1.NodePortAllocation, s v1alpha1.NodePortPoolStatus) {
+func observePool(p compile.PoolSeen, s v1alpha1.NodePortPoolStatus) {
 	foreign := 0 // the list in status is cut
+	allocations := p.Allocations
+	undeclaredServices.WithLabelValues(p.Name).Set(float64(len(p.Undeclared)))
 	for i := range allocations {
 		if allocations[i].Spec.State == v1alpha1.AllocationForeign && p.Owned.Contains(compile.NumberOf(&allocations[i])) {
 			foreign++
 		}
 	}
 	for state, n := range map[string]int32{
-		"allocated": s.Allocated, "cooling": s.Cooling, "free": s.Free, "foreign": int32(foreign),
+		"allocated": s.Allocated, "cooling": s.Cooling, "free": s.Free, "foreign": int32(foreign), "reserved": s.Reserved,
 	} {
 		poolPorts.WithLabelValues(p.Name, p.Spec.Team, p.Spec.Category, state).Set(float64(n))
 	}
 }
 
-func forgetPool(name string) { poolPorts.DeletePartialMatch(prometheus.Labels{"pool": name}) }
+func forgetPool(name string) {
+	poolPorts.DeletePartialMatch(prometheus.Labels{"pool": name})
+	undeclaredServices.DeleteLabelValues(name)
+}

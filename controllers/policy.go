@@ -74,7 +74,8 @@ func (r *Policy) Reconcile(ctx context.Context, key reconcile.Request) (reconcil
 		r.Refusals.Say(key.NamespacedName, nil)
 		return reconcile.Result{}, nil
 	}
-	if before := r.noted(key.NamespacedName).version; before != "" && !compile.AtLeast(view.Policy.ResourceVersion, before) {
+	if before := r.noted(key.NamespacedName); before.version != "" && !compile.AtLeast(view.Policy.ResourceVersion, before.version) &&
+		r.Now().Sub(before.written) < forgetWritten { // later than that the past has come back: etcd was restored
 		return reconcile.Result{RequeueAfter: retrySoon}, nil // the cache does not show our last write yet
 	}
 	if lags(view, r.Now()) {
@@ -86,15 +87,19 @@ func (r *Policy) Reconcile(ctx context.Context, key reconcile.Request) (reconcil
 	}
 	now := r.Now()
 	status := compile.Status(seen, metav1.NewTime(now))
-	if wait, write := r.when(key.NamespacedName, view.Policy.Status, status, seen, now); !write {
-		return reconcile.Result{RequeueAfter: wait}, nil
+	wait, write := r.when(key.NamespacedName, view.Policy.Status, status, seen, now)
+	if write {
+		view.Policy.Status = status
+		if err := r.Status().Update(ctx, view.Policy, client.FieldOwner(v1alpha1.FieldOwner)); err != nil {
+			return conflict(err)
+		}
+		r.note(key.NamespacedName, note{written: now, version: view.Policy.ResourceVersion})
+		wait = 0
 	}
-	view.Policy.Status = status
-	if err := r.Status().Update(ctx, view.Policy, client.FieldOwner(v1alpha1.FieldOwner)); err != nil {
-		return conflict(err)
+	if ends := untilExpiry(view.Policy, now); ends > 0 && (wait == 0 || ends < wait) {
+		wait = ends
 	}
-	r.note(key.NamespacedName, note{written: now, version: view.Policy.ResourceVersion})
-	return reconcile.Result{}, nil
+	return reconcile.Result{RequeueAfter: wait}, nil
 }
 
 // lags says whether an allocation does not yet say what the policy wants: proofs
@@ -132,10 +137,19 @@ func (r *Policy) when(key types.NamespacedName, before, after v1alpha1.NodePortP
 func (r *Policy) see(ctx context.Context, view View, proof compile.Proof) (compile.Seen, error) {
 	seen := compile.Seen{
 		Policy: view.Policy, Wish: view.Wish, Refusal: view.Refusal, Service: view.Service,
-		Allocations: view.Allocations, Proof: proof, Clouds: map[string]compile.CloudSeen{},
+		Allocations: view.Allocations, Proof: proof, Places: view.Places, Clouds: map[string]compile.CloudSeen{},
 		Unserved: r.Verdicts.Of(policyKey(view.Policy)), Unexposed: r.Refusals.Of(policyKey(view.Policy)),
 	}
+	seen.Proof.Places = view.Places
 	var err error
+	if seen.Plan, err = r.plan(ctx, view); err != nil {
+		return seen, err
+	}
+	installation, err := r.Snapshot.Installation(ctx)
+	if err != nil {
+		return seen, err
+	}
+	seen.Lockdown = installation != nil && installation.Spec.Lockdown
 	companion := types.NamespacedName{Namespace: view.Policy.Namespace, Name: view.Policy.Name + v1alpha1.CompanionSuffix}
 	if seen.Companion, err = get[corev1.Service](ctx, r, companion); err != nil {
 		return seen, err
@@ -143,8 +157,11 @@ func (r *Policy) see(ctx context.Context, view View, proof compile.Proof) (compi
 	if seen.Nodes, err = r.Snapshot.Nodes(ctx); err != nil {
 		return seen, err
 	}
+	if seen.Hijackers, err = r.Snapshot.hijackers(ctx, view.Allocations, seen.Nodes); err != nil {
+		return seen, err
+	}
 	var firewalls v1alpha1.CloudFirewallList
-	if err := r.List(ctx, &firewalls); err != nil {
+	if err := r.List(ctx, &firewalls, readOnly); err != nil {
 		return seen, err
 	}
 	for _, f := range firewalls.Items {
@@ -184,7 +201,7 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 		return meta.IsStatusConditionTrue(before.Conditions, kind) != meta.IsStatusConditionTrue(after.Conditions, kind)
 	}
 	switch {
-	case changed(v1alpha1.Accepted), changed(v1alpha1.Allocated), changed(v1alpha1.Stalled), changed(v1alpha1.Shadowed):
+	case changed(v1alpha1.Accepted), changed(v1alpha1.Allocated), changed(v1alpha1.Stalled), changed(v1alpha1.Shadowed), changed(v1alpha1.Conflict):
 		return transition
 	case !changed(v1alpha1.Ready):
 		return progress
@@ -233,7 +250,12 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 			}
 			return nil
 		})).
-		Watches(&corev1.Service{}, each(r.Snapshot.policiesOf)).
+		Watches(&corev1.Service{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return append(r.Snapshot.policiesOf(ctx, o), r.Snapshot.captured(ctx, o.(*corev1.Service))...)
+		})).
+		Watches(&v1alpha1.AddressSet{}, each(r.Snapshot.policiesUsing)).
+		Watches(&v1alpha1.Portreeve{}, each(r.all), ofSpec).
+		Watches(&corev1.Namespace{}, each(r.inNamespace), ofLabels).
 		Watches(&v1alpha1.NodePortPool{}, each(r.all), ofSpec).
 		Watches(&v1alpha1.NodeDatapath{}, each(r.ofNodes)).
 		Watches(&corev1.Node{}, each(r.all), nodeMatters).
@@ -245,7 +267,15 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 
 func (r *Policy) all(ctx context.Context, _ client.Object) []reconcile.Request {
 	var list v1alpha1.NodePortPolicyList
-	if err := r.List(ctx, &list); err != nil {
+	if err := r.List(ctx, &list, readOnly); err != nil {
+		return nil
+	}
+	return requests(list.Items, policyKey)
+}
+
+func (r *Policy) inNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {
+	var list v1alpha1.NodePortPolicyList
+	if err := r.List(ctx, &list, readOnly, client.InNamespace(namespace.GetName())); err != nil {
 		return nil
 	}
 	return requests(list.Items, policyKey)
@@ -263,7 +293,7 @@ func (r *Policy) ofNodes(ctx context.Context, o client.Object) []reconcile.Reque
 		return r.all(ctx, o)
 	}
 	var list v1alpha1.NodePortPolicyList
-	if err := r.List(ctx, &list); err != nil {
+	if err := r.List(ctx, &list, readOnly); err != nil {
 		return nil
 	}
 	return requests(slices.DeleteFunc(list.Items, func(p v1alpha1.NodePortPolicy) bool {

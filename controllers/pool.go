@@ -9,14 +9,17 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/events"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/compile"
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
 // tellNodes is how long a pool waits with arming after it has put a number into the
@@ -35,8 +38,9 @@ type Pool struct {
 	Snapshot Snapshot
 	// Live reads past the cache: what stood on a range is judged by the API server's
 	// word at that moment.
-	Live client.Reader
-	Now  func() time.Time
+	Live   client.Reader
+	Events events.EventRecorder
+	Now    func() time.Time
 	// written is when each pool's counters were last written by this process.
 	written map[string]time.Time
 	// recorded is when a holder of a number still to be armed was last recorded.
@@ -61,7 +65,7 @@ func (r *Pool) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.
 		// Who stood there first is decided by the API server's word: a cache that
 		// lags behind our own arming would pass a squatter as grandfathered.
 		reader = r.Live
-		if pools, err = (Snapshot{Reader: r.Live}).Pools(ctx); err != nil {
+		if pools, err = r.Snapshot.LivePools(ctx); err != nil {
 			return reconcile.Result{}, err
 		}
 		if i = slices.IndexFunc(pools, func(p compile.Pool) bool { return p.Name == key.Name }); i < 0 {
@@ -69,11 +73,15 @@ func (r *Pool) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.
 		}
 		pool = pools[i]
 	}
-	if err := r.recordForeign(ctx, pool, reader); err != nil {
+	var services corev1.ServiceList
+	if err := reader.List(ctx, &services, readOnly); err != nil {
+		return reconcile.Result{}, err
+	}
+	if err := r.recordForeign(ctx, pool, services.Items); err != nil {
 		return conflict(err)
 	}
 	if rest := r.recorded[pool.Name].Add(tellNodes).Sub(r.Now()); rest > 0 && len(pool.Owned.Subtract(pool.Armed)) > 0 {
-		if result, err := r.writeStatus(ctx, pool); err != nil || result.RequeueAfter == retrySoon {
+		if result, err := r.writeStatus(ctx, pool, services.Items); err != nil || result.RequeueAfter == retrySoon {
 			return result, err
 		}
 		return reconcile.Result{RequeueAfter: rest}, nil
@@ -81,19 +89,15 @@ func (r *Pool) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.
 	if pool.Invalid == "" {
 		pool.Armed = pool.Owned
 	}
-	return r.writeStatus(ctx, pool)
+	return r.writeStatus(ctx, pool, services.Items)
 }
 
 // recordForeign puts every number of the pool that a Service of somebody else
 // holds into the register: passed if it stood there before the range was armed.
-func (r *Pool) recordForeign(ctx context.Context, pool compile.Pool, reader client.Reader) error {
-	var services corev1.ServiceList
-	if err := reader.List(ctx, &services); err != nil {
-		return err
-	}
-	for i := range services.Items {
-		holder := &services.Items[i]
-		if ours(holder) {
+func (r *Pool) recordForeign(ctx context.Context, pool compile.Pool, services []corev1.Service) error {
+	for i := range services {
+		holder := &services[i]
+		if r.Snapshot.ours(holder) {
 			continue
 		}
 		for number := range compile.Held(holder) {
@@ -132,14 +136,14 @@ func (r *Pool) recordHolder(ctx context.Context, pool compile.Pool, holder *core
 
 // writeStatus writes at once what is armed and the conditions, and the counters
 // at most once a minute.
-func (r *Pool) writeStatus(ctx context.Context, pool compile.Pool) (reconcile.Result, error) {
-	var allocations v1alpha1.NodePortAllocationList
-	if err := r.List(ctx, &allocations); err != nil {
+func (r *Pool) writeStatus(ctx context.Context, pool compile.Pool, services []corev1.Service) (reconcile.Result, error) {
+	seen, err := r.see(ctx, pool, services)
+	if err != nil {
 		return reconcile.Result{}, err
 	}
 	now := r.Now()
-	status := compile.PoolStatus(pool, allocations.Items, metav1.NewTime(now))
-	observePool(pool, allocations.Items, status)
+	status := compile.PoolStatus(seen, metav1.NewTime(now))
+	observePool(seen, status)
 	if equality.Semantic.DeepEqual(status, pool.Status) {
 		return reconcile.Result{}, nil
 	}
@@ -156,7 +160,71 @@ func (r *Pool) writeStatus(ctx context.Context, pool compile.Pool) (reconcile.Re
 	if !urgent {
 		r.written[pool.Name] = now
 	}
+	r.announce(pool, status)
 	return reconcile.Result{}, nil
+}
+
+// see reads what a pool's status is computed from.
+func (r *Pool) see(ctx context.Context, pool compile.Pool, services []corev1.Service) (compile.PoolSeen, error) {
+	seen := compile.PoolSeen{Pool: pool}
+	var allocations v1alpha1.NodePortAllocationList
+	if err := r.List(ctx, &allocations, readOnly); err != nil {
+		return seen, err
+	}
+	seen.Allocations = allocations.Items
+	inPlace := map[string]bool{}
+	for _, a := range allocations.Items {
+		if a.Spec.Carrier == v1alpha1.ServiceInPlace {
+			inPlace[a.Spec.Claim.Namespace+"/"+a.Spec.Claim.Service] = true
+		}
+	}
+	var undeclared []*corev1.Service
+	var held []rule.PortRange
+	for i := range services {
+		s := &services[i]
+		switch {
+		case compile.IsHold(s, r.Snapshot.Namespace):
+			for n := range compile.Held(s) {
+				held = append(held, rule.PortRange{First: n, Last: n})
+			}
+		case !isCompanion(s) && !inPlace[s.Namespace+"/"+s.Name]:
+			undeclared = append(undeclared, s)
+		}
+	}
+	seen.Held = rule.NewPortRanges(held...)
+	labels, err := r.namespaces(ctx)
+	seen.Undeclared = compile.Undeclared(pool, undeclared, func(namespace string) bool {
+		return compile.MayDraw(pool.NodePortPool, namespace, labels[namespace])
+	})
+	return seen, err
+}
+
+// namespaces returns the labels of all namespaces.
+func (r *Pool) namespaces(ctx context.Context) (map[string]map[string]string, error) {
+	var list corev1.NamespaceList
+	if err := r.List(ctx, &list, readOnly); err != nil {
+		return nil, err
+	}
+	out := make(map[string]map[string]string, len(list.Items))
+	for i := range list.Items {
+		out[list.Items[i].Name] = list.Items[i].Labels
+	}
+	return out, nil
+}
+
+// announce tells by events what a person should hear of before it hurts.
+func (r *Pool) announce(pool compile.Pool, now v1alpha1.NodePortPoolStatus) {
+	before := pool.Status
+	was, is := meta.FindStatusCondition(before.Conditions, v1alpha1.Exhausted), meta.FindStatusCondition(now.Conditions, v1alpha1.Exhausted)
+	if is != nil && (was == nil || was.Reason != is.Reason) {
+		r.Events.Eventf(pool.NodePortPool, nil, corev1.EventTypeWarning, is.Reason, "Allocate", "%s", is.Message)
+	}
+	for _, u := range now.Undeclared {
+		if !slices.ContainsFunc(before.Undeclared, func(b v1alpha1.UndeclaredService) bool { return b.Service == u.Service }) {
+			r.Events.Eventf(pool.NodePortPool, nil, corev1.EventTypeWarning, "Undeclared", "Observe",
+				"%s Service %s holds node ports %v, and no policy declares it", u.Type, u.Service, u.NodePorts)
+		}
+	}
 }
 
 // SetupWithManager wakes a pool when any pool, an allocation, or a Service with
@@ -172,13 +240,14 @@ func (r *Pool) SetupWithManager(mgr ctrl.Manager) error {
 		})).
 		Watches(&corev1.Service{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			var numbers []uint16
-			if service := o.(*corev1.Service); !ours(service) {
+			if service := o.(*corev1.Service); !r.Snapshot.ours(service) {
 				for n := range compile.Held(service) {
 					numbers = append(numbers, n)
 				}
 			}
 			return r.owning(ctx, numbers...)
 		})).
+		Watches(&v1alpha1.Portreeve{}, each(r.all), ofSpec).
 		Complete(r)
 }
 

@@ -21,6 +21,8 @@ type Options struct {
 	Owner string
 	// Leading is asked before each call that changes something in a cloud.
 	Leading func(context.Context) error
+	// Namespace is our own: of the leader's Lease and of the holds.
+	Namespace string
 	// Now is the clock; nil for the real one.
 	Now func() time.Time
 }
@@ -35,13 +37,19 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		return err
 	}
 	c, live := mgr.GetClient(), mgr.GetAPIReader()
-	snapshot := Snapshot{Reader: c, Live: live, Cache: mgr.GetCache(), Listed: &Listed{}}
+	recorder := mgr.GetEventRecorder("portreeve")
+	snapshot := Snapshot{
+		Reader: c, Live: live, Cache: mgr.GetCache(), Listed: &Listed{}, ListedSets: &Listed{},
+		NodePorts: &NodePortRange{Client: c, Namespace: o.Namespace, Now: o.Now}, Namespace: o.Namespace, Now: o.Now,
+	}
 	verdicts, refusals, clouds := NewVerdicts(), NewVerdicts(), NewClouds()
 	for _, controller := range []interface{ SetupWithManager(ctrl.Manager) error }{
-		&Pool{Client: c, Snapshot: snapshot, Live: live, Now: o.Now},
+		&Installation{Client: c, Snapshot: snapshot, Live: live, Now: o.Now},
+		&Pool{Client: c, Snapshot: snapshot, Live: live, Events: recorder, Now: o.Now},
 		&Allocator{Client: c, Snapshot: snapshot, Verdicts: verdicts, Now: o.Now},
-		&Allocation{Client: c, Snapshot: snapshot, Clouds: clouds, Events: mgr.GetEventRecorder("portreeve"), Now: o.Now},
+		&Allocation{Client: c, Snapshot: snapshot, Clouds: clouds, Events: recorder, Now: o.Now},
 		&Exposure{Client: c, Snapshot: snapshot, Refusals: refusals},
+		&Hold{Client: c, Snapshot: snapshot, Now: o.Now},
 		&CloudFirewall{Client: c, Snapshot: snapshot, Clouds: clouds, Providers: o.Providers, Owner: o.Owner, Leading: o.Leading, Now: o.Now},
 		&Policy{Client: c, Snapshot: snapshot, Verdicts: verdicts, Refusals: refusals, Clouds: clouds, Now: o.Now},
 	} {

@@ -51,10 +51,21 @@ var freedOrLost = ctrlbuilder.WithPredicates(predicate.Funcs{
 	},
 })
 
-// namespaceEnds lets through the beginning of a namespace's deletion.
-var namespaceEnds = ctrlbuilder.WithPredicates(predicate.Funcs{
+// namespaceMatters lets through the beginning of a namespace's deletion, and changes
+// of its labels.
+var namespaceMatters = ctrlbuilder.WithPredicates(predicate.Funcs{
 	CreateFunc: func(e event.CreateEvent) bool { return e.Object.GetDeletionTimestamp() != nil },
-	UpdateFunc: func(e event.UpdateEvent) bool { return deletionBegan.UpdateFunc(e) },
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		return deletionBegan.UpdateFunc(e) || !equality.Semantic.DeepEqual(e.ObjectOld.GetLabels(), e.ObjectNew.GetLabels())
+	},
+})
+
+// ofLabels lets through namespaces whose labels changed: they say who may draw.
+var ofLabels = ctrlbuilder.WithPredicates(predicate.Funcs{
+	CreateFunc: func(event.CreateEvent) bool { return false },
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		return !equality.Semantic.DeepEqual(e.ObjectOld.GetLabels(), e.ObjectNew.GetLabels())
+	},
 })
 
 // nodeMatters drops heartbeats: only readiness, boot, labels, taints and

@@ -44,7 +44,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.metrics, "metrics-bind-address", ":8080", "address of /metrics; 0 for none")
 	flag.StringVar(&o.health, "health-probe-bind-address", ":8081", "address of /healthz and /readyz; 0 for none")
-	flag.StringVar(&o.namespace, "namespace", "portreeve-system", "namespace of the leader's Lease")
+	flag.StringVar(&o.namespace, "namespace", "portreeve-system", "our own namespace: of the leader's Lease, and of the Services that hold free numbers")
 	flag.BoolVar(&o.elect, "leader-elect", true, "elect a leader; only the leader writes")
 	flag.DurationVar(&o.lease, "lease-duration", 15*time.Second, "how long a leader that is silent stays leader")
 	flag.Parse() // controller-runtime adds --kubeconfig
@@ -75,7 +75,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("read the cluster's id from namespace kube-system: %w", err)
 	}
-	if err := controllers.Setup(ctx, mgr, controllers.Options{Providers: providers, Owner: owner, Leading: leader.check}); err != nil {
+	if err := controllers.Setup(ctx, mgr, controllers.Options{Providers: providers, Owner: owner, Leading: leader.check, Namespace: o.namespace}); err != nil {
 		return err
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {

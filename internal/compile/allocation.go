@@ -2,6 +2,7 @@ package compile
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -79,9 +80,17 @@ func compareClaims(a, b *v1alpha1.NodePortAllocation) int {
 	}
 	return cmp.Or(
 		bClosed.Compare(aClosed),
-		a.CreationTimestamp.Compare(b.CreationTimestamp.Time),
+		since(a).Compare(since(b)),
 		cmp.Compare(NumberOf(a), NumberOf(b)),
 	)
+}
+
+// since is when the claim began. A restored allocation is younger than its claim.
+func since(a *v1alpha1.NodePortAllocation) time.Time {
+	if a.Spec.Since != nil {
+		return a.Spec.Since.Time
+	}
+	return a.CreationTimestamp.Time
 }
 
 // closedAt is the zero time while the allocation is not closed.
@@ -114,16 +123,22 @@ func match(wanted Number, a *v1alpha1.NodePortAllocation) int {
 	return best
 }
 
-// Claim returns the spec of an Open allocation for a wanted number.
-func Claim(policy *v1alpha1.NodePortPolicy, wanted Number, pool *v1alpha1.NodePortPool) v1alpha1.NodePortAllocationSpec {
+// Claim returns the spec of an Open allocation for a wanted number, drawn from one of
+// the wish's pools.
+func (w *Wish) Claim(wanted Number, pool string) v1alpha1.NodePortAllocationSpec {
+	offer, policy := w.offers[pool], w.policy
 	spec := v1alpha1.NodePortAllocationSpec{
 		State:          v1alpha1.AllocationOpen,
 		Claim:          v1alpha1.Claim{Namespace: policy.Namespace, Policy: policy.Name, Service: policy.Spec.ServiceRef.Name},
-		Pool:           pool.Name,
-		Team:           pool.Spec.Team,
-		Ports:          wanted.Ports,
+		Pool:           pool,
+		Team:           offer.pool.Spec.Team,
 		Protocols:      protocolsOf(wanted.Ports),
-		CloudFirewalls: slices.Clone(pool.Spec.CloudFirewalls),
+		CloudFirewalls: slices.Clone(offer.pool.Spec.CloudFirewalls),
+		NodeSelector:   offer.pool.Spec.Guardrails.AllowedNodes,
+		Carrier:        cmp.Or(policy.Spec.Service, v1alpha1.ServiceCompanion),
+	}
+	for _, p := range wanted.Ports {
+		spec.Ports = append(spec.Ports, offer.ports[keyOf(p)])
 	}
 	if policy.Spec.CloudFirewalls != nil {
 		spec.CloudFirewalls = slices.DeleteFunc(spec.CloudFirewalls, func(f v1alpha1.ObjectName) bool {
@@ -143,18 +158,37 @@ func Allocation(a *v1alpha1.NodePortAllocation, policy *v1alpha1.NodePortPolicy,
 	switch {
 	case policy == nil:
 		return closed(a.Spec, now)
-	case refusal != nil:
-		return narrowed(a.Spec, policy)
+	case refusal != nil, wish.Planned && !wish.Expired:
+		return narrowed(a.Spec, policy, pools)
 	}
 	i, serves := Assign(wish, own).Serving[NumberOf(a)]
 	if !serves {
 		return closed(a.Spec, now)
 	}
-	pool := slices.IndexFunc(pools, func(p Pool) bool { return p.Name == a.Spec.Pool })
-	if pool < 0 {
-		return narrowed(a.Spec, policy)
+	if wish.offers[a.Spec.Pool].pool == nil {
+		return narrowed(a.Spec, policy, pools)
 	}
-	return Claim(policy, wish.Numbers[i], pools[pool].NodePortPool)
+	spec := wish.Claim(wish.Numbers[i], a.Spec.Pool)
+	spec.Since = a.Spec.Since
+	spec.Adopted = a.Spec.Adopted && spec.Carrier == v1alpha1.ServiceInPlace
+	return spec
+}
+
+// Adopted returns what the Foreign allocation of a number must say when the policy
+// that carries its holder in place takes it over; nil when the policy does not want
+// it.
+func Adopted(a *v1alpha1.NodePortAllocation, wish *Wish, pool string, now metav1.MicroTime) *v1alpha1.NodePortAllocationSpec {
+	if wish == nil || wish.Planned || wish.offers[pool].pool == nil {
+		return nil
+	}
+	for _, n := range wish.Numbers {
+		if n.Holding && n.Pin == NumberOf(a) {
+			spec := wish.Claim(n, pool)
+			spec.Since, spec.Adopted = &now, true
+			return &spec
+		}
+	}
+	return nil
 }
 
 // closed admits nobody. The claim stays: it says who may have the number back.
@@ -165,24 +199,49 @@ func closed(spec v1alpha1.NodePortAllocationSpec, now metav1.MicroTime) v1alpha1
 	spec.State, spec.ClosedAt, spec.Grandfathered = v1alpha1.AllocationClosed, &now, false
 	spec.Ports = slices.Clone(spec.Ports)
 	for i := range spec.Ports {
-		spec.Ports[i].Sources = nil
+		spec.Ports[i].Sources, spec.Ports[i].AddressSets, spec.Ports[i].World = nil, nil, false
 	}
 	return spec
 }
 
 // narrowed keeps what was last accepted, less the sources that the policy, though
-// invalid as a whole, no longer names.
-func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPolicy) v1alpha1.NodePortAllocationSpec {
+// it can't be honoured as it stands, no longer names.
+func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPolicy, pools []Pool) v1alpha1.NodePortAllocationSpec {
+	var pool *v1alpha1.NodePortPool
+	if i := slices.IndexFunc(pools, func(p Pool) bool { return p.Name == spec.Pool }); i >= 0 {
+		pool = pools[i].NodePortPool
+	}
+	sources, _, _ := sourcesOf(policy, pool)
 	spec.Ports = slices.Clone(spec.Ports)
 	for i, p := range spec.Ports {
-		sources, _ := sourcesFor(policy, servicePort(p))
-		spec.Ports[i].Sources = spell(rule.Intersect(parseSources(p.Sources), sources))
+		var named []netip.Prefix
+		var sets []v1alpha1.ObjectName
+		world := false
+		for _, s := range sources {
+			if len(s.Ports) > 0 && !slices.Contains(s.Ports, p.Name) {
+				continue
+			}
+			world = world || s.Entity == v1alpha1.EntityWorld
+			sets = append(sets, s.AddressSet)
+			if prefix, ok := parseCIDR(s.CIDR); ok && prefix.Bits() > 0 {
+				named = append(named, prefix)
+			}
+		}
+		named, _ = withoutWorld(named)
+		have := parseSources(p.Sources)
+		switch {
+		case world && !p.World:
+			named = have
+		case p.World && !world:
+			have = rule.World
+		}
+		spec.Ports[i].World = p.World && world
+		spec.Ports[i].Sources = spell(rule.Intersect(have, named))
+		spec.Ports[i].AddressSets = slices.DeleteFunc(slices.Clone(p.AddressSets), func(set v1alpha1.ObjectName) bool {
+			return !world && !slices.Contains(sets, set)
+		})
 	}
 	return spec
-}
-
-func servicePort(p v1alpha1.ClaimedPort) corev1.ServicePort {
-	return corev1.ServicePort{Name: p.Name, Port: p.Port, Protocol: corev1.Protocol(p.Protocol)}
 }
 
 // Foreign returns what the allocation of a number that somebody else holds must

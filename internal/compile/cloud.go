@@ -17,7 +17,7 @@ type Admission struct {
 
 // Cloud returns what a cloud firewall must admit: the sources of every Open
 // allocation that names it. Merging atoms into fewer rules is the cloud's affair.
-func Cloud(firewall string, allocations []v1alpha1.NodePortAllocation) []Admission {
+func Cloud(firewall string, allocations []v1alpha1.NodePortAllocation, places Places) []Admission {
 	var out []Admission
 	for i := range allocations {
 		a := &allocations[i]
@@ -25,7 +25,7 @@ func Cloud(firewall string, allocations []v1alpha1.NodePortAllocation) []Admissi
 			continue
 		}
 		description := fmt.Sprintf("portreeve team=%s pool=%s", a.Spec.Team, a.Spec.Pool)
-		for _, atom := range Atoms(a) {
+		for _, atom := range places.Atoms(a) {
 			out = append(out, Admission{Rule: atom, Description: description})
 		}
 	}
@@ -35,15 +35,15 @@ func Cloud(firewall string, allocations []v1alpha1.NodePortAllocation) []Admissi
 
 // Atoms returns what an allocation admits, one protocol, port and prefix each;
 // nothing unless it is Open.
-func Atoms(a *v1alpha1.NodePortAllocation) []rule.Rule {
+func (p Places) Atoms(a *v1alpha1.NodePortAllocation) []rule.Rule {
 	number := NumberOf(a)
 	if a.Spec.State != v1alpha1.AllocationOpen || number == 0 {
 		return nil
 	}
 	var atoms []rule.Rule
-	for _, p := range a.Spec.Ports {
-		for _, source := range parseSources(p.Sources) {
-			atoms = append(atoms, rule.Rule{Protocol: rule.Protocol(p.Protocol), Ports: rule.PortRange{First: number, Last: number}, Source: source})
+	for _, port := range a.Spec.Ports {
+		for _, source := range p.Admitted(a.Spec.Pool, port) {
+			atoms = append(atoms, rule.Rule{Protocol: rule.Protocol(port.Protocol), Ports: rule.PortRange{First: number, Last: number}, Source: source})
 		}
 	}
 	return atoms

@@ -40,7 +40,10 @@ const (
 
 func (s Seen) cloudEnforced() (gate, []v1alpha1.CloudStatus) {
 	firewalls := s.firewalls()
-	if len(s.open()) == 0 {
+	if len(s.open()) == 0 && s.idle() && len(firewalls) == 0 {
+		return passed(v1alpha1.CloudEnforced, v1alpha1.ReasonNotRequired, "nothing is to be admitted, and nothing is left to revoke"), nil
+	}
+	if len(s.open()) == 0 && !s.idle() {
 		return waiting(v1alpha1.CloudEnforced, v1alpha1.ReasonProgressing, "waits for its ports"), nil
 	}
 	if len(firewalls) == 0 {
@@ -88,7 +91,7 @@ func (s Seen) cloud(name string) (v1alpha1.CloudStatus, gate) {
 	for i := range s.Allocations {
 		a := &s.Allocations[i]
 		if slices.Contains(a.Spec.CloudFirewalls, v1alpha1.ObjectName(name)) {
-			exact = exact && seen.exactly(a)
+			exact = exact && seen.exactly(a, s.Places)
 		} else {
 			exact = exact && !seen.Holds(NumberOf(a))
 		}
@@ -110,10 +113,10 @@ func (s Seen) cloud(name string) (v1alpha1.CloudStatus, gate) {
 
 // exactly says whether the cloud admits, through rules of ours or equal ones,
 // the allocation's sources and nobody else.
-func (c CloudSeen) exactly(a *v1alpha1.NodePortAllocation) bool {
+func (c CloudSeen) exactly(a *v1alpha1.NodePortAllocation, places Places) bool {
 	number := NumberOf(a)
 	want := map[rule.Protocol][]netip.Prefix{}
-	for _, atom := range Atoms(a) {
+	for _, atom := range places.Atoms(a) {
 		want[atom.Protocol] = append(want[atom.Protocol], atom.Source)
 	}
 	have := map[rule.Protocol][]netip.Prefix{}
@@ -159,7 +162,7 @@ func (s Seen) cloudShadow() string {
 	for _, name := range s.firewalls() {
 		for _, g := range s.Clouds[name].Groups {
 			for _, shadow := range g.Shadowing {
-				if len(found) < maxListed && slices.ContainsFunc(s.open(), shadow.defeats) {
+				if len(found) < maxListed && slices.ContainsFunc(s.open(), func(a *v1alpha1.NodePortAllocation) bool { return shadow.defeats(a, s.Places) }) {
 					found = append(found, fmt.Sprintf("%s %s in group %s of %s", shadow.Rule.Source, shadow.Ports, g.ID, name))
 				}
 			}
@@ -173,12 +176,12 @@ func (s Seen) cloudShadow() string {
 
 // defeats says whether a rule that is not ours admits to the allocation what none
 // of its sources is. A protocol that we do not know stands for all of them.
-func (r Admission) defeats(a *v1alpha1.NodePortAllocation) bool {
+func (r Admission) defeats(a *v1alpha1.NodePortAllocation, places Places) bool {
 	if !r.Ports.Contains(NumberOf(a)) {
 		return false
 	}
 	return slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
 		same := r.Protocol == rule.Protocol(p.Protocol) || !slices.Contains(rule.Protocols, r.Protocol)
-		return same && !rule.Covers(parseSources(p.Sources), r.Source)
+		return same && !rule.Covers(places.Admitted(a.Spec.Pool, p), r.Source)
 	})
 }

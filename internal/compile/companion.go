@@ -27,6 +27,7 @@ const closingPrefix = "closing-"
 // when all are closed, or the referenced Service is gone, there is no selector,
 // and kube-proxy does not see it.
 func Companion(namespace, policy string, own []v1alpha1.NodePortAllocation, service, have *corev1.Service) *corev1.Service {
+	own = slices.DeleteFunc(slices.Clone(own), func(a v1alpha1.NodePortAllocation) bool { return a.Spec.Carrier == v1alpha1.ServiceInPlace })
 	if len(own) == 0 {
 		return nil
 	}

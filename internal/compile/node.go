@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strconv"
 
+	"k8s.io/apimachinery/pkg/labels"
+
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/rule"
 )
@@ -20,38 +22,68 @@ type NodeProblem struct {
 	Reason string
 }
 
-// Node returns what every node must enforce, and what of the input it can't.
+// NodeInput is what a node judges by.
+type NodeInput struct {
+	Pools       []v1alpha1.NodePortPool
+	Allocations []v1alpha1.NodePortAllocation
+	AddressSets []v1alpha1.AddressSet
+	// Installation is nil where there is none.
+	Installation *v1alpha1.Portreeve
+	// Labels are the node's own.
+	Labels map[string]string
+}
+
+// Node returns what a node must enforce, and what of the input it can't.
 //
 // Judged are the armed ranges of the pools and the number of every allocation,
 // never a fail-safe port. A judged number admits the sources of an Open
 // allocation, everybody for the protocols of a grandfathered Foreign one, and
 // otherwise nobody. What can't be read admits nobody, and so does a /0 in an
-// Open allocation: the world is never opened by a list of networks.
-func Node(pools []v1alpha1.NodePortPool, allocations []v1alpha1.NodePortAllocation) (rule.Set, []NodeProblem) {
-	n := nodeRules{sources: map[rule.Port][]netip.Prefix{}}
-	for i := range pools {
-		n.addPool(&pools[i])
+// Open allocation: the world is never opened by a list of networks. In lockdown
+// nobody is admitted anywhere.
+func Node(in NodeInput) (rule.Set, []NodeProblem) {
+	n := nodeRules{sources: map[rule.Port][]netip.Prefix{}, places: NewPlaces(in.Pools, in.AddressSets), labels: in.Labels}
+	n.lockdown = in.Installation != nil && in.Installation.Spec.Lockdown
+	safe := rule.FailSafe
+	if in.Installation != nil {
+		safe = safe.Union(failSafe(in.Installation))
+	}
+	for i := range in.Pools {
+		n.addPool(&in.Pools[i])
 	}
 	claims := map[uint16]int{}
-	for i := range allocations {
-		claims[claimedNumber(&allocations[i])]++
+	for i := range in.Allocations {
+		claims[claimedNumber(&in.Allocations[i])]++
 	}
-	for i := range allocations {
-		n.addAllocation(&allocations[i], claims)
+	for i := range in.Allocations {
+		n.addAllocation(&in.Allocations[i], claims)
 	}
 	slices.SortFunc(n.problems, func(a, b NodeProblem) int {
 		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Reason, b.Reason))
 	})
-	judged := rule.NewPortRanges(n.judged...).Subtract(rule.FailSafe)
-	return rule.NewSet(judged, n.sources), slices.Compact(n.problems)
+	for port := range n.sources {
+		if safe.Contains(port.Number) {
+			delete(n.sources, port)
+		}
+	}
+	unclaimed := rule.NewPortRanges(n.passed...).Subtract(rule.NewPortRanges(n.claimed...))
+	judged := rule.NewPortRanges(append(n.judged, n.claimed...)...).Subtract(unclaimed).Subtract(safe)
+	audited := rule.NewPortRanges(n.audited...).Subtract(rule.NewPortRanges(n.claimed...))
+	return rule.NewSet(judged, n.sources).WithAudited(audited), slices.Compact(n.problems)
 }
 
 // nodeRules collects a node's rules. A port in sources without prefixes is
 // closed. No number of FailSafe ever gets into sources.
 type nodeRules struct {
-	judged   []rule.PortRange
-	sources  map[rule.Port][]netip.Prefix
-	problems []NodeProblem
+	judged  []rule.PortRange // armed, claimed or not
+	claimed []rule.PortRange // numbers with an allocation
+	// Armed numbers that pass, and that pass and are logged, while nobody claims them.
+	passed, audited []rule.PortRange
+	sources         map[rule.Port][]netip.Prefix
+	problems        []NodeProblem
+	places          Places
+	labels          map[string]string
+	lockdown        bool
 }
 
 func (n *nodeRules) problem(port uint16, format string, args ...any) {
@@ -78,7 +110,15 @@ func (n *nodeRules) addPool(p *v1alpha1.NodePortPool) {
 		}
 		armed = append(armed, r)
 	}
-	n.judged = append(n.judged, rule.NewPortRanges(armed...).Intersect(rule.NewPortRanges(ranges...))...)
+	judged := rule.NewPortRanges(armed...).Intersect(rule.NewPortRanges(ranges...)).Subtract(reserved(p))
+	n.judged = append(n.judged, judged...)
+	switch {
+	case n.lockdown:
+	case p.Spec.Unclaimed == v1alpha1.UnclaimedIgnore:
+		n.passed = append(n.passed, judged...)
+	case p.Spec.Unclaimed == v1alpha1.UnclaimedAudit:
+		n.audited = append(n.audited, judged...)
+	}
 }
 
 // addAllocation judges the allocation's number and admits its sources. claims
@@ -93,7 +133,7 @@ func (n *nodeRules) addAllocation(a *v1alpha1.NodePortAllocation, claims map[uin
 		n.problem(number, "NodePortAllocation %s: a fail-safe port is never judged; delete the allocation", a.Name)
 		return
 	}
-	n.judged = append(n.judged, rule.PortRange{First: number, Last: number})
+	n.claimed = append(n.claimed, rule.PortRange{First: number, Last: number})
 	if claims[number] > 1 {
 		n.problem(number, "NodePortAllocation %s: claimed %d times, so nobody is admitted; keep one", a.Name, claims[number])
 		return
@@ -103,9 +143,14 @@ func (n *nodeRules) addAllocation(a *v1alpha1.NodePortAllocation, claims map[uin
 			n.sources[port] = nil
 		}
 	}
+	if n.lockdown {
+		return
+	}
 	switch a.Spec.State {
 	case v1alpha1.AllocationOpen:
-		n.admitSources(a, number)
+		if a.Spec.NodeSelector == nil || selects(a.Spec.NodeSelector).Matches(labels.Set(n.labels)) {
+			n.admitSources(a, number)
+		}
 	case v1alpha1.AllocationForeign:
 		if a.Spec.Grandfathered {
 			n.admitWorld(a, number)
@@ -159,7 +204,8 @@ func (n *nodeRules) admitSources(a *v1alpha1.NodePortAllocation, number uint16) 
 			n.problem(number, "NodePortAllocation %s: ports lists %s %d times, so nobody is admitted by it; keep one", a.Name, p.Protocol, listed[p.Protocol])
 			continue
 		}
-		n.sources[port] = n.prefixes(a, p.Sources, number)
+		p.Sources = spell(n.prefixes(a, p.Sources, number))
+		n.sources[port] = n.places.Admitted(a.Spec.Pool, p)
 	}
 }
 

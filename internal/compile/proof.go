@@ -2,6 +2,10 @@ package compile
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -53,6 +57,12 @@ type Proof struct {
 	// Listed is the resource version of allocations up to which we have read
 	// ourselves. A mark above it is unknown, not proof.
 	Listed string
+	// ListedSets is the same for AddressSets.
+	ListedSets string
+	// Places are the AddressSets and pools as we have read them.
+	Places Places
+	// Installation is the resource version of the Portreeve object, "" without one.
+	Installation string
 }
 
 // Missing returns why the node is not proved to enforce the allocation as it
@@ -85,7 +95,43 @@ func (p Proof) Missing(n NodeReport, a *v1alpha1.NodePortAllocation) string {
 	if !AtLeast(p.Listed, mark) {
 		return NodeUnconfirmed
 	}
+	if a.Spec.State != v1alpha1.AllocationOpen {
+		return ""
+	}
+	return p.missingOpen(n, a)
+}
+
+// missingOpen looks at what an Open allocation depends on besides itself: AddressSets,
+// the labels of the node, lockdown.
+func (p Proof) missingOpen(n NodeReport, a *v1alpha1.NodePortAllocation) string {
+	marks := n.Datapath.Status.Marks
+	switch {
+	case a.Spec.NodeSelector != nil && n.Datapath.Status.NodeLabels != LabelsHash(n.Labels),
+		p.Installation != "" && !AtLeast(marks.Installation, p.Installation):
+		return NodePending
+	}
+	for _, port := range a.Spec.Ports {
+		for _, set := range port.AddressSets {
+			version, pool := p.Places.version(set), p.Places.rails[a.Spec.Pool].version
+			switch {
+			case version != "" && !AtLeast(marks.AddressSets, version), pool != "" && !AtLeast(marks.Pools, pool):
+				return NodePending
+			case marks.AddressSets != "" && !AtLeast(p.ListedSets, marks.AddressSets):
+				return NodeUnconfirmed
+			}
+		}
+	}
 	return ""
+}
+
+// LabelsHash names a set of labels by its content: by which an agent judged, and
+// which the manager sees.
+func LabelsHash(labels map[string]string) string {
+	h := sha256.New()
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		fmt.Fprintf(h, "%s=%s\n", key, labels[key])
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16])
 }
 
 func enforcedCondition(d *v1alpha1.NodeDatapath) *metav1.Condition {

@@ -6,10 +6,12 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 )
@@ -32,6 +34,14 @@ type Seen struct {
 	Service, Companion *corev1.Service
 	Nodes              []NodeReport
 	Proof              Proof
+	Places             Places
+	// Lockdown: every port is closed by the installation.
+	Lockdown bool
+	// Hijackers are Services that take the traffic of one of the policy's ports on a
+	// node's address.
+	Hijackers []string
+	// Plan is what mode Enforce would do; nil in that mode.
+	Plan *v1alpha1.PolicyPlan
 	// Clouds by firewall name; a firewall that is not there does not exist.
 	Clouds map[string]CloudSeen
 }
@@ -65,9 +75,10 @@ func Status(seen Seen, now metav1.Time) v1alpha1.NodePortPolicyStatus {
 		ObservedGeneration: seen.Policy.Generation,
 		Conditions:         slices.Clone(previous.Conditions),
 		Allocations:        allocatedPorts(seen.Allocations),
+		Plan:               seen.Plan,
 	}
 	status.NodePorts = nodePorts(status.Allocations)
-	status.Addresses, status.TotalAddresses = addresses(seen.Nodes, status.Allocations)
+	status.Addresses, status.TotalAddresses = addresses(seen.Nodes, seen.open(), status.Allocations)
 	nodes, eligible := seen.Proof.Nodes(seen.Nodes, seen.Allocations)
 	if len(seen.Allocations) > 0 {
 		status.Nodes = &nodes
@@ -110,6 +121,9 @@ func setCondition(conditions *[]metav1.Condition, g gate, generation int64, now 
 func summary(gates []gate) []gate {
 	ready := passed(v1alpha1.Ready, v1alpha1.ReasonOK, "in force at every gate")
 	stuck := waiting(v1alpha1.Stalled, v1alpha1.ReasonProgressing, "nothing waits for a person")
+	if reason := gates[0].reason; reason == v1alpha1.ReasonExpired || reason == v1alpha1.ReasonPlanned {
+		ready.reason, ready.message = reason, gates[0].message
+	}
 	for _, g := range slices.Backward(gates) {
 		if !g.passed {
 			ready = gate{kind: v1alpha1.Ready, reason: g.reason, message: g.message}
@@ -138,23 +152,45 @@ func (s Seen) accepted() gate {
 		return waiting(v1alpha1.Accepted, s.Refusal.Reason, s.Refusal.Message)
 	case s.Refusal != nil:
 		return stalled(v1alpha1.Accepted, s.Refusal.Reason, s.Refusal.Message)
-	case len(s.Wish.Problems) > 0:
-		return stalled(v1alpha1.Accepted, v1alpha1.ReasonSourceRefused, strings.Join(s.Wish.Problems, "; "))
+	case s.Wish.Expired:
+		return passed(v1alpha1.Accepted, v1alpha1.ReasonExpired, fmt.Sprintf(
+			"ended at %s; its ports are closed and given back; set a later expiresAt to open them again", s.Policy.Spec.ExpiresAt.UTC().Format(time.RFC3339)))
+	}
+	if problems := s.problems(); len(problems) > 0 {
+		return stalled(v1alpha1.Accepted, v1alpha1.ReasonSourceRefused, strings.Join(problems, "; "))
+	}
+	if s.Wish.Planned {
+		return passed(v1alpha1.Accepted, v1alpha1.ReasonPlanned, "valid; mode Plan writes nothing; see status.plan, and set mode Enforce to act")
 	}
 	return passed(v1alpha1.Accepted, v1alpha1.ReasonOK, "valid together with its pool and Service")
 }
 
-func (s Seen) allocated() gate {
-	if s.Refusal != nil {
-		if len(s.open()) > 0 {
-			return passed(v1alpha1.Allocated, v1alpha1.ReasonOK, "keeps the ports it had")
+// problems names the sources that contribute nothing in the pools that serve the
+// policy.
+func (s Seen) problems() []string {
+	var pools []string
+	for _, a := range s.open() {
+		if !slices.Contains(pools, a.Spec.Pool) {
+			pools = append(pools, a.Spec.Pool)
 		}
-		return waiting(v1alpha1.Allocated, v1alpha1.ReasonProgressing, "waits to be accepted")
 	}
-	if !s.missing() {
-		return passed(v1alpha1.Allocated, v1alpha1.ReasonOK, "every port has its number")
-	}
+	slices.Sort(pools)
+	return s.Wish.ProblemsIn(pools...)
+}
+
+// idle says whether the policy wants nothing to be done: it has ended, or is a plan.
+func (s Seen) idle() bool { return s.Wish != nil && (s.Wish.Expired || s.Wish.Planned) }
+
+func (s Seen) allocated() gate {
 	switch {
+	case s.Refusal != nil && len(s.open()) > 0:
+		return passed(v1alpha1.Allocated, v1alpha1.ReasonOK, "keeps the ports it had")
+	case s.Refusal != nil:
+		return waiting(v1alpha1.Allocated, v1alpha1.ReasonProgressing, "waits to be accepted")
+	case s.idle():
+		return passed(v1alpha1.Allocated, v1alpha1.ReasonNotRequired, "no further port is wanted")
+	case !s.missing():
+		return passed(v1alpha1.Allocated, v1alpha1.ReasonOK, "every port has its number")
 	case s.Unserved == nil:
 		return waiting(v1alpha1.Allocated, v1alpha1.ReasonProgressing, "waits for the allocator")
 	case s.Unserved.Waits:
@@ -165,13 +201,17 @@ func (s Seen) allocated() gate {
 
 // missing says whether a wanted number has no allocation.
 func (s Seen) missing() bool {
-	return s.Wish != nil && len(Assign(s.Wish, s.Allocations).Missing) > 0
+	return s.Wish != nil && !s.idle() && len(Assign(s.Wish, s.Allocations).Missing) > 0
 }
 
 func (s Seen) exposed() gate {
 	name := s.Policy.Name + v1alpha1.CompanionSuffix
 	open := s.open()
 	switch {
+	case len(open) == 0 && s.idle():
+		return passed(v1alpha1.Exposed, v1alpha1.ReasonNotRequired, "no port is open")
+	case len(open) > 0 && open[0].Spec.Carrier == v1alpha1.ServiceInPlace:
+		return s.exposedInPlace(open)
 	case len(open) == 0:
 		return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, "waits for its ports")
 	case s.Companion == nil && s.Unexposed != nil:
@@ -196,6 +236,23 @@ func (s Seen) exposed() gate {
 	return passed(v1alpha1.Exposed, v1alpha1.ReasonOK, fmt.Sprintf("Service %s carries the ports", name))
 }
 
+func (s Seen) exposedInPlace(open []*v1alpha1.NodePortAllocation) gate {
+	name := open[0].Spec.Claim.Service
+	switch {
+	case s.Unexposed != nil:
+		return stalled(v1alpha1.Exposed, s.Unexposed.Reason, s.Unexposed.Message)
+	case s.Service == nil:
+		return waiting(v1alpha1.Exposed, v1alpha1.ReasonServiceNotFound, fmt.Sprintf("Service %s does not exist; create it", name))
+	}
+	carried := Held(s.Service)
+	for _, a := range open {
+		if !containsAll(carried[NumberOf(a)], a.Spec.Protocols) {
+			return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("waits for Service %s to carry node port %s", name, a.Name))
+		}
+	}
+	return passed(v1alpha1.Exposed, v1alpha1.ReasonOK, fmt.Sprintf("Service %s carries the ports in place", name))
+}
+
 // carriedBy returns the node ports that a companion serves, not merely holds.
 func carriedBy(companion *corev1.Service) map[uint16][]v1alpha1.Protocol {
 	serving := corev1.Service{}
@@ -209,8 +266,13 @@ func carriedBy(companion *corev1.Service) map[uint16][]v1alpha1.Protocol {
 
 func (s Seen) hostEnforced(nodes v1alpha1.NodesStatus, eligible int) gate {
 	switch {
+	case len(s.Allocations) == 0 && s.idle():
+		return passed(v1alpha1.HostEnforced, v1alpha1.ReasonNotRequired, "nothing is to be admitted, and nothing is left to close")
 	case len(s.Allocations) == 0:
 		return waiting(v1alpha1.HostEnforced, v1alpha1.ReasonProgressing, "waits for its ports")
+	case s.Lockdown && len(s.open()) > 0:
+		return waiting(v1alpha1.HostEnforced, v1alpha1.ReasonLockdown, fmt.Sprintf(
+			"lockdown: Portreeve %s closes every port; set spec.lockdown to false to open them again", v1alpha1.InstallationName))
 	case eligible == 0:
 		return waiting(v1alpha1.HostEnforced, v1alpha1.ReasonNoNodes, "no Linux node is Ready; nothing is reachable")
 	case nodes.Enforced == v1alpha1.EnforcedAll:
@@ -243,6 +305,11 @@ func (s Seen) shadowed() gate {
 	if s.Service != nil && s.Companion != nil {
 		var numbers []string
 		for n := range Held(s.Service) {
+			if slices.ContainsFunc(s.open(), func(a *v1alpha1.NodePortAllocation) bool {
+				return NumberOf(a) == n && a.Spec.Carrier == v1alpha1.ServiceInPlace
+			}) {
+				continue
+			}
 			numbers = append(numbers, strconv.Itoa(int(n)))
 		}
 		if len(numbers) > 0 {
@@ -258,6 +325,10 @@ func (s Seen) shadowed() gate {
 }
 
 func (s Seen) conflict() gate {
+	if len(s.Hijackers) > 0 {
+		return passed(v1alpha1.Conflict, v1alpha1.ReasonHijacked, fmt.Sprintf(
+			"hijacked by %s; remove what takes the port there, or its clients go to the wrong place", strings.Join(s.Hijackers[:min(len(s.Hijackers), maxListed)], "; ")))
+	}
 	if s.missing() && s.Unserved != nil && s.Unserved.Reason == v1alpha1.ReasonConflict {
 		return passed(v1alpha1.Conflict, v1alpha1.ReasonConflict, s.Unserved.Message)
 	}
@@ -290,7 +361,7 @@ func allocatedPorts(own []v1alpha1.NodePortAllocation) []v1alpha1.AllocatedPort 
 		for _, p := range a.Spec.Ports {
 			out = append(out, v1alpha1.AllocatedPort{
 				Name: p.Name, Protocol: string(p.Protocol), Port: p.Port,
-				NodePort: int32(NumberOf(a)), Pool: a.Spec.Pool, Since: a.CreationTimestamp,
+				NodePort: int32(NumberOf(a)), Pool: a.Spec.Pool, Since: metav1.NewTime(since(a).Truncate(time.Second)),
 			})
 		}
 	}
@@ -312,11 +383,14 @@ func nodePorts(ports []v1alpha1.AllocatedPort) string {
 }
 
 // addresses lists where clients can connect: the addresses of Ready nodes with
-// each node port, at most maxListed, and how many there are.
-func addresses(nodes []NodeReport, ports []v1alpha1.AllocatedPort) (list []string, total int32) {
+// each node port, at most maxListed, and how many there are. Where the pool picks
+// nodes, only those.
+func addresses(nodes []NodeReport, open []*v1alpha1.NodePortAllocation, ports []v1alpha1.AllocatedPort) (list []string, total int32) {
 	var hosts []string
 	for _, n := range nodes {
-		if !Enforceable(n.Node) || !Ready(n.Node) {
+		if !Enforceable(n.Node) || !Ready(n.Node) || slices.ContainsFunc(open, func(a *v1alpha1.NodePortAllocation) bool {
+			return a.Spec.NodeSelector != nil && !selects(a.Spec.NodeSelector).Matches(labels.Set(n.Labels))
+		}) {
 			continue
 		}
 		for _, a := range n.Status.Addresses {

@@ -19,19 +19,45 @@ type Wish struct {
 	Numbers []Number
 	// Pools to draw from, in order of preference.
 	Pools []string
-	// Problems name entries that contribute nothing; the rest stands.
+	// Problems name entries that contribute nothing, whatever the pool; the rest stands.
 	Problems []string
+	// Expired: the policy has ended. It wants no number, and that is as it should be.
+	Expired bool
+	// Planned: nothing is to be written; what the policy holds stays, less the sources
+	// that it no longer names.
+	Planned bool
 	// owned are the numbers of those pools.
 	owned rule.PortRanges
+	// offers are what each of those pools would make of it.
+	offers map[string]offer
+	policy *v1alpha1.NodePortPolicy
 }
 
 // Number is one node port that a policy wants.
 type Number struct {
 	// Pin is the number asked for, 0 for any.
 	Pin uint16
-	// Ports by protocol, in canonical order, with their sources.
+	// Holding: the Service holds the pinned number already, and keeps it.
+	Holding bool
+	// Ports by protocol, in canonical order, without their sources, which depend on
+	// the pool that the number is drawn from.
 	Ports []v1alpha1.ClaimedPort
 }
+
+// offer is what a pool makes of a wish.
+type offer struct {
+	pool *Pool
+	// ports are those wanted, with their sources.
+	ports    map[portKey]v1alpha1.ClaimedPort
+	problems []string
+}
+
+type portKey struct {
+	protocol v1alpha1.Protocol
+	port     int32
+}
+
+func keyOf(p v1alpha1.ClaimedPort) portKey { return portKey{p.Protocol, p.Port} }
 
 // Refusal says why a policy can't be honoured as it stands. What it was given
 // before stays in force, less the sources it removed.
@@ -42,12 +68,21 @@ type Refusal struct {
 	Waits bool
 }
 
-// NewWish resolves a policy. service is nil when there is none of that name;
-// pools are all pools, resolved by Owned. Exactly one of the results is set.
-func NewWish(policy *v1alpha1.NodePortPolicy, service *corev1.Service, pools []Pool) (*Wish, *Refusal) {
-	candidates, refusal := candidatePools(policy, pools)
+// NewWish resolves a policy. service is nil when there is none of that name. Exactly
+// one of the results is set.
+func NewWish(policy *v1alpha1.NodePortPolicy, service *corev1.Service, cluster Cluster) (*Wish, *Refusal) {
+	wish := &Wish{policy: policy, offers: map[string]offer{}, Planned: policy.Spec.Mode == v1alpha1.ModePlan}
+	if ends := policy.Spec.ExpiresAt; ends != nil && !ends.After(cluster.Now) {
+		wish.Expired = true
+		return wish, nil
+	}
+	candidates, refusal := candidatePools(policy, cluster)
 	if refusal != nil {
 		return nil, refusal
+	}
+	for _, p := range candidates {
+		wish.Pools = append(wish.Pools, p.Name)
+		wish.owned = wish.owned.Union(p.Owned)
 	}
 	if refusal := checkService(policy, service); refusal != nil {
 		return nil, refusal
@@ -56,60 +91,57 @@ func NewWish(policy *v1alpha1.NodePortPolicy, service *corev1.Service, pools []P
 	if refusal != nil {
 		return nil, refusal
 	}
-	wish := &Wish{Pools: candidates}
-	for _, p := range pools {
-		if slices.Contains(candidates, p.Name) {
-			wish.owned = wish.owned.Union(p.Owned)
-		}
-	}
-	for _, c := range chosen {
-		sources, problems := sourcesFor(policy, c.port)
-		wish.Problems = append(wish.Problems, problems...)
-		claimed := v1alpha1.ClaimedPort{
-			Protocol: v1alpha1.Protocol(protocolOf(c.port)), Name: c.port.Name, Port: c.port.Port, Sources: spell(sources),
-		}
-		if refusal := wish.add(c.pin, claimed); refusal != nil {
+	if policy.Spec.Service == v1alpha1.ServiceInPlace {
+		if chosen, refusal = wish.inPlace(chosen, service, cluster); refusal != nil {
 			return nil, refusal
 		}
 	}
-	if refusal := wish.checkPins(pools); refusal != nil {
+	for _, c := range chosen {
+		if refusal := wish.add(c); refusal != nil {
+			return nil, refusal
+		}
+	}
+	if refusal := wish.checkPins(cluster.Pools); refusal != nil {
 		return nil, refusal
 	}
-	wish.Problems = append(wish.Problems, unknownSourcePorts(policy, service, chosen)...)
-	slices.Sort(wish.Problems)
-	wish.Problems = slices.Compact(wish.Problems)
+	for _, p := range candidates {
+		wish.offers[p.Name] = cluster.offer(policy, p, chosen)
+	}
+	wish.Problems = sortedSet(unknownSourcePorts(policy, service, chosen))
 	return wish, nil
 }
 
-// candidatePools lists the pools of the policy's category that its namespace may
-// draw from and whose cloud firewalls include all that the policy narrows to.
-func candidatePools(policy *v1alpha1.NodePortPolicy, pools []Pool) ([]string, *Refusal) {
-	var names, others, narrower []string
-	for i := range pools {
-		p := &pools[i]
-		switch {
-		case p.Spec.Category != policy.Spec.Category:
-		case !slices.Contains(p.Spec.AllocateTo.Namespaces, v1alpha1.NamespaceName(policy.Namespace)):
-			others = append(others, p.Name)
-		case !containsAll(p.Spec.CloudFirewalls, policy.Spec.CloudFirewalls):
-			narrower = append(narrower, fmt.Sprintf("%s %v", p.Name, p.Spec.CloudFirewalls))
-		default:
-			names = append(names, p.Name)
+// offer resolves the sources of the chosen ports in a pool.
+func (c Cluster) offer(policy *v1alpha1.NodePortPolicy, pool *Pool, chosen []chosenPort) offer {
+	o := offer{pool: pool, ports: map[portKey]v1alpha1.ClaimedPort{}}
+	for _, port := range chosen {
+		claimed := port.claimed()
+		if !port.silent {
+			var problems []string
+			claimed, problems = c.admit(policy, pool.NodePortPool, claimed)
+			o.problems = append(o.problems, problems...)
 		}
+		o.ports[keyOf(claimed)] = claimed
 	}
-	slices.Sort(names)
-	switch {
-	case len(names) > 0:
-		return names, nil
-	case len(narrower) > 0:
-		return nil, &Refusal{Reason: v1alpha1.ReasonCloudFirewallNotAllowed, Message: fmt.Sprintf(
-			"cloudFirewalls %v may only narrow the pool's list (%s); name only firewalls of the pool", policy.Spec.CloudFirewalls, strings.Join(narrower, "; "))}
-	case len(others) > 0:
-		return nil, &Refusal{Reason: v1alpha1.ReasonNamespaceNotAllowed, Message: fmt.Sprintf(
-			"namespace %s may not draw from category %q (pool %s); ask the platform team to add it to allocateTo.namespaces", policy.Namespace, policy.Spec.Category, strings.Join(others, ", "))}
+	return o
+}
+
+// ProblemsIn names entries that contribute nothing in one of the pools; in the
+// preferred one when none is given.
+func (w *Wish) ProblemsIn(pools ...string) []string {
+	if len(pools) == 0 && len(w.Pools) > 0 {
+		pools = w.Pools[:1]
 	}
-	return nil, &Refusal{Reason: v1alpha1.ReasonPoolNotFound, Waits: true, Message: fmt.Sprintf(
-		"no NodePortPool has category %q; correct spec.category or ask the platform team for a pool", policy.Spec.Category)}
+	problems := slices.Clone(w.Problems)
+	for _, p := range pools {
+		problems = append(problems, w.offers[p].problems...)
+	}
+	return sortedSet(problems)
+}
+
+func sortedSet(list []string) []string {
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 func containsAll[T comparable](list, wanted []T) bool {
@@ -141,6 +173,14 @@ func checkService(policy *v1alpha1.NodePortPolicy, service *corev1.Service) *Ref
 type chosenPort struct {
 	port corev1.ServicePort
 	pin  uint16
+	// holding: the Service holds the pin already.
+	holding bool
+	// silent: nobody is admitted, whatever the policy's sources.
+	silent bool
+}
+
+func (c chosenPort) claimed() v1alpha1.ClaimedPort {
+	return v1alpha1.ClaimedPort{Protocol: v1alpha1.Protocol(protocolOf(c.port)), Name: c.port.Name, Port: c.port.Port}
 }
 
 // choosePorts finds the Service ports that the policy names. A port number with
@@ -191,7 +231,8 @@ func pinsFirst(a, b chosenPort) int {
 
 // add puts the port on a number of its own, or beside a port it shares one with:
 // the same pin, or, for a port without a pin, the same Service port number.
-func (w *Wish) add(pin uint16, port v1alpha1.ClaimedPort) *Refusal {
+func (w *Wish) add(c chosenPort) *Refusal {
+	pin, port := c.pin, c.claimed()
 	for i := range w.Numbers {
 		n := &w.Numbers[i]
 		shares := pin != 0 && n.Pin == pin ||
@@ -210,7 +251,7 @@ func (w *Wish) add(pin uint16, port v1alpha1.ClaimedPort) *Refusal {
 		slices.SortFunc(n.Ports, func(a, b v1alpha1.ClaimedPort) int { return cmp.Compare(a.Protocol, b.Protocol) })
 		return nil
 	}
-	w.Numbers = append(w.Numbers, Number{Pin: pin, Ports: []v1alpha1.ClaimedPort{port}})
+	w.Numbers = append(w.Numbers, Number{Pin: pin, Holding: c.holding, Ports: []v1alpha1.ClaimedPort{port}})
 	return nil
 }
 
@@ -221,6 +262,9 @@ func (w *Wish) checkPins(pools []Pool) *Refusal {
 			continue
 		}
 		if p := PoolOf(pools, n.Pin); p == nil || !slices.Contains(w.Pools, p.Name) {
+			if why := reservedIn(pools, w.Pools, n.Pin); why != "" {
+				return &Refusal{Reason: v1alpha1.ReasonPinOutsidePool, Message: why}
+			}
 			return &Refusal{Reason: v1alpha1.ReasonPinOutsidePool, Message: fmt.Sprintf(
 				"nodePort %d is not in pool %s; pin a number of the pool or leave nodePort out", n.Pin, strings.Join(w.Pools, ", "))}
 		}
@@ -228,29 +272,19 @@ func (w *Wish) checkPins(pools []Pool) *Refusal {
 	return nil
 }
 
-// sourcesFor returns, canonically, who may reach a port of the policy. A union
-// that is the whole world is refused as a whole: two halves are the world too.
-func sourcesFor(policy *v1alpha1.NodePortPolicy, port corev1.ServicePort) ([]netip.Prefix, []string) {
-	var prefixes []netip.Prefix
-	var problems []string
-	for i, s := range policy.Spec.Sources {
-		if len(s.Ports) > 0 && !slices.Contains(s.Ports, port.Name) {
+// reservedIn says which of the pools reserves the number, and why; "" if none does.
+func reservedIn(pools []Pool, names []string, number uint16) string {
+	for i := range pools {
+		if !slices.Contains(names, pools[i].Name) || !pools[i].Reserved.Contains(number) {
 			continue
 		}
-		switch prefix, ok := parseCIDR(s.CIDR); {
-		case !ok:
-			problems = append(problems, fmt.Sprintf("sources[%d].cidr %q is not a network in CIDR notation and admits nobody; write for example 203.0.113.0/24", i, s.CIDR))
-		case prefix.Bits() == 0:
-			problems = append(problems, fmt.Sprintf("sources[%d].cidr %q is the whole world, which a CIDR may not open, and admits nobody; name narrower networks", i, s.CIDR))
-		default:
-			prefixes = append(prefixes, prefix)
+		for _, r := range pools[i].Spec.Reserved {
+			if span, err := rule.ParsePortRange(string(r.Ports)); err == nil && span.Contains(number) {
+				return fmt.Sprintf("nodePort %d is reserved in pool %s (%s: %s); pin another number of the pool or leave nodePort out", number, pools[i].Name, r.Ports, r.Reason)
+			}
 		}
 	}
-	narrow, world := withoutWorld(prefixes)
-	for _, p := range world {
-		problems = append(problems, fmt.Sprintf("the sources of port %s together are the whole world (%s), which CIDRs may not open, and admit nobody; name narrower networks", describePort(v1alpha1.PolicyPort{Name: port.Name, Port: port.Port}), p))
-	}
-	return narrow, problems
+	return ""
 }
 
 // withoutWorld returns the canonical prefixes less those of a family that add up

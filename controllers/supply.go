@@ -1,0 +1,96 @@
+package controllers
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
+	"github.com/portreeve/portreeve/internal/ports"
+)
+
+// supply is what there is to hand out, and to whom it must not go.
+type supply struct {
+	pools []ports.Pool
+	taken ports.Numbers
+	// neighbours are the numbers in use and whom they admit.
+	neighbours map[uint16]string
+}
+
+// supply reads the register and what Services hold in the API server. written are
+// allocations that the cache does not show yet.
+func (s Snapshot) supply(ctx context.Context, pools []compile.Pool, written map[string]v1alpha1.NodePortAllocation) (supply, error) {
+	var allocations v1alpha1.NodePortAllocationList
+	if err := s.List(ctx, &allocations, readOnly); err != nil {
+		return supply{}, err
+	}
+	out := supply{pools: compile.Supply(pools), neighbours: map[uint16]string{}}
+	for i := range allocations.Items {
+		out.claim(&allocations.Items[i])
+	}
+	for _, a := range written {
+		if !out.taken.Has(compile.NumberOf(&a)) {
+			out.claim(&a)
+		}
+	}
+	var services corev1.ServiceList
+	if err := s.List(ctx, &services, readOnly); err != nil {
+		return supply{}, err
+	}
+	for i := range services.Items {
+		service := &services.Items[i]
+		if compile.IsHold(service, s.Namespace) {
+			continue // for us
+		}
+		for n := range compile.Held(service) {
+			out.taken.Add(n)
+		}
+	}
+	return out, nil
+}
+
+func (s *supply) claim(a *v1alpha1.NodePortAllocation) {
+	number := compile.NumberOf(a)
+	s.taken.Add(number)
+	if a.Spec.State != v1alpha1.AllocationOpen {
+		return
+	}
+	if key := compile.SourceKey(a.Spec.Ports); key != "" {
+		s.neighbours[number] = key
+	}
+	for i := range s.pools {
+		if s.pools[i].Name == a.Spec.Pool && s.pools[i].Quota > 0 {
+			s.pools[i].Used[a.Spec.Claim.Namespace]++
+		}
+	}
+}
+
+// request asks for a missing number of a policy. carrier is the Service that is to
+// carry it, nil when there is none yet: what it holds already is for this policy.
+func request(view View, number compile.Number, carrier *corev1.Service) ports.Request {
+	r := ports.Request{
+		Pin: number.Pin, Pools: view.Wish.Pools, Namespace: view.Policy.Namespace, Sources: view.Wish.SourceKey(number),
+		Prefer: compile.Remembered(number, view.Policy, carrier),
+	}
+	if carrier != nil {
+		r.Own = slices.Sorted(maps.Keys(compile.Held(carrier)))
+	}
+	return r
+}
+
+// carrier returns the Service that carries, or is to carry, the policy's numbers;
+// nil when there is none.
+func (s Snapshot) carrier(ctx context.Context, view View) (*corev1.Service, error) {
+	if view.Policy.Spec.Service == v1alpha1.ServiceInPlace {
+		return view.Service, nil
+	}
+	companion, err := get[corev1.Service](ctx, s, types.NamespacedName{Namespace: view.Policy.Namespace, Name: view.Policy.Name + v1alpha1.CompanionSuffix})
+	if companion == nil || companion.Labels[v1alpha1.LabelPolicy] != view.Policy.Name {
+		return nil, err
+	}
+	return companion, err
+}

@@ -35,7 +35,7 @@ type AddressSetSpec struct {
 // NamespaceChoice picks namespaces.
 type NamespaceChoice struct {
 	// NamespaceSelector picks namespaces by their labels; {} picks all of them.
-	NamespaceSelector metav1.LabelSelector `json:"namespaceSelector"`
+	NamespaceSelector LabelSelector `json:"namespaceSelector"`
 }
 
 // AddressSetList is a list of AddressSet.

@@ -93,7 +93,7 @@ type NodePortAllocationSpec struct {
 	// NodeSelector picks the nodes that admit the sources; on others the number is
 	// closed. Absent: all nodes.
 	// +optional
-	NodeSelector *metav1.LabelSelector `json:"nodeSelector,omitempty"`
+	NodeSelector *LabelSelector `json:"nodeSelector,omitempty"`
 	// Since when the policy holds the number. It outlives a backup and its restore, so
 	// of two allocations for one port the older one is known.
 	// +optional

@@ -219,7 +219,7 @@ type Guardrails struct {
 	// AllowedNodes are the nodes on which ports of the pool open; on others they are
 	// closed. Absent: all nodes.
 	// +optional
-	AllowedNodes *metav1.LabelSelector `json:"allowedNodes,omitempty"`
+	AllowedNodes *LabelSelector `json:"allowedNodes,omitempty"`
 }
 
 // Permission to ask for something.
@@ -254,7 +254,7 @@ type AllocateTo struct {
 	// NamespaceSelector picks namespaces by their labels, besides those listed. {}
 	// picks all of them.
 	// +optional
-	NamespaceSelector *metav1.LabelSelector `json:"namespaceSelector,omitempty"`
+	NamespaceSelector *LabelSelector `json:"namespaceSelector,omitempty"`
 
 	// Priority of the pool where several fit a policy: the lower number is drawn from
 	// first, then the name that sorts first.

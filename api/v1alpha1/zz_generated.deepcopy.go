@@ -102,7 +102,7 @@ func (in *AllocateTo) DeepCopyInto(out *AllocateTo) {
 	}
 	if in.NamespaceSelector != nil {
 		in, out := &in.NamespaceSelector, &out.NamespaceSelector
-		*out = new(v1.LabelSelector)
+		*out = new(LabelSelector)
 		(*in).DeepCopyInto(*out)
 	}
 	if in.Priority != nil {
@@ -405,7 +405,7 @@ func (in *Guardrails) DeepCopyInto(out *Guardrails) {
 	}
 	if in.AllowedNodes != nil {
 		in, out := &in.AllowedNodes, &out.AllowedNodes
-		*out = new(v1.LabelSelector)
+		*out = new(LabelSelector)
 		(*in).DeepCopyInto(*out)
 	}
 }
@@ -648,7 +648,7 @@ func (in *NodePortAllocationSpec) DeepCopyInto(out *NodePortAllocationSpec) {
 	}
 	if in.NodeSelector != nil {
 		in, out := &in.NodeSelector, &out.NodeSelector
-		*out = new(v1.LabelSelector)
+		*out = new(LabelSelector)
 		(*in).DeepCopyInto(*out)
 	}
 	if in.Since != nil {

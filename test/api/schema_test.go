@@ -122,6 +122,10 @@ func TestEveryListAndStringOfASpecIsBounded(t *testing.T) {
 			switch {
 			case s.Type == "array" && s.MaxItems == nil:
 				t.Errorf("%s: %s has no maxItems", k, n.path)
+			case s.AdditionalProperties != nil && s.MaxProperties == nil:
+				t.Errorf("%s: %s has no maxProperties", k, n.path)
+			case s.AdditionalProperties != nil && s.AdditionalProperties.Schema.MaxLength == nil:
+				t.Errorf("%s: the values of %s have no maxLength", k, n.path)
 			case s.Type == "string" && s.MaxLength == nil && len(s.Enum) == 0 && s.Format == "":
 				t.Errorf("%s: %s has no maxLength", k, n.path)
 			}

@@ -36,6 +36,12 @@ type NodePortPool struct {
 // +kubebuilder:validation:XValidation:rule="!self.matches('^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$') || [22,53,179,443,2379,2380,6443,10248,10249,10250,10251,10252,10253,10254,10255,10256,10257,10258,10259].all(p, p < int(self.split('-')[0]) || p > int(self.split('-')[size(self.split('-'))-1]))",messageExpression="'port range \"' + self + '\" holds a fail-safe port (22, 53, 179, 443, 2379-2380, 6443, 10248-10259), which no pool may hold; write ranges that leave it out'"
 type PortRange string
 
+// PortSpan is a port number or an inclusive range, fail-safe ports included.
+//
+// +kubebuilder:validation:MaxLength=64
+// +kubebuilder:validation:XValidation:rule="self.matches('^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$') && self.split('-').all(n, int(n) <= 65535) && int(self.split('-')[0]) <= int(self.split('-')[size(self.split('-'))-1])",messageExpression="'port range \"' + self + '\" must be a number or FIRST-LAST, from 1 to 65535, the smaller one first, without spaces and leading zeros; write for example 30000-32767'"
+type PortSpan string
+
 // NodePortPoolSpec is what the platform decides.
 type NodePortPoolSpec struct {
 	// Category that policies ask for: web, api, db, monitor, or any name the platform chooses.

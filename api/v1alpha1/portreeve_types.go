@@ -10,7 +10,7 @@ const InstallationName = "cluster"
 //
 // +kubebuilder:object:root=true
 // +kubebuilder:subresource:status
-// +kubebuilder:resource:scope=Cluster,path=portreeves,categories=portreeve
+// +kubebuilder:resource:scope=Cluster,path=portreeves,shortName=reeve,categories=portreeve
 // +kubebuilder:printcolumn:name="Guard",type=string,JSONPath=`.spec.guard`
 // +kubebuilder:printcolumn:name="Lockdown",type=boolean,JSONPath=`.spec.lockdown`
 // +kubebuilder:printcolumn:name="Node Ports",type=string,JSONPath=`.status.nodePortRange`
@@ -18,11 +18,12 @@ const InstallationName = "cluster"
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Ready")].reason`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 // +kubebuilder:printcolumn:name="Message",type=string,priority=1,JSONPath=`.status.conditions[?(@.type=="Ready")].message`
-// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'cluster'",messageExpression="'metadata.name \"' + self.metadata.name + '\" must be cluster: there is one installation'"
+// +kubebuilder:validation:XValidation:rule="self.metadata.name == 'cluster'",messageExpression="'metadata.name \"' + self.metadata.name + '\" must be cluster, because there is one installation; rename it'"
 type Portreeve struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata,omitempty"`
 
+	// +default={}
 	// +optional
 	Spec PortreeveSpec `json:"spec,omitempty,omitzero"`
 	// +default={"observedGeneration": -1}
@@ -50,13 +51,13 @@ type PortreeveSpec struct {
 	// NodePortRange of the API server (its flag --service-node-port-range). Found by
 	// a dry run when unset.
 	// +optional
-	NodePortRange PortRange `json:"nodePortRange,omitempty"`
+	NodePortRange PortSpan `json:"nodePortRange,omitempty"`
 
 	// FailSafePorts no pool may hold and no rule may touch, besides the built-in ones.
 	// +kubebuilder:validation:MaxItems=64
 	// +listType=set
 	// +optional
-	FailSafePorts []PortRange `json:"failSafePorts,omitempty"`
+	FailSafePorts []PortSpan `json:"failSafePorts,omitempty"`
 
 	// Guard is what admission does with objects that would reach around us.
 	// +default="Audit"

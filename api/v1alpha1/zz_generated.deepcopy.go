@@ -1185,7 +1185,7 @@ func (in *PortreeveSpec) DeepCopyInto(out *PortreeveSpec) {
 	*out = *in
 	if in.FailSafePorts != nil {
 		in, out := &in.FailSafePorts, &out.FailSafePorts
-		*out = make([]PortRange, len(*in))
+		*out = make([]PortSpan, len(*in))
 		copy(*out, *in)
 	}
 	if in.DenyUndeclared != nil {

@@ -48,6 +48,7 @@ func TestKstatusReadsOurStatusRightly(t *testing.T) {
 			objects := map[string]any{
 				"NodePortPolicy": &v1alpha1.NodePortPolicy{Status: v1alpha1.NodePortPolicyStatus{ObservedGeneration: c.observed, Conditions: c.conditions}},
 				"NodePortPool":   &v1alpha1.NodePortPool{Status: v1alpha1.NodePortPoolStatus{ObservedGeneration: c.observed, Conditions: c.conditions}},
+				"Portreeve":      &v1alpha1.Portreeve{Status: v1alpha1.PortreeveStatus{ObservedGeneration: c.observed, Conditions: c.conditions}},
 				"CloudFirewall":  &v1alpha1.CloudFirewall{Status: v1alpha1.CloudFirewallStatus{ObservedGeneration: c.observed, Conditions: c.conditions}},
 			}
 			for kind, typed := range objects {

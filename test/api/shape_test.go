@@ -17,7 +17,7 @@ import (
 func TestShortNamesAndCategory(t *testing.T) {
 	want := map[string]string{
 		"NodePortPolicy": "npp", "NodePortPool": "nppool", "NodePortAllocation": "npa",
-		"CloudFirewall": "cfw", "NodeDatapath": "nodedp",
+		"CloudFirewall": "cfw", "NodeDatapath": "nodedp", "AddressSet": "addrset", "Portreeve": "reeve",
 	}
 	for _, k := range kinds(t) {
 		names := k.Spec.Names
@@ -26,6 +26,27 @@ func TestShortNamesAndCategory(t *testing.T) {
 		}
 		if !slices.Equal(names.Categories, []string{"portreeve"}) {
 			t.Errorf("%s: categories %v, want portreeve", k, names.Categories)
+		}
+	}
+}
+
+// To kubectl the word portreeve means everything of ours, never the one object of
+// the kind Portreeve, which a person in a hurry reaches by its short name.
+func TestTheInstallationHasANameOfItsOwn(t *testing.T) {
+	client, tables := apiServer(t), tables(t)
+	for _, k := range kinds(t) {
+		if k.String() == "Portreeve" || k.String() == "AddressSet" {
+			create(t, resource(client, k, ""), &unstructured.Unstructured{Object: runtime.DeepCopyJSON(tables[k.String()].Base)})
+		}
+	}
+	cache := "--cache-dir=" + t.TempDir() // what kinds there are; all labs have one address
+	all, err := server.cluster.Kubectl(t.Context(), cache, "get", "portreeve", "-o", "name")
+	if want := "addressset.portreeve.dev/office\nportreeve.portreeve.dev/cluster\n"; err != nil || all != want {
+		t.Errorf("kubectl get portreeve: %q, want %q (%v)", all, want, err)
+	}
+	for _, name := range []string{"reeve", "portreeves"} {
+		if out, err := server.cluster.Kubectl(t.Context(), cache, "patch", name, "cluster", "--type=merge", `-p={"spec":{"lockdown":true}}`); err != nil {
+			t.Errorf("kubectl patch %s cluster: %v %s", name, err, out)
 		}
 	}
 }

@@ -96,10 +96,18 @@ type NodePortAllocationSpec struct {
 	NodeSelector *LabelSelector `json:"nodeSelector,omitempty"`
 	// Since when the policy holds the number. It outlives a backup and its restore, so
 	// of two allocations for one port the older one is known.
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}[.][0-9]{6}(Z|[-+]([01][0-9]|2[0-3]):[0-5][0-9])$') && timestamp(self).getFullYear() > 0",messageExpression="'since \"' + self + '\" must be a time in microseconds with its offset from UTC; write for example 2026-11-20T12:00:00.000000Z'"
 	// +optional
 	Since *metav1.MicroTime `json:"since,omitempty"`
 	// ClosedAt is when it was closed: the cool-down counts from here, and every
 	// proof of closing must be younger.
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}[.][0-9]{6}(Z|[-+]([01][0-9]|2[0-3]):[0-5][0-9])$') && timestamp(self).getFullYear() > 0",messageExpression="'closedAt \"' + self + '\" must be a time in microseconds with its offset from UTC; write for example 2026-11-20T12:00:00.000000Z'"
 	// +optional
 	ClosedAt *metav1.MicroTime `json:"closedAt,omitempty"`
 	// Grandfathered: nodes pass its traffic, because it stood there before the pool.

@@ -51,6 +51,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.state != 'Open' || (has(self.claim.namespace) && has(self.claim.policy) && has(self.claim.service))",messageExpression="'claim must name namespace, policy and service when state is %s; set all three'.format([self.state])",fieldPath=".claim"
 // +kubebuilder:validation:XValidation:rule="self.state != 'Open' || has(self.ports)",messageExpression="'ports must be set when state is %s; list each protocol with its Service port'.format([self.state])",fieldPath=".ports"
 // +kubebuilder:validation:XValidation:rule="!has(self.ports) || (self.protocols.all(p, self.ports.exists(q, q.protocol == p)) && self.ports.all(q, q.protocol in self.protocols))",messageExpression="'protocols %s must be those of ports %s; list each protocol in both'.format([self.protocols, self.ports.map(q, q.protocol)])",fieldPath=".protocols"
+// +kubebuilder:validation:XValidation:rule="!has(self.adopted) || !self.adopted || (has(self.carrier) && self.carrier == 'InPlace')",messageExpression="'adopted goes with carrier InPlace only, and carrier is %s; remove adopted, or set carrier to InPlace'.format([has(self.carrier) ? self.carrier : 'absent'])",fieldPath=".adopted"
 type NodePortAllocationSpec struct {
 	// State of the claim: Open, Closed or Foreign.
 	State AllocationState `json:"state"`

@@ -169,7 +169,7 @@ const EntityWorld Entity = "World"
 
 // Source is who may connect.
 //
-// +kubebuilder:validation:XValidation:rule="[has(self.cidr), has(self.addressSet), has(self.entity)].filter(s, s).size() == 1",message="a source must have exactly one of cidr, addressSet and entity"
+// +kubebuilder:validation:XValidation:rule="[has(self.cidr), has(self.addressSet), has(self.entity)].exists_one(s, s)",messageExpression="!has(self.cidr) && !has(self.addressSet) && !has(self.entity) ? 'none of cidr, addressSet and entity is set; set one of them' : !has(self.addressSet) ? 'cidr \"%s\" and entity %s are both set; keep one of them, and write the other as a source of its own'.format([self.cidr, self.entity]) : !has(self.cidr) ? 'addressSet \"%s\" and entity %s are both set; keep one of them, and write the other as a source of its own'.format([self.addressSet, self.entity]) : 'cidr \"%s\" and addressSet \"%s\" are both set; keep one of them, and write the other as a source of its own'.format([self.cidr, self.addressSet])"
 type Source struct {
 	// CIDR of the clients' addresses as the node sees them.
 	// +optional

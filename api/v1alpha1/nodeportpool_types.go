@@ -43,6 +43,9 @@ type PortRange string
 type PortSpan string
 
 // NodePortPoolSpec is what the platform decides.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.reserved) || !self.ranges.all(q, q.matches('^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$')) || !self.reserved.all(r, r.ports.matches('^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$')) || [self.ranges.map(q, q.split('-').map(n, int(n)))].all(m, self.reserved.all(r, [r.ports.split('-').map(n, int(n))].all(p, m.exists(q, q[0] <= p[0] && p[size(p)-1] <= q[size(q)-1]))))",messageExpression="'reserved ports \"%s\" do not lie within one of the ranges %s; write numbers of one range to an entry'.format([[self.ranges.map(q, q.split('-').map(n, int(n)))].map(m, self.reserved.filter(r, ![r.ports.split('-').map(n, int(n))].all(p, m.exists(q, q[0] <= p[0] && p[size(p)-1] <= q[size(q)-1]))))[0][0].ports, self.ranges])",fieldPath=".reserved"
+// +kubebuilder:validation:XValidation:rule="!has(self.defaultSources) || !self.defaultSources.exists(s, has(s.entity)) || (has(self.guardrails) && has(self.guardrails.world) && self.guardrails.world == 'Allow')",message="defaultSources has entity World, and guardrails.world is not Allow; set guardrails.world to Allow, or name the networks",fieldPath=".defaultSources"
 type NodePortPoolSpec struct {
 	// Category that policies ask for: web, api, db, monitor, or any name the platform chooses.
 	// +kubebuilder:validation:MaxLength=253
@@ -88,6 +91,7 @@ type NodePortPoolSpec struct {
 
 	// Reserved numbers of the ranges are never handed out and never judged.
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:XValidation:rule="!self.all(r, r.ports.matches('^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$')) || [self.map(r, r.ports.split('-').map(n, int(n)))].all(m, m.all(p, p[0] > p[size(p)-1] || m.exists_one(q, q[0] <= p[size(p)-1] && p[0] <= q[size(q)-1])))",messageExpression="'reserved ports %s overlap; write each port number once'.format([[self.map(r, r.ports.split('-').map(n, int(n)))].map(m, self.filter(r, ![r.ports.split('-').map(n, int(n))].all(p, m.exists_one(q, q[0] <= p[size(p)-1] && p[0] <= q[size(q)-1]))))[0].map(r, r.ports)])"
 	// +listType=atomic
 	// +optional
 	Reserved []ReservedPorts `json:"reserved,omitempty"`
@@ -105,6 +109,7 @@ type NodePortPoolSpec struct {
 
 	// DefaultSources are those of policies that name none. Empty: nobody.
 	// +kubebuilder:validation:MaxItems=64
+	// +kubebuilder:validation:XValidation:rule="self.all(s, self.exists_one(t, t == s))",messageExpression="'defaultSources lists \"%s\" more than once; list each source once'.format([self.filter(s, !self.exists_one(t, t == s)).map(s, has(s.cidr) ? s.cidr : has(s.addressSet) ? s.addressSet : 'World')[0]])"
 	// +listType=atomic
 	// +optional
 	DefaultSources []DefaultSource `json:"defaultSources,omitempty"`
@@ -151,8 +156,8 @@ type ReservedPorts struct {
 	// Ports is a number or an inclusive range.
 	Ports PortRange `json:"ports"`
 	// Reason, for people.
-	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=256
+	// +kubebuilder:validation:XValidation:rule="self.trim() != ''",messageExpression="'reason \"' + self + '\" is empty; say in a few words who uses the ports'"
 	Reason string `json:"reason"`
 }
 
@@ -167,7 +172,7 @@ type Quota struct {
 
 // DefaultSource is who may connect where a policy names nobody.
 //
-// +kubebuilder:validation:XValidation:rule="[has(self.cidr), has(self.addressSet), has(self.entity)].filter(s, s).size() == 1",message="a source must have exactly one of cidr, addressSet and entity"
+// +kubebuilder:validation:XValidation:rule="[has(self.cidr), has(self.addressSet), has(self.entity)].exists_one(s, s)",messageExpression="!has(self.cidr) && !has(self.addressSet) && !has(self.entity) ? 'none of cidr, addressSet and entity is set; set one of them' : !has(self.addressSet) ? 'cidr \"%s\" and entity %s are both set; keep one of them, and write the other as a source of its own'.format([self.cidr, self.entity]) : !has(self.cidr) ? 'addressSet \"%s\" and entity %s are both set; keep one of them, and write the other as a source of its own'.format([self.addressSet, self.entity]) : 'cidr \"%s\" and addressSet \"%s\" are both set; keep one of them, and write the other as a source of its own'.format([self.cidr, self.addressSet])"
 type DefaultSource struct {
 	// CIDR of the clients' addresses as the node sees them.
 	// +optional
@@ -185,16 +190,21 @@ type DefaultSource struct {
 type Guardrails struct {
 	// WidestIPv4 is the shortest prefix length allowed in the union of the IPv4
 	// sources: 16 allows a /16 and refuses a /15. Unset: no limit.
+	// +kubebuilder:validation:XValidation:rule="1 <= self && self <= 32",messageExpression="'widestIPv4 %d must be a prefix length from 1 to 32; write for example 16, or leave it out for no limit'.format([self])"
 	// +optional
 	WidestIPv4 *int32 `json:"widestIPv4,omitempty"`
 	// WidestIPv6 is the same for IPv6.
+	// +kubebuilder:validation:XValidation:rule="1 <= self && self <= 128",messageExpression="'widestIPv6 %d must be a prefix length from 1 to 128; write for example 48, or leave it out for no limit'.format([self])"
 	// +optional
 	WidestIPv6 *int32 `json:"widestIPv6,omitempty"`
 	// MaxAddresses is the most addresses that one port may admit: IPv4 addresses, and
-	// IPv6 networks of 64 bits.
+	// IPv6 networks of 64 bits. Unset: no limit.
+	// +kubebuilder:validation:XValidation:rule="1 <= self",messageExpression="'maxAddresses %d must be at least 1; leave it out for no limit'.format([self])"
 	// +optional
 	MaxAddresses *int64 `json:"maxAddresses,omitempty"`
 	// MaxCIDRs is the most networks that one port may admit, after they are joined.
+	// Unset: no limit.
+	// +kubebuilder:validation:XValidation:rule="1 <= self && self <= 10000",messageExpression="'maxCIDRs %d must be from 1 to 10000; leave it out for no limit'.format([self])"
 	// +optional
 	MaxCIDRs *int32 `json:"maxCIDRs,omitempty"`
 	// World says whether policies may open a port to everybody by entity World.
@@ -206,9 +216,10 @@ type Guardrails struct {
 	// +optional
 	RequireExpiry bool `json:"requireExpiry,omitempty"`
 	// MaxTTL is the longest that a policy may live, from its creation to its expiresAt.
+	// Unset: no limit.
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=64
-	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,6}(s|m|h)){1,3}$')",messageExpression="'maxTTL \"' + self + '\" must be a duration in whole hours, minutes and seconds; write for example 480h'"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,6}h)?([0-9]{1,6}m)?([0-9]{1,6}s)?$') && self != '' && duration('0s') < duration(self) && duration(self) <= duration('87600h')",messageExpression="'maxTTL \"' + self + '\" must be a duration from 1s to 87600h, in whole hours, minutes and seconds; write for example 480h or 1h30m, or leave it out for no limit'"
 	// +optional
 	MaxTTL *metav1.Duration `json:"maxTTL,omitempty"`
 	// AllowedSources are the networks within which all sources must lie. Empty: no limit.

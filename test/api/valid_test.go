@@ -58,14 +58,31 @@ func TestGoodInputIsAcceptedAndKeptAsWritten(t *testing.T) {
 				object.SetNamespace("default") // the one that is always there
 			}
 			have := create(t, resource(client, kinds[i], object.GetNamespace()), object)
-			for field, want := range object.Object["spec"].(map[string]any) {
-				got := have.Object["spec"].(map[string]any)[field]
-				if want != nil && !reflect.DeepEqual(got, want) {
-					t.Errorf("spec.%s is kept as %v, written %v", field, got, want)
-				}
-			}
+			keeps(t, "spec", have.Object["spec"], object.Object["spec"])
 			goTypesKeep(t, scheme, have)
 		})
+	}
+}
+
+// keeps checks that a value holds what was written. Objects may have got defaults
+// beside it; null is the same as nothing.
+func keeps(t *testing.T, at string, have, written any) {
+	t.Helper()
+	fields, object := written.(map[string]any)
+	if !object {
+		if !reflect.DeepEqual(have, written) {
+			t.Errorf("%s is kept as %v, written %v", at, have, written)
+		}
+		return
+	}
+	kept, ok := have.(map[string]any)
+	if !ok {
+		t.Errorf("%s is kept as %v, written %v", at, have, written)
+	}
+	for field, want := range fields {
+		if want != nil {
+			keeps(t, at+"."+field, kept[field], want)
+		}
 	}
 }
 
@@ -125,14 +142,24 @@ func emptyIsNotAbsent(t *testing.T, have *unstructured.Unstructured, again []byt
 func TestDefaults(t *testing.T) {
 	client := apiServer(t)
 	want := map[string]map[string]any{
-		"NodePortPool":       {"spec.coolDown": "10m", "spec.grandfather": true, "status.observedGeneration": int64(-1)},
-		"NodePortPolicy":     {"spec.ports": nil, "spec.sources": nil, "spec.cloudFirewalls": nil, "status.observedGeneration": int64(-1)},
+		"NodePortPool": {
+			"spec.coolDown": "10m", "spec.grandfather": true, "spec.placement": "Spread", "spec.unclaimed": "Drop", "spec.hold": true,
+			"spec.allocateTo.priority": int64(50), "spec.guardrails.world": "Deny", "spec.guardrails.maxTTL": nil,
+			"spec.quota": nil, "spec.defaultSources": nil, "status.observedGeneration": int64(-1),
+		},
+		"NodePortPolicy": {
+			"spec.ports": nil, "spec.sources": nil, "spec.cloudFirewalls": nil, "spec.expiresAt": nil,
+			"spec.mode": "Enforce", "spec.service": "Companion", "status.observedGeneration": int64(-1),
+		},
+		"AddressSet":         {"spec.cidrs": nil, "spec.allowedFor": nil, "status": nil},
+		"Portreeve":          {"spec.guard": "Audit", "spec.lockdown": nil, "spec.nodePortRange": nil, "status.observedGeneration": int64(-1)},
 		"CloudFirewall":      {"spec.resync": "5m", "spec.endpoint": nil, "status.observedGeneration": int64(-1)},
-		"NodePortAllocation": {"spec.grandfathered": nil, "spec.closedAt": nil, "status": nil},
+		"NodePortAllocation": {"spec.grandfathered": nil, "spec.closedAt": nil, "spec.carrier": nil, "spec.since": nil, "status": nil},
 		"NodeDatapath":       {"status": nil},
 	}
 	smallest := map[string]string{
-		"NodePortPool":       `{category: web, team: payments, ranges: ["30000"]}`,
+		"NodePortPool":       `{category: web, team: payments, ranges: ["30000"], allocateTo: {}, guardrails: {}}`,
+		"AddressSet":         `{}`,
 		"NodePortPolicy":     `{category: web, serviceRef: {name: shop}}`,
 		"CloudFirewall":      `{provider: AWS, region: eu-central-1, groups: [{id: sg-1}]}`,
 		"NodePortAllocation": `{state: Foreign, protocols: [TCP], claim: {}, pool: web, team: payments}`,
@@ -143,8 +170,11 @@ func TestDefaults(t *testing.T) {
 			object.SetAPIVersion(v1alpha1.GroupVersion.String())
 			object.SetKind(k.String())
 			object.SetName("defaults")
-			if k.String() == "NodePortAllocation" {
+			switch k.String() {
+			case "NodePortAllocation":
 				object.SetName("30000")
+			case "Portreeve":
+				object.SetName(v1alpha1.InstallationName)
 			}
 			if k.Spec.Scope == "Namespaced" {
 				object.SetNamespace("default")

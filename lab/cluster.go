@@ -41,8 +41,10 @@ type Cluster struct {
 	kubelets sync.WaitGroup
 
 	mu                sync.Mutex
+	etcd              *Process
 	apiServer         *Process
 	controllerManager *Process
+	scheduler         *Process
 	names             map[string]bool // of nodes and clients, which share the VPC
 	hosts             map[int]bool    // host numbers taken in the VPC
 	nodes             []*Node

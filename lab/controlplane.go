@@ -82,18 +82,6 @@ func (c *Cluster) startAPI(ctx context.Context) error {
 	return c.StartAPIServer(ctx) // which waits for etcd by itself
 }
 
-func (c *Cluster) startEtcd(ctx context.Context) error {
-	_, err := c.Run(ctx, Command{Name: "etcd", Argv: []string{c.controlPlane, "etcd",
-		"--data-dir", filepath.Join(c.dir, "etcd"),
-		"--unsafe-no-fsync", // a lab outlives no power cut
-		"--listen-client-urls", "http://127.0.0.1:2379", "--advertise-client-urls", "http://127.0.0.1:2379",
-		"--listen-peer-urls", "http://127.0.0.1:2380",
-		"--quota-backend-bytes", strconv.Itoa(4 << 30),
-		"--log-level", "warn",
-	}})
-	return err
-}
-
 // StartAPIServer starts the API server on the lab's etcd data and returns when
 // it is ready. Start has done so already; it is for use after StopAPIServer.
 func (c *Cluster) StartAPIServer(ctx context.Context) error {
@@ -215,8 +203,11 @@ func (c *Cluster) startScheduler(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.Run(ctx, Command{Name: "kube-scheduler", Argv: []string{c.controlPlane, "kube-scheduler",
+	p, err := c.Run(ctx, Command{Name: "kube-scheduler", Argv: []string{c.controlPlane, "kube-scheduler",
 		"--kubeconfig", kubeconfig, "--leader-elect=false"}})
+	c.mu.Lock()
+	c.scheduler = p
+	c.mu.Unlock()
 	return err
 }
 

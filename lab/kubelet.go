@@ -27,11 +27,7 @@ const (
 )
 
 func (n *Node) startKubelet(ctx context.Context) error {
-	node, err := n.cluster.client.CoreV1().Nodes().Create(ctx, n.object(), metav1.CreateOptions{})
-	if err != nil {
-		return err
-	}
-	if err := n.renewLease(ctx, node); err != nil {
+	if err := n.register(ctx); err != nil {
 		return err
 	}
 	leave, err := n.cluster.enter()
@@ -42,13 +38,24 @@ func (n *Node) startKubelet(ctx context.Context) error {
 	running := n.cluster.running
 	n.cluster.kubelets.Go(func() {
 		every(running, leaseRenewal, func() {
-			if err := n.heartbeat(running, node); err != nil && running.Err() == nil {
+			if err := n.heartbeat(running); err != nil && running.Err() == nil {
 				n.cluster.options.Logf("%s: heartbeat: %v", n.Name, err)
 			}
 		})
 	})
 	n.cluster.kubelets.Go(func() { n.runPods(running) })
 	return nil
+}
+
+// register makes the Node object and its Lease, as a kubelet does at its start.
+// Nothing but a start brings back a Node that was deleted.
+func (n *Node) register(ctx context.Context) error {
+	nodes := n.cluster.client.CoreV1().Nodes()
+	_, err := nodes.Create(ctx, n.object(), metav1.CreateOptions{})
+	if ignoreExists(err) != nil {
+		return err
+	}
+	return n.heartbeat(ctx)
 }
 
 // awaitUntainted returns when pods may run on the node.
@@ -112,13 +119,13 @@ func nodeCondition(kind corev1.NodeConditionType, status corev1.ConditionStatus)
 
 // heartbeat renews the Lease, and says anew that the node is Ready where the
 // node lifecycle controller has come to doubt it, as after an API outage.
-func (n *Node) heartbeat(ctx context.Context, registered *corev1.Node) error {
-	if err := n.renewLease(ctx, registered); err != nil {
-		return err
-	}
+func (n *Node) heartbeat(ctx context.Context) error {
 	nodes := n.cluster.client.CoreV1().Nodes()
 	node, err := nodes.Get(ctx, n.Name, metav1.GetOptions{})
 	if err != nil {
+		return err
+	}
+	if err := n.renewLease(ctx, node); err != nil {
 		return err
 	}
 	for _, c := range node.Status.Conditions {
@@ -211,9 +218,10 @@ func (n *Node) observePod(ctx context.Context, pod *corev1.Pod) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	s, known := n.pods[podKey(pod)]
+	var before *sandbox
 	if known && s.pod.UID != pod.UID { // deleted and made again behind our back
 		s.stop()
-		known = false
+		before, known = s, false
 	}
 	switch {
 	case pod.DeletionTimestamp != nil && known:
@@ -224,6 +232,7 @@ func (n *Node) observePod(ctx context.Context, pod *corev1.Pod) {
 		s.repeat() // the node lifecycle controller doubts the pods of a node it has lost
 	case !known && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed:
 		s = newSandbox(ctx, n, pod)
+		s.before = before
 		n.pods[podKey(pod)] = s
 		n.cluster.kubelets.Go(s.run)
 	}

@@ -29,6 +29,11 @@ type sandbox struct {
 	ctx  context.Context
 	stop context.CancelFunc
 
+	// before is an earlier pod of this one's name, whose namespace must be gone
+	// first; gone is closed when this one's is.
+	before *sandbox
+	gone   chan struct{}
+
 	changed chan struct{} // holds one token while a report is due
 
 	kubeconfigMu sync.Mutex
@@ -40,7 +45,7 @@ type sandbox struct {
 }
 
 func newSandbox(ctx context.Context, n *Node, pod *corev1.Pod) *sandbox {
-	s := &sandbox{node: n, pod: pod, changed: make(chan struct{}, 1), processes: map[string]*Process{}}
+	s := &sandbox{node: n, pod: pod, changed: make(chan struct{}, 1), gone: make(chan struct{}), processes: map[string]*Process{}}
 	s.ctx, s.stop = context.WithCancel(ctx)
 	for _, container := range pod.Spec.Containers {
 		s.containers = append(s.containers, corev1.ContainerStatus{
@@ -53,6 +58,11 @@ func newSandbox(ctx context.Context, n *Node, pod *corev1.Pod) *sandbox {
 
 // run lives as long as the pod does.
 func (s *sandbox) run() {
+	defer close(s.gone)
+	if s.before != nil {
+		<-s.before.gone
+		s.before = nil // else all earlier ones would be kept
+	}
 	c := s.node.cluster
 	c.kubelets.Go(s.report)
 	if err := s.plugIn(); err != nil {

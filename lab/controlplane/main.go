@@ -1,6 +1,6 @@
 // Command controlplane is a Kubernetes control plane in one binary: etcd,
-// kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy and
-// kubectl, chosen by the first argument (or by the name it is called by).
+// etcdutl, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy
+// and kubectl, chosen by the first argument (or by the name it is called by).
 //
 // It is a Go module of its own because k8s.io/kubernetes wants its replace
 // lines in the main module of a build. The harness in package lab meets it
@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/spf13/cobra"
+	"go.etcd.io/etcd/etcdutl/v3/etcdutl"
 	"go.etcd.io/etcd/server/v3/etcdmain"
 	"k8s.io/component-base/cli"
 	kubectl "k8s.io/kubectl/pkg/cmd"
@@ -30,7 +32,7 @@ func main() {
 			name = os.Args[0]
 		}
 		if !run(name) {
-			fmt.Fprintf(os.Stderr, "controlplane: %q is none of etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubectl\n", name)
+			fmt.Fprintf(os.Stderr, "controlplane: %q is none of etcd, etcdutl, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubectl\n", name)
 			os.Exit(2)
 		}
 	}
@@ -43,6 +45,11 @@ func run(name string) bool {
 	case "etcd":
 		etcdmain.Main(os.Args)
 		os.Exit(0)
+	case "etcdutl":
+		// Of its commands, those that restore a snapshot.
+		command := &cobra.Command{Use: name}
+		command.AddCommand(etcdutl.NewSnapshotCommand())
+		os.Exit(cli.Run(command))
 	case "kube-apiserver":
 		os.Exit(cli.Run(apiserver.NewAPIServerCommand()))
 	case "kube-controller-manager":

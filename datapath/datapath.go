@@ -14,8 +14,8 @@ type Datapath interface {
 	// Sync makes the kernel enforce want, whatever it enforced before, and
 	// returns once it has read that back. When the kernel already enforces want
 	// it writes nothing. On an error the kernel admits at most what it admitted
-	// before or what want admits; an error that wraps ErrPreempted comes after
-	// all was applied and read back.
+	// before or what want admits; an error that wraps nothing but ErrPreempted or
+	// ErrUnlogged comes after all was applied and read back.
 	Sync(ctx context.Context, want rule.Set) error
 	// Have reads from the kernel, whole, what is enforced now. An absent or
 	// damaged skeleton is an error that wraps ErrDamaged, never an empty Set;
@@ -27,6 +27,14 @@ type Datapath interface {
 	Cleanup(ctx context.Context) error
 }
 
+// Of the packets that pass only because their number is audited, a datapath logs
+// those that begin a connection: at most so many a second in each family, and so
+// many at once. SCTP need not be logged.
+const (
+	AuditRate  = 10
+	AuditBurst = 20
+)
+
 var (
 	// ErrUnsupported: the kernel or its tools lack something we need.
 	ErrUnsupported = errors.New("unsupported")
@@ -35,6 +43,9 @@ var (
 	// ErrPreempted: somebody else's rule ahead of ours may accept packets that
 	// we would drop. Ours are in force behind it.
 	ErrPreempted = fmt.Errorf("preempted: %w", ErrUnsupported)
+	// ErrUnlogged: the kernel can't log. Packets to audited numbers pass as they
+	// are to, without a line; nothing else is amiss.
+	ErrUnlogged = fmt.Errorf("not logged: %w", ErrUnsupported)
 	// ErrFull: the kernel's table can't hold all of want. What does not fit is
 	// not admitted; everything that want takes away is taken away.
 	ErrFull = fmt.Errorf("full: %w", ErrUnsupported)

@@ -6,6 +6,7 @@
 //	                       │ to an address of the node,      │
 //	                       │ judged port number?             │
 //	                       │   source admitted: go on        │
+//	                       │   number audited:  log, go on   │
 //	                       │   else:            drop         │
 //	                       └─────────────────────────────────┘
 //

@@ -5,7 +5,8 @@
 // sweep ends the other half: no reply is translated any more, no idle entry
 // waits days for its timeout, and if the source is admitted again it begins anew.
 //
-//	swept      protocol, number  judged by want, and among the numbers asked for
+//	swept      protocol, number  judged by want and not audited, and among the
+//	                             numbers asked for
 //	           source            not admitted by want, and not the node itself
 //	           destination       an address of the node, as the client wrote it
 //	                             (before DNAT); not one of kube-ipvs0

@@ -24,7 +24,7 @@ const dumps = 3
 // network namespace of the calling thread and may be called again after an
 // error.
 func Sweep(ctx context.Context, numbers rule.PortRanges, want rule.Set) (int, error) {
-	if numbers = numbers.Intersect(want.Judged); len(numbers) == 0 {
+	if numbers = numbers.Intersect(want.Judged).Subtract(want.Audited); len(numbers) == 0 {
 		return 0, nil
 	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)

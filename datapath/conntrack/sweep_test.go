@@ -12,7 +12,8 @@ func TestLost(t *testing.T) {
 	pool := rule.NewPortRanges(rule.PortRange{First: 30000, Last: 32767})
 	want := rule.NewSet(pool, map[rule.Port][]netip.Prefix{
 		{Protocol: rule.TCP, Number: 30050}: {netip.MustParsePrefix("10.8.0.0/16")},
-	})
+		{Protocol: rule.TCP, Number: 30060}: {netip.MustParsePrefix("10.8.0.0/16")},
+	}).WithAudited(rule.NewPortRanges(rule.PortRange{First: 30060, Last: 30061}))
 	node := map[netip.Addr]bool{netip.MustParseAddr("10.0.0.1"): true, netip.MustParseAddr("2001:db8::1"): true}
 	for _, c := range []struct {
 		sentence            string
@@ -30,6 +31,9 @@ func TestLost(t *testing.T) {
 		{"a pod's connection to a remote host", rule.TCP, "10.244.0.2", "10.0.0.2", 30050, false},
 		{"the node's connection to a remote host", rule.TCP, "10.0.0.1", "10.0.0.2", 30050, false},
 		{"the node to itself", rule.TCP, "10.0.0.1", "10.0.0.1", 30050, false},
+		{"an audited number that does not admit the source", rule.TCP, "10.9.0.1", "10.0.0.1", 30060, false},
+		{"an audited number that nobody claims", rule.UDP, "10.9.0.1", "10.0.0.1", 30061, false},
+		{"a number beside it", rule.UDP, "10.9.0.1", "10.0.0.1", 30062, true},
 		{"a number nobody judges", rule.TCP, "10.9.0.1", "10.0.0.1", 29999, false},
 		{"a judged number that was not asked for", rule.TCP, "10.9.0.1", "10.0.0.1", 31000, false},
 	} {

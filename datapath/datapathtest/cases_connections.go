@@ -33,13 +33,9 @@ func (w *World) expectPing(conn net.Conn, want verdict) {
 
 func (w *World) sweep(judged string, want rule.Set) int {
 	w.t.Helper()
-	numbers, err := rule.ParsePortRanges([]string{judged})
-	if err != nil {
-		w.t.Fatal(err)
-	}
 	swept := 0
 	w.Node.must(w.t, func() (err error) {
-		swept, err = conntrack.Sweep(context.Background(), numbers, want)
+		swept, err = conntrack.Sweep(context.Background(), Numbers(judged), want)
 		return err
 	})
 	return swept

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink/nl"
@@ -14,11 +15,11 @@ import (
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
-// sameEnforcement says whether two sets admit the same packets and judge the
-// same numbers.
+// sameEnforcement says whether two sets admit the same packets, and judge and
+// audit the same numbers.
 func sameEnforcement(a, b rule.Set) bool {
 	return rule.Narrowed(a, b) == nil && rule.Narrowed(b, a) == nil &&
-		a.Judged.Subtract(b.Judged) == nil && b.Judged.Subtract(a.Judged) == nil
+		slices.Equal(a.Judged, b.Judged) && slices.Equal(a.Audited, b.Audited)
 }
 
 func (w *World) expectHave(want rule.Set) {
@@ -101,7 +102,7 @@ func (w *World) same(what, before, after string) {
 }
 
 func syncTwice(w *World) {
-	want := Set(Pool, "tcp/30050 alice 10.0.0.0/8", "udp/30050 world", "sctp/30060 mallory", "tcp/30070")
+	want := Set(Pool, "tcp/30050 alice 10.0.0.0/8", "udp/30050 world", "sctp/30060 mallory", "tcp/30070").WithAudited(Numbers("30050 30100-30199"))
 	w.Sync(want)
 	before, generation := w.state(), w.generation()
 	w.Sync(want)
@@ -138,9 +139,11 @@ func readsBack(w *World) {
 	for _, want := range []rule.Set{
 		Set(Pool, "tcp/30050 alice 10.0.0.0/8", "udp/30050 world", "sctp/30060 mallory 0.0.0.0/1", "tcp/30070"),
 		Set("1-65535", "tcp/1 world", "udp/65535 10.0.0.1/32 ::/0"),
+		Set(Pool, "tcp/30050 alice").WithAudited(Numbers("30050 31000-31999")),
 		Set("30000", "tcp/30000"),
 		{},
 		Set(Pool+" 40000", "sctp/40000 world"),
+		Set("1-65535", "sctp/40000 alice").WithAudited(Numbers("1-65535")),
 	} {
 		w.Sync(want)
 		w.expectHave(want)
@@ -198,7 +201,7 @@ func inertBefore(w *World) {
 }
 
 func damaged(w *World, commands [][]string) {
-	want := Set(Pool, "tcp/30050 alice", "udp/30050 alice", "sctp/30050 alice")
+	want := Set(Pool, "tcp/30050 alice", "udp/30050 alice", "sctp/30050 alice").WithAudited(Numbers("30060"))
 	w.foreign()
 	w.Sync(want)
 	for _, argv := range commands {
@@ -212,7 +215,8 @@ func damaged(w *World, commands [][]string) {
 	for range 2 {
 		w.Sync(want)
 		w.expectHave(want)
-		w.Expect("alice tcp/30050 answered", "alice sctp/30050 answered", "mallory tcp/30050 dropped", "mallory sctp/30050 dropped", "mallory tcp/29999 answered")
+		w.Expect("alice tcp/30050 answered", "alice sctp/30050 answered", "mallory tcp/30050 dropped", "mallory sctp/30050 dropped",
+			"mallory tcp/30060 answered", "mallory tcp/29999 answered")
 		// And again, unseen by any Have.
 		for _, argv := range commands {
 			w.Node.Command(w.t, "", argv...)

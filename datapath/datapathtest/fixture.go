@@ -56,6 +56,7 @@ type World struct {
 	open              Open
 	Client, Node, Pod *Namespace
 	Datapath          datapath.Datapath
+	logged            func(t *testing.T, node *Namespace) int // may be nil
 }
 
 // NewWorld builds the namespaces and opens the datapath, which has done nothing
@@ -134,10 +135,6 @@ func (w *World) Cleanup() {
 // "tcp/30050 10.8.0.0/16 2001:db8:8::/48" per port. "alice" and "mallory" stand
 // for their addresses, "world" for everybody; no source closes the port.
 func Set(judged string, lines ...string) rule.Set {
-	ranges, err := rule.ParsePortRanges(strings.Fields(judged))
-	if err != nil {
-		panic(err)
-	}
 	sources := map[rule.Port][]netip.Prefix{}
 	for _, line := range lines {
 		words := strings.Fields(line)
@@ -147,7 +144,16 @@ func Set(judged string, lines ...string) rule.Set {
 		}
 		sources[portOf(words[0])] = prefixes
 	}
-	return rule.NewSet(ranges, sources)
+	return rule.NewSet(Numbers(judged), sources)
+}
+
+// Numbers reads ranges as a person would write them: "30000-30009 30050".
+func Numbers(text string) rule.PortRanges {
+	ranges, err := rule.ParsePortRanges(strings.Fields(text))
+	if err != nil {
+		panic(err)
+	}
+	return ranges
 }
 
 func prefixesOf(word string) []netip.Prefix {

@@ -17,6 +17,9 @@ type Subject struct {
 	// Damage maps what a foreign hand may do, as a sentence, to the commands
 	// that do it to this datapath on the node.
 	Damage map[string][][]string
+	// Logged counts the packets that the datapath on the node has logged since
+	// it was first synced. Without it nobody asks whether any were.
+	Logged func(t *testing.T, node *Namespace) int
 }
 
 // Run holds the subject to the contract of datapath.Datapath. It needs root, and
@@ -31,7 +34,9 @@ func Run(t *testing.T, s Subject) {
 	for _, c := range cases() {
 		t.Run(c.sentence, func(t *testing.T) {
 			t.Parallel()
-			c.run(NewWorld(t, s.Open))
+			w := NewWorld(t, s.Open)
+			w.logged = s.Logged
+			c.run(w)
 		})
 	}
 	for sentence, commands := range s.Damage {
@@ -60,6 +65,10 @@ func cases() []testCase {
 		{"a connection nobody tracks is judged at its SYN", untracked},
 		{"a pool may be the whole range of numbers", wholeRange},
 		{"replies of masqueraded connections are never hurt", masqueradeTrap},
+		{"an audited number passes everybody, and the one beside it does not", audited},
+		{"an audited number that is enforced again cuts whom it does not admit", auditEnds},
+		{"what nobody admits is logged once, and not without end", auditLogs},
+		{"no sync that audits or stops auditing drops whom both admit", auditNoGap},
 		{"a revoked source is cut mid-connection", cutMidConnection},
 		{"the sweep ends what was cut and spares the rest", sweepEnds},
 		{"the sweep finds every protocol and counts", sweepCounts},

@@ -1,7 +1,7 @@
 // Package iptables enforces a rule.Set with a fixed handful of iptables rules
 // and the contents of ipsets.
 //
-//	mangle PREROUTING ─► PORTREEVE-A (or -B), the same ten rules whatever want is:
+//	mangle PREROUTING ─► PORTREEVE-A (or -B), the same twelve rules whatever want is:
 //
 //	  1  on lo                                      RETURN
 //	  2  TCP, UDP, ...: number not in JUDGED        RETURN   most packets end here
@@ -11,13 +11,16 @@
 //	  6  destination not an address of the node     RETURN
 //	  7  destination in EXEMPT4/6 (kube-ipvs0)      RETURN
 //	  8  (source, protocol, number) in ADMIT4/6     RETURN
-//	  9  number in JUDGED                           DROP
-//	  10 SCTP: number in SCTP4/6                    DROP
+//	  9  number in AUDIT, of a new connection       LOG      a few a second
+//	  10 number in AUDIT                            RETURN
+//	  11 number in JUDGED                           DROP
+//	  12 SCTP: number in SCTP4/6                    DROP
 //
 // The rules go through coreos/go-iptables, one process each, only when the
 // skeleton is made or mended. The contents go over netlink, one message per
 // changed entry. bitmap:port never matches SCTP, so its judged numbers stand in
-// a set of (half of all addresses, number) pairs, two per number and family.
+// a set of (half of all addresses, number) pairs, two per number and family. One
+// that is audited does not stand there: SCTP to it passes, and is never logged.
 //
 // Invariants:
 //
@@ -25,7 +28,10 @@
 //     that every state in between admits at least what old and new both admit,
 //     first narrowing from old to exactly that, then widening to new.
 //   - On a node without a skeleton the jump comes last, so want comes into force
-//     at once. A damaged chain is replaced by a whole one, never edited in place.
+//     at once. A damaged chain, or that of another version, is replaced by a whole
+//     one, never edited in place.
+//   - A kernel that refuses rule 9 gets the other eleven, and Sync says so while
+//     something is audited (datapath.ErrUnlogged).
 //   - What is remembered is checked at each Sync (rules by listing, sets by their
 //     number of entries) and what was changed is read back; Have reads everything.
 //   - Somebody's ACCEPT ahead of our jump is reported (datapath.ErrPreempted), not

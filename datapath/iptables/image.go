@@ -13,16 +13,17 @@ import (
 // image is what the sets hold, or should hold: entry by entry, so that it can
 // also express what a crash or a foreign hand left behind.
 type image struct {
-	judged numbers
-	sctp   [len(halves)]numbers // by the half of all addresses
-	admit  map[rule.Port][]netip.Prefix
+	judged  numbers
+	audited numbers
+	sctp    [len(halves)]numbers // by the half of all addresses
+	admit   map[rule.Port][]netip.Prefix
 }
 
 // element is one entry of one set.
 type element struct {
 	set    setID
-	port   rule.Port    // judged, sctp4 and sctp6 use only its number
-	prefix netip.Prefix // unused in judged
+	port   rule.Port    // judged, audited, sctp4 and sctp6 use only its number
+	prefix netip.Prefix // unused in judged and audited
 }
 
 // imageOf spells a rule.Set as entries. Ports of one class share one slice.
@@ -31,8 +32,11 @@ func imageOf(s rule.Set) *image {
 	for n := range s.Judged.Numbers {
 		im.judged.add(n)
 	}
+	for n := range s.Audited.Numbers {
+		im.audited.add(n)
+	}
 	for half := range im.sctp {
-		im.sctp[half] = im.judged
+		im.sctp[half] = im.judged.minus(&im.audited)
 	}
 	entries := make(map[rule.ClassID][]netip.Prefix, len(s.Classes))
 	for id, prefixes := range s.Classes {
@@ -64,11 +68,11 @@ func split(canonical []netip.Prefix) []netip.Prefix {
 }
 
 // rules reads the image back as a rule.Set; ok is false when it is not the
-// image of any, because TCP and SCTP disagree on what is judged. Entries of
+// image of any, because TCP and SCTP disagree on where to drop. Entries of
 // numbers that are not judged mean nothing and are left out.
 func (im *image) rules() (s rule.Set, ok bool) {
 	for _, half := range im.sctp {
-		if half != im.judged {
+		if half != im.judged.minus(&im.audited) {
 			return rule.Set{}, false
 		}
 	}
@@ -78,14 +82,14 @@ func (im *image) rules() (s rule.Set, ok bool) {
 			sources[port] = prefixes
 		}
 	}
-	return rule.NewSet(im.judged.ranges(), sources), true
+	return rule.NewSet(im.judged.ranges(), sources).WithAudited(im.audited.ranges()), true
 }
 
-// judges says whether packets to the port from a source in prefix are judged.
-// A prefix other than a /0 lies in one half.
-func (im *image) judges(port rule.Port, prefix netip.Prefix) bool {
+// drops says whether packets to the port from a source in prefix are dropped
+// unless they are admitted. A prefix other than a /0 lies in one half.
+func (im *image) drops(port rule.Port, prefix netip.Prefix) bool {
 	if port.Protocol != rule.SCTP {
-		return im.judged.has(port.Number)
+		return im.judged.has(port.Number) && !im.audited.has(port.Number)
 	}
 	return im.sctp[halfOf(prefix)].has(port.Number)
 }
@@ -99,6 +103,8 @@ func (im *image) add(e element) {
 	switch e.set {
 	case judged:
 		im.judged.add(e.port.Number)
+	case audited:
+		im.audited.add(e.port.Number)
 	case sctp4, sctp6:
 		if half := slices.Index(halves[:], e.prefix); half >= 0 {
 			im.sctp[half].add(e.port.Number)
@@ -113,6 +119,7 @@ func (im *image) add(e element) {
 func (im *image) counts() [setCount]int {
 	var c [setCount]int
 	c[judged] = im.judged.len()
+	c[audited] = im.audited.len()
 	c[sctp4] = im.sctp[0].len() + im.sctp[1].len()
 	c[sctp6] = im.sctp[2].len() + im.sctp[3].len()
 	for _, prefixes := range im.admit {
@@ -124,7 +131,7 @@ func (im *image) counts() [setCount]int {
 }
 
 func (im *image) equal(other *image) bool {
-	return im.judged == other.judged && im.sctp == other.sctp &&
+	return im.judged == other.judged && im.audited == other.audited && im.sctp == other.sctp &&
 		maps.EqualFunc(im.admit, other.admit, slices.Equal[[]netip.Prefix])
 }
 
@@ -164,11 +171,27 @@ func (s *numbers) len() int {
 	return n
 }
 
-// without yields the numbers of s that are not in t, ascending.
-func (s *numbers) without(t *numbers) iter.Seq[uint16] {
+func (s *numbers) minus(t *numbers) numbers {
+	out := *s
+	for i := range out {
+		out[i] &^= t[i]
+	}
+	return out
+}
+
+func (s *numbers) and(t *numbers) numbers {
+	out := *s
+	for i := range out {
+		out[i] &= t[i]
+	}
+	return out
+}
+
+// all yields the numbers, ascending.
+func (s *numbers) all() iter.Seq[uint16] {
 	return func(yield func(uint16) bool) {
 		for i := range s {
-			for word := s[i] &^ t[i]; word != 0; word &= word - 1 {
+			for word := s[i]; word != 0; word &= word - 1 {
 				if !yield(uint16(i*64 + bits.TrailingZeros64(word))) {
 					return
 				}
@@ -179,7 +202,7 @@ func (s *numbers) without(t *numbers) iter.Seq[uint16] {
 
 func (s *numbers) ranges() rule.PortRanges {
 	var out []rule.PortRange
-	for n := range s.without(&numbers{}) {
+	for n := range s.all() {
 		out = append(out, rule.PortRange{First: n, Last: n})
 	}
 	return rule.NewPortRanges(out...)
@@ -191,6 +214,8 @@ func (im *image) contains(e element) bool {
 	switch e.set {
 	case judged:
 		return im.judged.has(e.port.Number)
+	case audited:
+		return im.audited.has(e.port.Number)
 	case sctp4, sctp6:
 		return im.sctp[halfOf(e.prefix)].has(e.port.Number)
 	}

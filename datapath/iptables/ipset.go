@@ -69,7 +69,7 @@ func (k *ipsets) close() {
 func (k *ipsets) create(id setID) error {
 	spec := specs[id]
 	options := netlink.IpsetCreateOptions{Family: spec.family, PortTo: 65535}
-	if id != judged {
+	if spec.family != unix.AF_UNSPEC { // a bitmap has room for every number
 		options.MaxElements = k.limit
 	}
 	k.changes++

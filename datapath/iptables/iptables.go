@@ -78,22 +78,25 @@ func (d *Datapath) Sync(ctx context.Context, want rule.Set) error {
 	if contents != nil {
 		d.have = nil
 	}
-	var preempted error
+	var afterwards error // all is applied and read back by then
 	for _, s := range d.skeletons {
 		if err := s.ensure(); err != nil {
 			return errors.Join(contents, err)
 		}
 		switch err := s.check(); {
 		case errors.Is(err, datapath.ErrPreempted):
-			preempted = errors.Join(preempted, err)
+			afterwards = errors.Join(afterwards, err)
 		case err != nil:
 			return errors.Join(contents, err)
+		}
+		if len(want.Audited) > 0 {
+			afterwards = errors.Join(afterwards, s.unlogged)
 		}
 	}
 	if err := d.settle(); err != nil {
 		return errors.Join(contents, err)
 	}
-	return errors.Join(contents, preempted)
+	return errors.Join(contents, afterwards)
 }
 
 // Have implements datapath.Datapath.
@@ -115,8 +118,8 @@ func (d *Datapath) Have(context.Context) (rule.Set, error) {
 	}
 	set, ok := have.rules()
 	if !ok {
-		return rule.Set{}, fmt.Errorf("sets %s, %s and %s judge different numbers: %w",
-			specs[judged].name, specs[sctp4].name, specs[sctp6].name, datapath.ErrDamaged)
+		return rule.Set{}, fmt.Errorf("sets %s less %s, %s and %s disagree on where to drop: %w",
+			specs[judged].name, specs[audited].name, specs[sctp4].name, specs[sctp6].name, datapath.ErrDamaged)
 	}
 	d.have = have
 	return set, nil
@@ -263,7 +266,7 @@ func exemption(v verb, addr netip.Addr) step {
 
 func (k *ipsets) image() (*image, error) {
 	im := &image{admit: map[rule.Port][]netip.Prefix{}}
-	for _, id := range []setID{judged, sctp4, sctp6, admit4, admit6} {
+	for _, id := range []setID{judged, audited, sctp4, sctp6, admit4, admit6} {
 		if err := k.entries(id, im.add); err != nil {
 			return nil, err
 		}

@@ -24,6 +24,10 @@ const (
 	// place to a person and to our own check.
 	commentPrefix = "portreeve-"
 
+	// auditPrefix begins the kernel's line about a packet that nobody admits on a
+	// number that is audited.
+	auditPrefix = "portreeve audit: "
+
 	// maxEntries bounds each hash set: ten thousand ports with a hundred
 	// sources each. Memory is taken as entries come, not by the bound.
 	maxEntries = 1 << 20
@@ -34,8 +38,9 @@ type setID int
 
 const (
 	judged  setID = iota // numbers on which TCP and UDP are judged, one bit each
-	sctp4                // the same for SCTP, which bitmap:port never matches:
-	sctp6                // half of all addresses, number; twice
+	audited              // those of them on which nothing is dropped
+	sctp4                // judged less audited for SCTP, which bitmap:port never
+	sctp6                // matches: half of all addresses, number; twice
 	admit4               // source, (protocol, number) pairs that may pass
 	admit6               //
 	exempt4              // addresses of kube-ipvs0
@@ -50,6 +55,7 @@ type setSpec struct {
 
 var specs = [setCount]setSpec{
 	judged:  {"PORTREEVE-JUDGED", "bitmap:port", unix.AF_UNSPEC},
+	audited: {"PORTREEVE-AUDIT", "bitmap:port", unix.AF_UNSPEC},
 	sctp4:   {"PORTREEVE-SCTP4", "hash:net,port", unix.AF_INET},
 	sctp6:   {"PORTREEVE-SCTP6", "hash:net,port", unix.AF_INET6},
 	admit4:  {"PORTREEVE-ADMIT4", "hash:net,port", unix.AF_INET},

@@ -28,18 +28,18 @@ const (
 //
 //	           admitted by each state         the steps
 //	narrow     at least old AND new,          add what old covers (A)
-//	           at most old                    judge the new numbers (B)
+//	           at most old                    drop on more numbers (B)
 //	                                          remove what new does not cover (C)
 //	--------   exactly old AND new
 //	widen      at least old AND new,          add the rest of new (D)
-//	           at most new                    stop judging (E)
-//	                                          remove what new covers or nobody judges (F)
+//	           at most new                    drop on fewer numbers (E)
+//	                                          remove what new covers or nobody drops (F)
 //
 // The middle is exact because prefixes are laminar: of two that overlap one
 // covers the other, so the intersection of two lists is the union of the old
 // ones that new covers, which C spares, and the new ones that old covers, which
-// A has added before C takes away what covered them. On a number that was not
-// judged before, old covers everything.
+// A has added before C takes away what covered them. On a number on which old
+// drops nothing, as it is not judged or is audited, old covers everything.
 type plan struct {
 	narrow, widen []step
 }
@@ -51,7 +51,7 @@ func newPlan(have, want *image) plan {
 		covered, covering := rule.Canonical(old), rule.Canonical(new)
 		for _, p := range minus(new, old) {
 			s := step{add, element{admitSet(p), port, p}}
-			if !have.judges(port, p) || rule.Covers(covered, p) {
+			if !have.drops(port, p) || rule.Covers(covered, p) {
 				a = append(a, s)
 			} else {
 				d = append(d, s)
@@ -59,32 +59,54 @@ func newPlan(have, want *image) plan {
 		}
 		for _, p := range minus(old, new) {
 			s := step{del, element{admitSet(p), port, p}}
-			if want.judges(port, p) && !rule.Covers(covering, p) {
+			if want.drops(port, p) && !rule.Covers(covering, p) {
 				c = append(c, s)
 			} else {
 				f = append(f, s)
 			}
 		}
 	}
-	b = facets(add, want, have)
-	e = facets(del, have, want)
+	b, e = numberSteps(have, want)
 	for _, phase := range [][]step{a, c, d, f} { // one set after the other: long messages
 		slices.SortStableFunc(phase, func(s, t step) int { return cmp.Compare(s.set, t.set) })
 	}
 	return plan{narrow: slices.Concat(a, b, c), widen: slices.Concat(d, e, f)}
 }
 
-// facets lists the judged numbers of one image that are missing in the other,
-// TCP and UDP first.
-func facets(v verb, in, missing *image) []step {
-	var out []step
-	for n := range in.judged.without(&missing.judged) {
-		out = append(out, step{v, element{set: judged, port: rule.Port{Number: n}}})
-	}
+// numberSteps returns the steps by which more numbers drop (B) and those by which
+// fewer do (E). A number that is audited before and after, or on one side, and not
+// judged on the other, drops in no state between: it is judged only while it
+// stands among the audited.
+func numberSteps(have, want *image) (more, fewer []step) {
+	judge, release := want.judged.minus(&have.judged), have.judged.minus(&want.judged)
+	audit, enforce := want.audited.minus(&have.audited), have.audited.minus(&want.audited)
+	more = slices.Concat(
+		toggle(add, audited, audit.minus(&have.judged)),
+		toggle(add, judged, judge),
+		toggle(del, audited, enforce.and(&want.judged)),
+	)
+	fewer = slices.Concat(
+		toggle(add, audited, audit.and(&have.judged)),
+		toggle(del, judged, release),
+		toggle(del, audited, enforce.minus(&want.judged)),
+	)
 	for i, half := range halves {
-		for n := range in.sctp[i].without(&missing.sctp[i]) {
-			out = append(out, step{v, element{sctpSet(half), rule.Port{Protocol: rule.SCTP, Number: n}, half}})
+		begin, end := want.sctp[i].minus(&have.sctp[i]), have.sctp[i].minus(&want.sctp[i])
+		for n := range begin.all() {
+			more = append(more, step{add, element{sctpSet(half), rule.Port{Protocol: rule.SCTP, Number: n}, half}})
 		}
+		for n := range end.all() {
+			fewer = append(fewer, step{del, element{sctpSet(half), rule.Port{Protocol: rule.SCTP, Number: n}, half}})
+		}
+	}
+	return more, fewer
+}
+
+// toggle lists a step for each of the numbers of a bitmap.
+func toggle(v verb, set setID, of numbers) []step {
+	var out []step
+	for n := range of.all() {
+		out = append(out, step{v, element{set: set, port: rule.Port{Number: n}}})
 	}
 	return out
 }

@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"testing"
@@ -46,10 +47,12 @@ var (
 			}
 		}
 		first := rapid.Uint16Range(1, 3).Draw(t, "first")
-		return rule.NewSet(rule.NewPortRanges(rule.PortRange{First: first, Last: rapid.Uint16Range(first, 3).Draw(t, "last")}), sources)
+		set := rule.NewSet(rule.NewPortRanges(rule.PortRange{First: first, Last: rapid.Uint16Range(first, 3).Draw(t, "last")}), sources)
+		first = rapid.Uint16Range(0, 3).Draw(t, "first audited")
+		return set.WithAudited(rule.NewPortRanges(rule.PortRange{First: first, Last: rapid.Uint16Range(first, 3).Draw(t, "last audited")}))
 	})
 	// anyImage is also what a crash or a foreign hand leaves: entries of numbers
-	// that nobody judges, overlapping entries, numbers judged by half.
+	// that nobody judges, overlapping entries, numbers judged or audited by half.
 	anyImage = rapid.Custom(func(t *rapid.T) *image {
 		im := imageOf(anySet.Draw(t, "set"))
 		if rapid.Bool().Draw(t, "clean") {
@@ -57,7 +60,7 @@ var (
 		}
 		for range rapid.IntRange(0, 12).Draw(t, "changes") {
 			e := element{port: rapid.SampledFrom(tryPorts).Draw(t, "port")}
-			switch e.set = rapid.SampledFrom([]setID{judged, sctp4, admit4}).Draw(t, "set"); e.set {
+			switch e.set = rapid.SampledFrom([]setID{judged, audited, sctp4, admit4}).Draw(t, "set"); e.set {
 			case sctp4:
 				e.prefix = rapid.SampledFrom(halves[:]).Draw(t, "half")
 				e.set = sctpSet(e.prefix)
@@ -71,6 +74,12 @@ var (
 	})
 )
 
+// GoString is for rapid's report of a failure: ranges, not pages of bits.
+func (im *image) GoString() string {
+	return fmt.Sprintf("judged %v, audited %v, sctp %v %v %v %v, admit %v", im.judged.ranges(), im.audited.ranges(),
+		im.sctp[0].ranges(), im.sctp[1].ranges(), im.sctp[2].ranges(), im.sctp[3].ranges(), im.admit)
+}
+
 // apply does what the kernel does.
 func apply(im *image, s step) {
 	n := s.port.Number
@@ -83,6 +92,8 @@ func apply(im *image, s step) {
 	switch s.set {
 	case judged:
 		toggle(&im.judged)
+	case audited:
+		toggle(&im.audited)
 	case sctp4, sctp6:
 		toggle(&im.sctp[halfOf(s.prefix)])
 	default:
@@ -100,12 +111,12 @@ func apply(im *image, s step) {
 
 // admits is the verdict of the rules over sets with these contents.
 func (im *image) admits(port rule.Port, source netip.Addr) bool {
-	return !im.judges(port, netip.PrefixFrom(source, source.BitLen())) ||
+	return !im.drops(port, netip.PrefixFrom(source, source.BitLen())) ||
 		slices.ContainsFunc(im.admit[port], func(p netip.Prefix) bool { return p.Contains(source) })
 }
 
 func clone(im *image) *image {
-	out := &image{judged: im.judged, sctp: im.sctp, admit: map[rule.Port][]netip.Prefix{}}
+	out := &image{judged: im.judged, audited: im.audited, sctp: im.sctp, admit: map[rule.Port][]netip.Prefix{}}
 	for port, prefixes := range im.admit {
 		out.admit[port] = slices.Clone(prefixes)
 	}
@@ -143,7 +154,7 @@ func TestEveryStateOfAPlanIsHarmless(t *testing.T) {
 			compare(func(_, new bool) bool { return new }, "widening")
 		}
 		if !now.equal(want) {
-			t.Fatalf("the plan ends at %+v, want %+v", now.admit, want.admit)
+			t.Fatalf("the plan ends at %#v, want %#v", now, want)
 		}
 		if again := newPlan(now, want); len(again.narrow)+len(again.widen) != 0 {
 			t.Fatalf("a second plan has steps: %+v", again)
@@ -178,7 +189,7 @@ func TestAnImageReadsBackAsTheSetItCameFrom(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		set := anySet.Draw(t, "set")
 		back, ok := imageOf(set).rules()
-		if !ok || !slices.Equal(back.Judged, set.Judged) {
+		if !ok || !slices.Equal(back.Judged, set.Judged) || !slices.Equal(back.Audited, set.Audited) {
 			t.Fatalf("rules() = %+v, %t, want %+v", back, ok, set)
 		}
 		for _, port := range tryPorts {
@@ -189,11 +200,17 @@ func TestAnImageReadsBackAsTheSetItCameFrom(t *testing.T) {
 	})
 }
 
-// Judging TCP on a number and not all of SCTP is damage, not a rule set.
+// Dropping TCP on a number and not all of SCTP is damage, not a rule set; so is
+// dropping SCTP on a number that is audited.
 func TestHalfJudgedNumbersAreNoSet(t *testing.T) {
 	im := imageOf(rule.NewSet(rule.NewPortRanges(rule.PortRange{First: 30000, Last: 30009}), nil))
 	apply(im, step{del, element{sctp6, rule.Port{Protocol: rule.SCTP, Number: 30005}, halves[3]}})
 	if set, ok := im.rules(); ok {
 		t.Errorf("an image that judges TCP and not SCTP reads as %+v", set)
+	}
+	im = imageOf(rule.NewSet(rule.NewPortRanges(rule.PortRange{First: 30000, Last: 30009}), nil))
+	apply(im, step{add, element{set: audited, port: rule.Port{Number: 30005}}})
+	if set, ok := im.rules(); ok {
+		t.Errorf("an image that audits TCP and drops SCTP reads as %+v", set)
 	}
 }

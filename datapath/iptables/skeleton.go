@@ -24,10 +24,23 @@ type skeleton struct {
 	// compare a listing with.
 	spelling map[string][]string
 	changes  int // rules and chains written
+	// unlogged says why the chain in use has no log rule; nil when it has.
+	unlogged error
 }
+
+// logRule is the place of the log rule in the chain. It is the one rule that a
+// chain may lack and be whole: see speak.
+const logRule = 8
 
 // rulesFor returns the chain's rules. Only the last two drop, and only on a
 // judged number: losing any other rule closes more of the pools, never the node.
+//
+// The log rule is for LOG, not NFLOG: its lines come to the kernel's log, where an
+// operator looks and the journal already listens, while NFLOG's are lost unless
+// some process of ours or his reads them. The price is that a node which is itself
+// a container logs only with the sysctl net.netfilter.nf_log_all_netns. It logs
+// what begins a connection, as every packet of one that nobody admits comes by
+// here; the limit is there because anybody can make the kernel write.
 //
 // A packet without a connection (INVALID, or UNTRACKED by someone's NOTRACK) has
 // no direction. By TCP it can open nothing unless it is a SYN; by UDP or SCTP it
@@ -37,7 +50,7 @@ func rulesFor(f iptables.Protocol) [][]string {
 	if f == iptables.ProtocolIPv6 {
 		sctp, admit, exempt = specs[sctp6].name, specs[admit6].name, specs[exempt6].name
 	}
-	numbers := specs[judged].name
+	numbers, unenforced := specs[judged].name, specs[audited].name
 	rules := []string{
 		"-i lo -j RETURN",
 		"! -p sctp -m set ! --match-set " + numbers + " dst -j RETURN", // most packets end here
@@ -47,15 +60,21 @@ func rulesFor(f iptables.Protocol) [][]string {
 		"-m addrtype ! --dst-type LOCAL -j RETURN",
 		"-m set --match-set " + exempt + " dst -j RETURN",
 		"-m set --match-set " + admit + " src,dst -j RETURN",
+		fmt.Sprintf("-m set --match-set %s dst -m conntrack ! --ctstate ESTABLISHED -m limit --limit %d/sec --limit-burst %d -j LOG --log-level info --log-prefix %q",
+			unenforced, datapath.AuditRate, datapath.AuditBurst, auditPrefix),
+		"-m set --match-set " + unenforced + " dst -j RETURN",
 		"-m set --match-set " + numbers + " dst -j DROP",
 		"-p sctp -m set --match-set " + sctp + " src,dst -j DROP",
 	}
 	out := make([][]string, len(rules))
 	for i, r := range rules {
-		out[i] = append([]string{"-m", "comment", "--comment", comment(i)}, strings.Fields(r)...)
+		out[i] = slices.Concat(commentMatch, []string{comment(i)}, fields(r))
 	}
 	return out
 }
+
+// commentMatch begins every rule; its comment comes next.
+var commentMatch = []string{"-m", "comment", "--comment"}
 
 func comment(i int) string { return commentPrefix + strconv.Itoa(i+1) }
 
@@ -102,8 +121,9 @@ func (s *skeleton) check() error {
 
 func (s *skeleton) place() string { return command(s.ipt.Proto()) + " " + table + " " + hook }
 
-// ensure makes the skeleton whole. A chain in use is never edited: the other one
-// is built, jumped to, and only then is the first one taken away.
+// ensure makes the skeleton whole. A chain in use is never edited, but for the log
+// rule: the other one is built, jumped to, and only then is the first one taken
+// away.
 func (s *skeleton) ensure() error {
 	jumps, err := s.jumps()
 	if err != nil {
@@ -115,6 +135,9 @@ func (s *skeleton) ensure() error {
 			return err
 		}
 		if whole {
+			if err := s.speak(chain); err != nil {
+				return err
+			}
 			return s.prune(chain, jumps)
 		}
 	}
@@ -145,23 +168,53 @@ func (s *skeleton) build(jumps []string) (string, error) {
 	if err := s.ipt.ClearChain(table, chain); err != nil {
 		return "", fmt.Errorf("make chain %s: %w", chain, err)
 	}
-	for _, r := range s.rules {
+	for _, r := range s.mute() {
 		if err := s.ipt.Append(table, chain, r...); err != nil {
 			return "", fmt.Errorf("fill chain %s: %w", chain, err)
 		}
 	}
 	delete(s.spelling, chain)
-	whole, err := s.whole(chain)
-	if err != nil {
+	if err := s.written(chain); err != nil {
 		return "", err
 	}
-	if !whole {
-		return "", fmt.Errorf("%s: chain %s does not read back as it was written: %w", s.place(), chain, datapath.ErrDamaged)
+	if err := s.speak(chain); err != nil {
+		return "", err
 	}
 	if err := s.ipt.Insert(table, hook, 1, "-j", chain); err != nil {
 		return "", fmt.Errorf("jump to chain %s: %w", chain, err)
 	}
 	return chain, nil
+}
+
+// mute returns the rules of a chain that logs nothing.
+func (s *skeleton) mute() [][]string { return slices.Delete(slices.Clone(s.rules), logRule, logRule+1) }
+
+// speak puts the log rule into a whole chain that lacks it; also into the one in
+// use, since a single rule comes in whole or not at all.
+//
+// A kernel may have no LOG target. Then what is audited passes and is not logged,
+// which Sync says: nothing passes that was not to pass, and a missing line is no
+// reason to cut somebody off, still less to leave a node without any rule.
+func (s *skeleton) speak(chain string) error {
+	s.unlogged = nil
+	if len(s.spelling[chain]) == len(s.rules)+1 {
+		return nil
+	}
+	if err := s.ipt.Insert(table, chain, logRule+1, s.rules[logRule]...); err != nil {
+		s.unlogged = fmt.Errorf("%s: the kernel refuses the rule that logs (modules xt_LOG, nf_log_syslog, xt_limit): %w: %w", s.place(), err, datapath.ErrUnlogged)
+		return nil
+	}
+	s.changes++
+	return s.written(chain)
+}
+
+// written makes sure that the chain reads back as it was written.
+func (s *skeleton) written(chain string) error {
+	whole, err := s.whole(chain)
+	if err == nil && !whole {
+		err = fmt.Errorf("%s: chain %s does not read back as it was written: %w", s.place(), chain, datapath.ErrDamaged)
+	}
+	return err
 }
 
 // prune leaves one jump to live and removes the other chain.
@@ -215,7 +268,9 @@ func (s *skeleton) list(chain string) ([]string, error) {
 	return s.ipt.List(table, chain)
 }
 
-// whole says whether the chain holds exactly our rules in our order.
+// whole says whether the chain holds exactly our rules in our order, the log rule
+// or not. The chain of another version is not whole: it is replaced like a damaged
+// one.
 func (s *skeleton) whole(chain string) (bool, error) {
 	lines, err := s.list(chain)
 	if err != nil {
@@ -224,11 +279,15 @@ func (s *skeleton) whole(chain string) (bool, error) {
 	if proved, ok := s.spelling[chain]; ok && slices.Equal(proved, lines) {
 		return true, nil
 	}
-	if len(lines) != len(s.rules)+1 { // the first line creates the chain
+	rules := s.rules
+	if len(lines) == len(rules) {
+		rules = s.mute()
+	}
+	if len(lines) != len(rules)+1 { // the first line creates the chain
 		return false, nil
 	}
-	for i, r := range s.rules {
-		if !slices.Contains(strings.Fields(lines[i+1]), comment(i)) {
+	for i, r := range rules {
+		if !slices.Contains(strings.Fields(lines[i+1]), r[len(commentMatch)]) {
 			return false, nil
 		}
 		exists, err := s.ipt.Exists(table, chain, r...)

@@ -1,27 +1,44 @@
 // Package ports chooses port numbers. It is pure: the same requests, pools and
 // taken numbers always give the same choice, so two managers, or one manager
 // restarted, decide alike.
+//
+//	requests ─► pins ─► preferences ─► winners by order, pool by pool ─► places
+//	            (Pin)   (Prefer)       (Quota, free numbers)             (BySource)
 package ports
 
-import (
-	"math"
-	"slices"
-
-	"github.com/portreeve/portreeve/internal/rule"
-)
+import "github.com/portreeve/portreeve/internal/rule"
 
 // Request asks for one number. Requests are served in the order given.
 type Request struct {
+	// Namespace that the number counts against, in pools with a quota.
+	Namespace string
 	// Pin is the only number that will do; 0 for any.
 	Pin uint16
+	// Prefer are tried before any other number, in this order. One that is
+	// outside the pools, not available or over quota is passed over.
+	Prefer []uint16
+	// Own are numbers that this request may pin or prefer although they are
+	// taken, because they are so only by its own Service. What the register holds
+	// does not belong here, whoever holds it.
+	Own []uint16
 	// Pools to draw from, in order of preference.
 	Pools []string
+	// Sources is the identity of who may connect: numbers of equal Sources are
+	// worth placing side by side. "" admits nobody.
+	Sources string
 }
 
 // Pool is the numbers that may be handed out from one pool.
 type Pool struct {
 	Name   string
 	Ranges rule.PortRanges
+	// Quota bounds the numbers of one namespace; 0 for no bound.
+	Quota int
+	// Used counts the numbers of the pool that each namespace holds already.
+	Used map[string]int
+	// BySource places a number beside numbers of equal sources; otherwise the
+	// lowest free one is given.
+	BySource bool
 }
 
 // Outcome says how a request ended.
@@ -36,6 +53,9 @@ const (
 	Outside
 	// Taken: the pin is held by somebody else.
 	Taken
+	// OverQuota: there are free numbers (the pin is free), but the namespace has
+	// used up its quota in every pool that has them.
+	OverQuota
 )
 
 // Choice answers one Request.
@@ -47,96 +67,41 @@ type Choice struct {
 	Ahead int
 }
 
-// Numbers is a set of port numbers with constant-time access.
-type Numbers [1 << 16 / 64]uint64
-
-// Add puts n into the set.
-func (s *Numbers) Add(n uint16) { s[n/64] |= 1 << (n % 64) }
-
-// Has says whether n is in the set.
-func (s *Numbers) Has(n uint16) bool { return s[n/64]&(1<<(n%64)) != 0 }
-
-// Choose serves the requests one after the other: pins first, because nothing
-// else will do for them, then each gets the lowest free number of its first pool
-// that has one. The answers stand in the order of the requests.
-func Choose(requests []Request, pools []Pool, taken Numbers) []Choice {
+// Choose serves pins first, because nothing else will do for them; then those
+// whose preference can be met; then the others. Each of these gets a number of
+// its first pool that has one and whose quota allows it, so who wins when numbers
+// are short depends on the order alone. Which number it is, the pool's placement
+// decides for all winners together. The answers stand in the order of the requests.
+//
+// neighbours are the numbers in use and the Sources they admit; one that is missing
+// admits nobody. Only pools with BySource look at them. No argument is changed.
+func Choose(requests []Request, pools []Pool, taken Numbers, neighbours map[uint16]string) []Choice {
+	d := newDrawing(pools, taken, neighbours)
 	choices := make([]Choice, len(requests))
-	for i, r := range requests {
-		if r.Pin != 0 {
-			choices[i] = choosePin(r, pools, &taken)
+	for i := range requests {
+		if requests[i].Pin != 0 {
+			choices[i] = d.pin(&requests[i])
 		}
 	}
-	next := map[string]uint32{} // lowest number of the pool not yet looked at
-	var waiting queues
-	for i, r := range requests {
-		if r.Pin != 0 {
+	others := make([]int, 0, len(requests))
+	for i := range requests {
+		if requests[i].Pin != 0 {
 			continue
 		}
-		choices[i] = chooseAny(r, pools, &taken, next)
-		if choices[i].Outcome == Exhausted {
-			choices[i].Ahead = waiting.join(r.Pools)
+		met := false
+		if choices[i], met = d.prefer(&requests[i]); !met {
+			others = append(others, i)
 		}
+	}
+	var waiting queues
+	for _, i := range others {
+		choices[i] = d.any(&requests[i], i)
+		if choices[i].Outcome == Exhausted {
+			choices[i].Ahead = waiting.join(requests[i].Pools)
+		}
+	}
+	for i := range d.pools {
+		d.place(&d.pools[i], requests, choices)
 	}
 	return choices
-}
-
-func choosePin(r Request, pools []Pool, taken *Numbers) Choice {
-	for _, p := range pools {
-		if !slices.Contains(r.Pools, p.Name) || !p.Ranges.Contains(r.Pin) {
-			continue
-		}
-		if taken.Has(r.Pin) {
-			return Choice{Outcome: Taken, Number: r.Pin, Pool: p.Name}
-		}
-		taken.Add(r.Pin)
-		return Choice{Outcome: Chosen, Number: r.Pin, Pool: p.Name}
-	}
-	return Choice{Outcome: Outside, Number: r.Pin}
-}
-
-func chooseAny(r Request, pools []Pool, taken *Numbers, next map[string]uint32) Choice {
-	for _, name := range r.Pools {
-		i := slices.IndexFunc(pools, func(p Pool) bool { return p.Name == name })
-		if i < 0 {
-			continue
-		}
-		for _, span := range pools[i].Ranges {
-			for n := max(uint32(span.First), next[name]); n <= uint32(span.Last); n++ {
-				if !taken.Has(uint16(n)) {
-					taken.Add(uint16(n))
-					next[name] = n + 1
-					return Choice{Outcome: Chosen, Number: uint16(n), Pool: name}
-				}
-			}
-		}
-		next[name] = math.MaxUint16 + 1 // so that the next to ask need not look
-	}
-	return Choice{Outcome: Exhausted}
-}
-
-// queues count waiting requests by the pools they wait for: few lists of pools
-// serve many requests.
-type queues []queue
-
-type queue struct {
-	pools  []string
-	length int
-}
-
-// join counts those that wait for one of the pools, and adds one to them.
-func (q *queues) join(pools []string) (ahead int) {
-	own := -1
-	for i, other := range *q {
-		if slices.ContainsFunc(other.pools, func(p string) bool { return slices.Contains(pools, p) }) {
-			ahead += other.length
-		}
-		if slices.Equal(other.pools, pools) {
-			own = i
-		}
-	}
-	if own < 0 {
-		*q, own = append(*q, queue{pools: pools}), len(*q)
-	}
-	(*q)[own].length++
-	return ahead
 }

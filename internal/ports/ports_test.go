@@ -68,7 +68,7 @@ func TestChoose(t *testing.T) {
 		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := Choose(c.requests, []Pool{web, api}, numbers(c.taken...)); !slices.Equal(got, c.want) {
+			if got := Choose(c.requests, []Pool{web, api}, numbers(c.taken...), nil); !slices.Equal(got, c.want) {
 				t.Errorf("Choose = %+v, want %+v", got, c.want)
 			}
 		})
@@ -78,7 +78,7 @@ func TestChoose(t *testing.T) {
 func TestChooseReachesBothEndsOfTheNumbers(t *testing.T) {
 	all := []Pool{{Name: "all", Ranges: rule.NewPortRanges(rule.PortRange{First: 1, Last: 1}, rule.PortRange{First: 65535, Last: 65535})}}
 	any := Request{Pools: []string{"all"}}
-	got := Choose([]Request{any, any, any}, all, Numbers{})
+	got := Choose([]Request{any, any, any}, all, Numbers{}, nil)
 	want := []Choice{{Outcome: Chosen, Number: 1, Pool: "all"}, {Outcome: Chosen, Number: 65535, Pool: "all"}, {Outcome: Exhausted}}
 	if !slices.Equal(got, want) {
 		t.Errorf("Choose = %+v, want %+v", got, want)
@@ -89,7 +89,7 @@ func TestChooseReachesBothEndsOfTheNumbers(t *testing.T) {
 func TestChooseGivesANumberOfTwoPoolsOnce(t *testing.T) {
 	pools := []Pool{pool(t, "web", "30000-30001"), pool(t, "twin", "30000-30002")}
 	web, twin := Request{Pools: []string{"web"}}, Request{Pools: []string{"twin"}}
-	got := Choose([]Request{web, twin, web, twin}, pools, Numbers{})
+	got := Choose([]Request{web, twin, web, twin}, pools, Numbers{}, nil)
 	want := []Choice{
 		{Outcome: Chosen, Number: 30000, Pool: "web"}, {Outcome: Chosen, Number: 30001, Pool: "twin"},
 		{Outcome: Exhausted}, {Outcome: Chosen, Number: 30002, Pool: "twin"},
@@ -111,7 +111,7 @@ func TestChooseKeepsItsPromises(t *testing.T) {
 				first := rapid.Uint16Range(uint16(i*10+1), uint16(i*10+9)).Draw(t, "first")
 				ranges = append(ranges, rule.PortRange{First: first, Last: rapid.Uint16Range(first, uint16(i*10+9)).Draw(t, "last")})
 			}
-			pools = append(pools, Pool{name, rule.NewPortRanges(ranges...)})
+			pools = append(pools, Pool{Name: name, Ranges: rule.NewPortRanges(ranges...)})
 		}
 		taken := numbers(rapid.SliceOfN(rapid.Uint16Range(1, 30), 0, 20).Draw(t, "taken")...)
 		requests := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) Request {
@@ -122,7 +122,7 @@ func TestChooseKeepsItsPromises(t *testing.T) {
 			return r
 		}), 0, 30).Draw(t, "requests")
 
-		got := Choose(requests, pools, taken)
+		got := Choose(requests, pools, taken, nil)
 
 		want := make([]Choice, len(requests))
 		used := taken
@@ -171,7 +171,7 @@ func TestChooseKeepsItsPromises(t *testing.T) {
 			}
 			given.Add(c.Number)
 		}
-		if again := Choose(requests, pools, taken); !slices.Equal(again, got) {
+		if again := Choose(requests, pools, taken, nil); !slices.Equal(again, got) {
 			t.Fatalf("the same question has two answers:\n%+v\n%+v", got, again)
 		}
 	})
@@ -219,7 +219,7 @@ func BenchmarkChoose(b *testing.B) {
 	for i := range poolCount {
 		first := uint16(2000 + i*size)
 		name := fmt.Sprintf("pool-%02d", i)
-		pools = append(pools, Pool{name, rule.NewPortRanges(rule.PortRange{First: first, Last: first + size - 1})})
+		pools = append(pools, Pool{Name: name, Ranges: rule.NewPortRanges(rule.PortRange{First: first, Last: first + size - 1})})
 	}
 	for i := range 2 * poolCount * size {
 		r := Request{Pools: []string{pools[i%poolCount].Name}}
@@ -229,7 +229,7 @@ func BenchmarkChoose(b *testing.B) {
 		requests = append(requests, r)
 	}
 	for b.Loop() {
-		choices := Choose(requests, pools, Numbers{})
+		choices := Choose(requests, pools, Numbers{}, nil)
 		if last := choices[len(choices)-1]; last.Outcome != Exhausted || last.Ahead != size-1 {
 			b.Fatalf("the last choice is %+v", last)
 		}

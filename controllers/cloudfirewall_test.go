@@ -33,7 +33,7 @@ func syncing(t *testing.T, account *cloudtest.EC2, objects ...client.Object) *Cl
 	t.Helper()
 	c := store(t, objects...).Build()
 	return &CloudFirewall{
-		Client: c, Clouds: NewClouds(), Owner: "owner", Leading: func(context.Context) error { return nil }, Now: time.Now,
+		Client: c, Snapshot: Snapshot{Reader: c}, Clouds: NewClouds(), Owner: "owner", Leading: func(context.Context) error { return nil }, Now: time.Now,
 		connected: map[connection]cloud.Provider{},
 		Providers: map[v1alpha1.Provider]Connect{v1alpha1.ProviderAWS: func(context.Context, v1alpha1.CloudFirewallSpec) (cloud.Provider, error) {
 			return account.Provider(), nil

@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -148,7 +149,7 @@ func TestAPoolArmsOnlyAfterNodesCouldHearWhomToPass(t *testing.T) {
 			c := store(t, append(others, pool.DeepCopy())...).WithStatusSubresource(pool).Build()
 			now := time.Now()
 			r := &Pool{
-				Client: c, Live: c, Snapshot: Snapshot{Reader: c, Live: c}, Now: func() time.Time { return now },
+				Client: c, Live: c, Snapshot: Snapshot{Reader: c, Live: c}, Events: events.NewFakeRecorder(8), Now: func() time.Time { return now },
 				written: map[string]time.Time{}, recorded: map[string]time.Time{},
 			}
 			armed := func() bool {

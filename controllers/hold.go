@@ -29,9 +29,9 @@ type Hold struct {
 	refused map[uint16]time.Time
 }
 
-// refusedFor is how long a number that somebody else has is not asked for again,
-// unless its holder shows: then a hold waits for it to go.
-const refusedFor = time.Minute
+// refusedFor is how long a number that the API server did not give, though no Service
+// shows it, is not asked for again: it frees numbers a little after their Services.
+const refusedFor = 2 * time.Second
 
 // Reconcile serves one block, named by its Service.
 func (r *Hold) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.Result, error) {
@@ -55,7 +55,7 @@ func (r *Hold) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.
 			return reconcile.Result{}, err
 		}
 		if rest := r.refused[n].Add(refusedFor).Sub(r.Now()); hold && rest > 0 {
-			again = max(again, rest)
+			again = rest
 		} else if hold {
 			numbers = append(numbers, n)
 		}
@@ -93,10 +93,10 @@ func (r *Hold) wanted(ctx context.Context, pools []compile.Pool, number uint16) 
 // write makes the block hold the numbers. What the API server does not give is left
 // out: somebody else has it, and will be seen.
 func (r *Hold) write(ctx context.Context, key types.NamespacedName, numbers []uint16, have *corev1.Service) (reconcile.Result, error) {
-	for {
+	for again := time.Duration(0); ; {
 		want := compile.Hold(key.Namespace, key.Name, numbers, have)
 		if want == nil && have == nil {
-			return reconcile.Result{}, nil
+			return reconcile.Result{RequeueAfter: again}, nil
 		}
 		if want == nil {
 			return conflict(r.Delete(ctx, have, client.Preconditions{UID: ptr.To(have.UID), ResourceVersion: ptr.To(have.ResourceVersion)}))
@@ -107,17 +107,20 @@ func (r *Hold) write(ctx context.Context, key types.NamespacedName, numbers []ui
 		case have == nil:
 			err = r.Create(ctx, want, client.FieldOwner(v1alpha1.FieldOwner))
 		case equality.Semantic.DeepEqual(want, have):
-			return reconcile.Result{}, nil
+			return reconcile.Result{RequeueAfter: again}, nil
 		default:
 			err = r.Update(ctx, want, client.FieldOwner(v1alpha1.FieldOwner))
 		}
 		refused := refusedNumbers(err, asked)
 		if len(refused) == 0 {
-			return conflict(err)
+			result, err := conflict(err)
+			result.RequeueAfter = max(result.RequeueAfter, again)
+			return result, err
 		}
 		for _, n := range refused {
 			r.refused[n] = r.Now()
 		}
+		again = refusedFor
 		numbers = slices.DeleteFunc(numbers, func(n uint16) bool { return slices.Contains(refused, n) })
 	}
 }

@@ -10,6 +10,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
 )
 
 // askAgain is how long a found range is believed: it changes only when the API server
@@ -20,7 +22,7 @@ const askAgain = 10 * time.Minute
 // refusal of a number outside it.
 type NodePortRange struct {
 	client.Client
-	Namespace string // of the Service that is never made
+	Namespace string // of the Service that is asked for
 	Now       func() time.Time
 
 	mu    sync.Mutex
@@ -49,23 +51,34 @@ func (r *NodePortRange) Find(ctx context.Context) (string, error) {
 // The first and the last number that there are: one of them is outside, or all are inside.
 var extremes = []int32{1, 65535}
 
+// ask wants a number that is most likely outside the range, and reads the refusal. A
+// dry run would not do: the API server judges the range only when it allocates. What
+// it should give all the same goes at once, and kube-proxy never sees it.
 func (r *NodePortRange) ask(ctx context.Context) (string, error) {
 	for _, number := range extremes {
-		err := r.Create(ctx, &corev1.Service{
-			ObjectMeta: metav1.ObjectMeta{Namespace: r.Namespace, GenerateName: "portreeve-node-port-range-"},
+		probe := &corev1.Service{
+			ObjectMeta: metav1.ObjectMeta{
+				Namespace: r.Namespace, GenerateName: "portreeve-node-port-range-",
+				Labels: map[string]string{"service.kubernetes.io/service-proxy-name": v1alpha1.ServiceProxyName},
+			},
 			Spec: corev1.ServiceSpec{
 				Type:  corev1.ServiceTypeNodePort,
 				Ports: []corev1.ServicePort{{Port: 1, NodePort: number}},
 			},
-		}, client.DryRunAll)
+		}
+		err := r.Create(ctx, probe, client.FieldOwner(v1alpha1.FieldOwner))
 		switch {
+		case err == nil:
+			if err := r.Delete(ctx, probe); err != nil {
+				return "", err
+			}
 		case apierrors.IsInvalid(err):
 			if found := rangeIn(err); found != "" {
 				return found, nil
 			}
 		case apierrors.IsForbidden(err), apierrors.IsNotFound(err):
 			return "", nil // a quota, an admission policy, no namespace: it stays unknown
-		case err != nil:
+		default:
 			return "", err
 		}
 	}

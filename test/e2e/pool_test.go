@@ -60,6 +60,7 @@ func TestAPoolCutsNobodyOffWhoStoodThereBefore(t *testing.T) {
 
 func TestAPoolThatIsDeletedGivesBackWhatItNeverOwned(t *testing.T) {
 	s := open(t, "gone", "30270-30279")
+	s.leaveFree()
 	squatter := s.nodePortService("squatter", 30275)
 	s.create(squatter)
 	s.awaitState(30275, v1alpha1.AllocationForeign)
@@ -76,6 +77,7 @@ func TestAPoolThatIsDeletedGivesBackWhatItNeverOwned(t *testing.T) {
 
 func TestAServiceCreatedBehindOurBackIsUnreachableAndItsNumberIsPassedOver(t *testing.T) {
 	s := open(t, "squat", "30220-30222")
+	s.leaveFree()
 	squatter := s.nodePortService("squatter", 30220)
 	s.create(squatter)
 	if a := s.awaitState(30220, v1alpha1.AllocationForeign); a.Spec.Grandfathered {

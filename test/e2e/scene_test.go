@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/rule"
 	"github.com/portreeve/portreeve/lab"
 )
 
@@ -86,6 +88,46 @@ func open(t *testing.T, name string, ranges ...v1alpha1.PortRange) *scene {
 		return s.ready(s.pool, func() []metav1.Condition { return s.pool.Status.Conditions })
 	})
 	return s
+}
+
+// leaveFree lets others take the free numbers of the scene's pool, as they could if
+// nobody held them.
+func (s *scene) leaveFree() {
+	s.Helper()
+	edit(s, s.pool, func(p *v1alpha1.NodePortPool) { p.Spec.Hold = ptr.To(false) })
+	s.eventually("the pool's numbers are not held", func() error {
+		if held := s.heldNumbers(); len(held) > 0 {
+			return fmt.Errorf("held: %v", held)
+		}
+		return nil
+	})
+}
+
+// heldNumbers are the numbers of the scene's pool that our holds have.
+func (s *scene) heldNumbers() []int32 {
+	s.Helper()
+	ranges := make([]string, len(s.pool.Spec.Ranges))
+	for i, r := range s.pool.Spec.Ranges {
+		ranges[i] = string(r)
+	}
+	mine, err := rule.ParsePortRanges(ranges)
+	if err != nil {
+		s.Fatal(err)
+	}
+	var holds corev1.ServiceList
+	if err := town.Client.List(s.ctx, &holds, client.InNamespace("portreeve-system"), client.HasLabels{v1alpha1.LabelHold}); err != nil {
+		s.Fatal(err)
+	}
+	var held []int32
+	for _, hold := range holds.Items {
+		for _, p := range hold.Spec.Ports {
+			if mine.Contains(uint16(p.NodePort)) {
+				held = append(held, p.NodePort)
+			}
+		}
+	}
+	slices.Sort(held)
+	return held
 }
 
 func (s *scene) service(name string) *corev1.Service {

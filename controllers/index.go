@@ -1,0 +1,77 @@
+package controllers
+
+import (
+	"context"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
+)
+
+// Fields by which the cache is indexed.
+const (
+	byCategory = "spec.category"           // policies
+	byPool     = "spec.poolRef.name"       // policies
+	byService  = "spec.serviceRef.name"    // policies
+	byPolicy   = "spec.claim.policy"       // allocations, as namespace/name
+	byClaimed  = "spec.claim.service"      // allocations of policies, as namespace/name
+	byNodePort = "spec.ports.nodePort"     // Services, every number they hold
+	bySet      = "spec.sources.addressSet" // policies
+)
+
+func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
+	for _, index := range []struct {
+		object client.Object
+		field  string
+		values func(client.Object) []string
+	}{
+		{&v1alpha1.NodePortPolicy{}, byCategory, func(o client.Object) []string {
+			return []string{o.(*v1alpha1.NodePortPolicy).Spec.Category}
+		}},
+		{&v1alpha1.NodePortPolicy{}, byPool, func(o client.Object) []string {
+			if ref := o.(*v1alpha1.NodePortPolicy).Spec.PoolRef; ref != nil {
+				return []string{string(ref.Name)}
+			}
+			return nil
+		}},
+		{&v1alpha1.NodePortPolicy{}, bySet, func(o client.Object) []string {
+			var names []string
+			for _, s := range o.(*v1alpha1.NodePortPolicy).Spec.Sources {
+				if s.AddressSet != "" {
+					names = append(names, string(s.AddressSet))
+				}
+			}
+			return names
+		}},
+		{&v1alpha1.NodePortPolicy{}, byService, func(o client.Object) []string {
+			return []string{o.(*v1alpha1.NodePortPolicy).Spec.ServiceRef.Name}
+		}},
+		{&v1alpha1.NodePortAllocation{}, byPolicy, func(o client.Object) []string {
+			return []string{policyOf(o.(*v1alpha1.NodePortAllocation)).String()}
+		}},
+		{&v1alpha1.NodePortAllocation{}, byClaimed, func(o client.Object) []string {
+			claim := o.(*v1alpha1.NodePortAllocation).Spec.Claim
+			if claim.Policy == "" {
+				return nil
+			}
+			return []string{types.NamespacedName{Namespace: claim.Namespace, Name: claim.Service}.String()}
+		}},
+		{&corev1.Service{}, byCaptured, capturedPorts},
+		{&corev1.Service{}, byNodePort, func(o client.Object) []string {
+			var numbers []string
+			for n := range compile.Held(o.(*corev1.Service)) {
+				numbers = append(numbers, strconv.Itoa(int(n)))
+			}
+			return numbers
+		}},
+	} {
+		if err := indexer.IndexField(ctx, index.object, index.field, index.values); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,5 +1,5 @@
 // Command agent is Portreeve's hand on each node: it keeps the kernel in step
-// with the cluster's pools and allocations, and reports what it saw in force.
+// with what the cluster says of its node ports, and reports what it saw in force.
 //
 //	agent [flags]           enforce until told to stop; the rules stay
 //	agent cleanup [flags]   remove every trace of ours from the kernel
@@ -146,7 +146,7 @@ func enforce(ctx context.Context, o options, log *slog.Logger) error {
 	a := agent.New(agent.Config{
 		Node: o.node, BootID: strings.TrimSpace(string(boot)),
 		Open: datapaths[o.datapath](o, log), Sweep: conntrack.Sweep,
-		Pools: client.Pools(), Allocations: client.Allocations(), Reports: client,
+		Sources: client.Sources(), Reports: client,
 		StateDir: o.stateDir, CheckInterval: o.check, ReportInterval: o.report,
 		Log: log, Registerer: registry,
 	})

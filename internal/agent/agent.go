@@ -4,16 +4,18 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"reflect"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/client-go/tools/cache"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
-	"github.com/portreeve/portreeve/internal/compile"
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
 // kernelTimeout bounds all kernel work of one round: many times what a cold load
@@ -27,9 +29,8 @@ type Config struct {
 	Open   Opener
 	Sweep  Sweep
 
-	Pools       cache.ListerWatcherWithContext
-	Allocations cache.ListerWatcherWithContext
-	Reports     Reports
+	Sources Sources
+	Reports Reports
 
 	StateDir       string
 	CheckInterval  time.Duration // between two looks whether the kernel still agrees
@@ -39,56 +40,62 @@ type Config struct {
 	Registerer prometheus.Registerer
 }
 
-// Agent enforces the cluster's pools and allocations on one node. The fields
-// below the mirrors belong to the goroutine of Run.
+// Agent enforces what the cluster says on one node. The fields below the mirrors
+// belong to the goroutine of Run.
 type Agent struct {
-	config      Config
-	log         *slog.Logger
-	metrics     *metrics
-	reporter    *reporter
-	marksFile   marksFile
-	changed     chan struct{}
-	pools       *mirror[v1alpha1.NodePortPool, *v1alpha1.NodePortPool]
-	allocations *mirror[v1alpha1.NodePortAllocation, *v1alpha1.NodePortAllocation]
-	alive       atomic.Int64 // Unix seconds of the last turn of the loop
-	ready       atomic.Bool  // the last round ended with the kernel in step
+	config    Config
+	log       *slog.Logger
+	metrics   *metrics
+	reporter  *reporter
+	marksFile marksFile
+	changed   chan struct{}
+	mirrors   [kinds]*mirror
+	alive     atomic.Int64 // Unix seconds of the last turn of the loop
+	ready     atomic.Bool  // the last round ended with the kernel in step
 
-	kernel  *kernel
-	guard   guard
-	applied *inputs        // what the kernel was last seen to enforce, nil at first
-	proved  v1alpha1.Marks // of the newest objects in applied: what is reported
-	floor   v1alpha1.Marks // what applied was complete up to: what is kept on disk
-	reason  string         // of the last condition, to log each change once
+	kernel *kernel
+	guard  guard
+	// applied is what the kernel was last seen to enforce; until begun, no more of
+	// it is known than what the disk remembers.
+	applied inputs
+	begun   bool
+	proved  versions // of the newest objects in applied: what is reported
+	memory  memory   // with what applied was complete up to: what is kept on disk
+	reason  string   // of the last condition, to log each change once
 }
 
 // New prepares an agent; it touches neither kernel nor API server.
 func New(c Config) *Agent {
-	floor, err := newMarksFile(c.StateDir).load()
+	remembered, err := newMarksFile(c.StateDir).load()
 	if err != nil {
 		c.Log.Error("the marks on disk can't be read; starting as if there were none", "error", err)
 	}
 	changed := make(chan struct{}, 1)
 	m := newMetrics(c.Registerer)
-	return &Agent{
-		config: c, log: c.Log, metrics: m, changed: changed, floor: floor,
-		reporter:    newReporter(c.Reports, c.Node, c.ReportInterval, c.Log, m),
-		marksFile:   newMarksFile(c.StateDir),
-		pools:       newMirror[v1alpha1.NodePortPool](kindPools, floor.Pools, changed),
-		allocations: newMirror[v1alpha1.NodePortAllocation](kindAllocations, floor.Allocations, changed),
-		kernel:      &kernel{open: c.Open, sweep: c.Sweep, log: c.Log, metrics: m},
+	a := &Agent{
+		config: c, log: c.Log, metrics: m, changed: changed, memory: remembered,
+		reporter:  newReporter(c.Reports, c.Node, c.ReportInterval, c.Log, m),
+		marksFile: newMarksFile(c.StateDir),
+		kernel:    &kernel{open: c.Open, sweep: c.Sweep, log: c.Log, metrics: m},
 	}
+	for k := range kinds {
+		a.mirrors[k] = newMirror(k, *remembered.of(k), changed)
+	}
+	if remembered.Lockdown != nil {
+		a.applied[kindInstallation] = []metav1.Object{&v1alpha1.Portreeve{
+			ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.InstallationName}, Spec: *remembered.Lockdown,
+		}}
+	}
+	return a
 }
 
 // Run enforces until the context ends, and leaves the kernel as it then is. A
 // round that has begun is finished first.
 func (a *Agent) Run(ctx context.Context) {
 	var running sync.WaitGroup
-	running.Go(func() {
-		follow(ctx, a.config.Pools, &v1alpha1.NodePortPool{}, kindPools, a.pools, a.log)
-	})
-	running.Go(func() {
-		follow(ctx, a.config.Allocations, &v1alpha1.NodePortAllocation{}, kindAllocations, a.allocations, a.log)
-	})
+	for k := range kinds {
+		running.Go(func() { follow(ctx, a.config.Sources[k], a.mirrors[k], a.log) })
+	}
 	running.Go(func() { a.reporter.run(ctx) })
 	a.loop(ctx)
 	running.Wait()
@@ -163,60 +170,71 @@ func (a *Agent) check(ctx context.Context) outcome {
 	return a.round(ctx)
 }
 
+// read takes what the mirrors hold, and says so in the outcome where it is not
+// all that there is to read.
+func (a *Agent) read() (views [kinds]view, read inputs, o outcome) {
+	for k, m := range a.mirrors {
+		v := m.view()
+		views[k], read[k], o.stale[k] = v, v.items, v.stale
+		o.waiting = o.waiting || !v.synced
+		if v.denied != nil {
+			o.denied = v.denied
+		}
+	}
+	return views, read, o
+}
+
 // round takes what the mirrors hold, once, to the kernel.
 func (a *Agent) round(ctx context.Context) outcome {
-	pools, allocations := a.pools.view(), a.allocations.view()
-	o := outcome{stale: staleKinds{pools: pools.stale, allocations: allocations.stale}}
-	if !pools.synced || !allocations.synced {
-		o.waiting = true
+	views, read, o := a.read()
+	if o.waiting {
 		return o
 	}
-	read := inputs{pools.items, allocations.items}
-	j := judged{use: read}
-	if a.applied != nil {
-		a.guard, j = a.guard.judge(*a.applied, read, time.Now())
-		o.vanished, o.again = j.vanished, j.again
-	}
-	want, problems := compile.Node(j.use.pools, j.use.allocations)
+	var j judged
+	a.guard, j = a.guard.judge(a.applied, read, time.Now())
+	o.vanished, o.again = j.vanished, j.again
+	want, problems := j.use.compile()
 	o.problems = problems
-	if a.applied == nil {
+	if !a.begun {
 		have, err := a.kernel.leftovers(ctx)
 		if err != nil {
 			o.err = err
 			return o
 		}
-		if o.vanished = vanishedSince(have, want, read); len(o.vanished) > 0 {
-			o.waiting = true
+		if lost := vanishedSince(have, want, read); len(lost) > 0 {
+			o.vanished = append(lost, o.vanished...)
+			if j.use.lockdown() == nil {
+				o.waiting = true
+			} else { // it waits for nobody: it needs no more than the numbers
+				o.err = a.kernel.enforce(ctx, rule.NewSet(have.Judged.Union(want.Judged), nil))
+			}
 			return o
 		}
 	}
 	if o.err = a.kernel.enforce(ctx, want); o.err != nil {
 		return o
 	}
-	a.applied = &j.use
+	a.applied, a.begun = j.use, true
 	a.metrics.judged.Set(float64(want.Judged.Len()))
-	o.err = a.advance(pools, allocations, o.vanished)
+	o.err = a.advance(views, o.vanished)
 	return o
 }
 
 // advance moves the marks of what the kernel now enforces: on disk first, since
 // a report must never be ahead of what a restarted agent knows.
-func (a *Agent) advance(pools view[v1alpha1.NodePortPool], allocations view[v1alpha1.NodePortAllocation], vanished []string) error {
-	floor, proved := a.floor, a.proved
-	for _, kind := range enforcedKinds(vanished) {
-		switch kind {
-		case kindPools:
-			floor.Pools, proved.Pools = pools.complete, pools.newest
-		case kindAllocations:
-			floor.Allocations, proved.Allocations = allocations.complete, allocations.newest
+func (a *Agent) advance(views [kinds]view, vanished []kind) error {
+	next, proved := memory{versions: a.memory.versions, Lockdown: a.applied.lockdown()}, a.proved
+	for k := range kinds {
+		if !slices.Contains(vanished, k) {
+			*next.of(k), *proved.of(k) = views[k].complete, views[k].newest
 		}
 	}
-	if floor != a.floor {
-		if err := a.marksFile.save(floor); err != nil {
+	if !reflect.DeepEqual(next, a.memory) {
+		if err := a.marksFile.save(next); err != nil {
 			return &marksError{err}
 		}
 	}
-	a.floor, a.proved = floor, proved
+	a.memory, a.proved = next, proved
 	return nil
 }
 
@@ -226,7 +244,11 @@ func (a *Agent) settle(o outcome) {
 	if o.silent() {
 		return
 	}
-	status := o.status(a.proved, a.kernel.doubt)
+	labels := ""
+	if a.begun {
+		labels = a.applied.labels()
+	}
+	status := o.status(a.proved, labels, a.kernel.doubt)
 	status.BootID, status.Datapath = a.config.BootID, a.kernel.name
 	condition := status.Conditions[0]
 	if condition.Reason != a.reason {

@@ -41,24 +41,29 @@ func TestFirstSync(t *testing.T) {
 	}
 }
 
-func TestNothingIsTouchedUntilBothKindsAreSynced(t *testing.T) {
-	inLab(t, func(l *lab) {
-		l.start()
-		before := l.kernel.loaded
-		l.stop()
-		l.kernel.take()
-		l.allocations.history = &history{version: 200, down: true}
-		l.start()
-		l.pass(time.Minute)
-		l.wantCalls()
-		if l.kernel.loaded != before || len(l.reports.written()) != 1 {
-			t.Error("a restarted agent did something before it had read everything")
-		}
-		l.allocations.setDown(false)
-		l.pass(5 * time.Second)
-		l.wantAdmits(30080, "203.0.113.7", true)
-		l.wantReason(v1alpha1.ReasonOK)
-	})
+func TestNothingIsTouchedUntilAllKindsAreSynced(t *testing.T) {
+	for k := range kinds {
+		t.Run(k.String(), func(t *testing.T) {
+			inLab(t, func(l *lab) {
+				l.start()
+				before := l.kernel.loaded
+				l.stop()
+				l.kernel.take()
+				apart := &history{version: 200, down: true}
+				l.fakes()[k].setHistory(apart)
+				l.start()
+				l.pass(time.Minute)
+				l.wantCalls()
+				if l.kernel.loaded != before || len(l.reports.written()) != 1 {
+					t.Error("a restarted agent did something before it had read everything")
+				}
+				apart.setDown(false)
+				l.pass(5 * time.Second)
+				l.wantAdmits(30080, "203.0.113.7", true)
+				l.wantReason(v1alpha1.ReasonOK)
+			})
+		})
+	}
 }
 
 func TestRestartSweepsEverything(t *testing.T) {
@@ -111,8 +116,9 @@ func TestSteadyStateWritesNothing(t *testing.T) {
 		l.status()
 		written := len(l.reports.written())
 		for range 60 {
-			l.pools.tick()
-			l.allocations.tick()
+			for _, f := range l.fakes() {
+				f.tick()
+			}
 			l.pass(time.Minute)
 		}
 		if got := len(l.reports.written()); got != written {

@@ -2,14 +2,15 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/metadata"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
 
@@ -19,8 +20,9 @@ import (
 // Client is all an agent may do with the API server; config/rbac/agent.yaml
 // allows exactly this. It is safe for concurrent use.
 type Client struct {
-	rest rest.Interface
-	node string
+	rest  rest.Interface
+	nodes metadata.Getter
+	node  string
 }
 
 var _ Reports = (*Client)(nil)
@@ -31,6 +33,10 @@ func NewClient(config *rest.Config, node string) (*Client, error) {
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		return nil, err
 	}
+	meta, err := metadata.NewForConfig(config)
+	if err != nil {
+		return nil, err
+	}
 	config = rest.CopyConfig(config)
 	config.APIPath, config.GroupVersion = "/apis", &v1alpha1.GroupVersion
 	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
@@ -38,28 +44,47 @@ func NewClient(config *rest.Config, node string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Client{rest: client, node: node}, nil
+	nodes := meta.Resource(corev1.SchemeGroupVersion.WithResource(kindNode.String()))
+	return &Client{rest: client, nodes: nodes, node: node}, nil
 }
 
-// Pools lists and watches the cluster's pools.
-func (c *Client) Pools() cache.ListerWatcherWithContext { return c.all(kindPools) }
-
-// Allocations lists and watches the cluster's allocations.
-func (c *Client) Allocations() cache.ListerWatcherWithContext { return c.all(kindAllocations) }
-
-func (c *Client) all(resource string) cache.ListerWatcherWithContext {
-	return cache.NewListWatchFromClient(c.rest, resource, metav1.NamespaceAll, fields.Everything())
+// Sources lists and watches what the agent reads: the Portreeve object and the
+// Node by their names, of the Node nothing but metadata, of the others all.
+func (c *Client) Sources() Sources {
+	return Sources{
+		kindPools:        c.follow(kindPools, fields.Everything()),
+		kindAllocations:  c.follow(kindAllocations, fields.Everything()),
+		kindAddressSets:  c.follow(kindAddressSets, fields.Everything()),
+		kindInstallation: c.follow(kindInstallation, named(v1alpha1.InstallationName)),
+		kindNode:         c.ownNode(),
+	}
 }
+
+func (c *Client) follow(k kind, which fields.Selector) cache.ListerWatcherWithContext {
+	return cache.NewListWatchFromClient(c.rest, k.String(), metav1.NamespaceAll, which)
+}
+
+func (c *Client) ownNode() cache.ListerWatcherWithContext {
+	own := named(c.node).String()
+	return &cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
+			options.FieldSelector = own
+			return c.nodes.List(ctx, options)
+		},
+		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
+			options.FieldSelector, options.Watch = own, true
+			return c.nodes.Watch(ctx, options)
+		},
+	}
+}
+
+func named(name string) fields.Selector { return fields.OneTermEqualSelector("metadata.name", name) }
 
 // Node implements Reports.
 func (c *Client) Node(ctx context.Context) (types.UID, error) {
-	data, err := c.rest.Get().AbsPath("/api/v1/nodes", c.node).Do(ctx).Raw()
+	node, err := c.nodes.Get(ctx, c.node, metav1.GetOptions{})
 	if err != nil {
 		return "", err
-	}
-	var node metav1.PartialObjectMetadata
-	if err := json.Unmarshal(data, &node); err != nil {
-		return "", fmt.Errorf("node %s: %w", c.node, err)
 	}
 	return node.UID, nil
 }

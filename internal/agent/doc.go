@@ -1,23 +1,27 @@
-// Package agent is the loop on each node: it mirrors the pools and allocations
-// of the API server, makes the kernel enforce them, and reports how far the
-// kernel was seen to agree.
+// Package agent is the loop on each node: it mirrors what the API server says of
+// node ports, makes the kernel enforce it, and reports how far the kernel was seen
+// to agree.
 //
-//	API server                                                      kernel
-//	  pools ───────► mirror ┐                                         ▲ │
-//	  allocations ─► mirror ┴► guard ─► compile.Node ─► Datapath.Sync ┘ │
-//	                  (as of a    │         (pure)      Sweep           │
-//	                   version)   └ has a kind vanished?                │
-//	                                                                    ▼
-//	  NodeDatapath ◄─ reporter ◄─ marks on disk ◄─ marks ◄──────── read back
+//	API server                                                       kernel
+//	  pools ────────► mirror ┐                                         ▲ │
+//	  allocations ──► mirror ┤                                         │ │
+//	  AddressSets ──► mirror ┼► guard ─► compile.Node ─► Datapath.Sync ┘ │
+//	  installation ─► mirror ┤    │         (pure)      Sweep            │
+//	  own Node ─────► mirror ┘    └ has a kind vanished?                 │
+//	                  (as of a                                           │
+//	                   version)                                          ▼
+//	  NodeDatapath ◄─ reporter ◄─ marks on disk ◄─ marks ◄───────── read back
 //
 // What holds at any moment, whatever fails or is killed:
 //
-//   - The kernel is not touched until both kinds have been read from a list that
+//   - The kernel is not touched until all kinds have been read from a list that
 //     is consistent (never resource version "0", which may be the past).
 //   - Nothing older is ever applied over something newer. The versions that were
 //     applied are kept on disk, and a list older than those is refused: the
 //     condition says Stale, and the rules stay.
 //   - Absent data is never read as empty rules: see below.
+//   - A lockdown is lifted by the object that orders it and by nothing else; the
+//     disk remembers it.
 //   - Marks move only after the kernel was read back, swept of connections that
 //     lost their source, and the disk has them: marks are never ahead of the
 //     kernel. They are withdrawn while the kernel is known to differ.
@@ -28,16 +32,19 @@
 //
 // # When a kind vanishes
 //
-// An agent that sees all pools, or all allocations of which one was not Closed,
-// go keeps enforcing the last ones it applied and says Vanished: this is what a
-// deleted CRD or a wrong cluster look like, while the manager closes each
-// allocation before it deletes it. (Closed ones may go: they admitted nobody.)
+// An agent that sees all pools, all allocations of which one was not Closed, or
+// all AddressSets of which one is in use go keeps enforcing the last ones it
+// applied and says Vanished: this is what a deleted CRD or a wrong cluster look
+// like, while the manager closes each allocation before it deletes it. (Closed
+// ones may go: they admitted nobody. So may sets that nobody uses.)
 // Because a CRD takes its objects away one by one, whatever goes is enforced for
 // two seconds more. After a restart the same is judged by what the kernel holds.
+// A Node that goes leaves its labels behind, until a restart: then its selectors
+// pick no port.
 //
-// The way out, for a person who meant it: create a pool (or allocation), after
-// which the list is believed again; or stop the agent, run "agent cleanup", and
-// start it again.
+// The way out, for a person who meant it: create a pool (or allocation, or set),
+// after which the list is believed again; or stop the agent, run "agent cleanup",
+// and start it again.
 //
 // # When a list is refused as Stale
 //

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 )
@@ -23,6 +24,12 @@ type history struct {
 
 func (h *history) now() string { return strconv.Itoa(h.version) }
 
+// object is a pointer to an API type.
+type object[T any] interface {
+	*T
+	metav1.Object
+}
+
 // fakeKind is one kind on a fake API server: quorum lists, streaming lists,
 // watches and bookmarks. A list with resource version "0" gets a past.
 type fakeKind[T any, P object[T]] struct {
@@ -33,6 +40,29 @@ type fakeKind[T any, P object[T]] struct {
 	past      runtime.Object // what a list with version "0" shows
 	watchers  []*fakeWatch
 	lists     []string // resource versions asked for
+	refusal   error    // of every request, nil for none
+}
+
+func newFakeKind[T any, P object[T]](h *history, list func(items []T, version string) runtime.Object) *fakeKind[T, P] {
+	return &fakeKind[T, P]{history: h, streaming: true, objects: map[string]P{}, list: list}
+}
+
+// fake is a fakeKind of any type.
+type fake interface {
+	cache.ListerWatcherWithContext
+	setHistory(h *history)
+	refuse(err error)
+	tick()
+}
+
+func (k *fakeKind[T, P]) setHistory(h *history) { k.history = h }
+
+// refuse lets every request fail, and ends all watches.
+func (k *fakeKind[T, P]) refuse(err error) {
+	k.cut()
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.refusal = err
 }
 
 type fakeWatch struct {
@@ -72,6 +102,9 @@ func (k *fakeKind[T, P]) ListWithContext(_ context.Context, o metav1.ListOptions
 	if k.down {
 		return nil, errDown
 	}
+	if k.refusal != nil {
+		return nil, k.refusal
+	}
 	k.lists = append(k.lists, o.ResourceVersion)
 	if o.ResourceVersion == "0" && k.past != nil {
 		return k.past, nil
@@ -91,6 +124,9 @@ func (k *fakeKind[T, P]) WatchWithContext(_ context.Context, o metav1.ListOption
 	defer k.mu.Unlock()
 	if k.down {
 		return nil, errDown
+	}
+	if k.refusal != nil {
+		return nil, k.refusal
 	}
 	w := &fakeWatch{events: make(chan watch.Event, 1000)}
 	if o.SendInitialEvents != nil {
@@ -200,18 +236,39 @@ func (h *history) setDown(down bool) {
 }
 
 type (
-	fakePools       = fakeKind[v1alpha1.NodePortPool, *v1alpha1.NodePortPool]
-	fakeAllocations = fakeKind[v1alpha1.NodePortAllocation, *v1alpha1.NodePortAllocation]
+	fakePools        = fakeKind[v1alpha1.NodePortPool, *v1alpha1.NodePortPool]
+	fakeAllocations  = fakeKind[v1alpha1.NodePortAllocation, *v1alpha1.NodePortAllocation]
+	fakeSets         = fakeKind[v1alpha1.AddressSet, *v1alpha1.AddressSet]
+	fakeInstallation = fakeKind[v1alpha1.Portreeve, *v1alpha1.Portreeve]
+	fakeNode         = fakeKind[metav1.PartialObjectMetadata, *metav1.PartialObjectMetadata]
 )
 
 func newFakePools(h *history) *fakePools {
-	return &fakePools{history: h, streaming: true, objects: map[string]*v1alpha1.NodePortPool{}, list: func(items []v1alpha1.NodePortPool, version string) runtime.Object {
+	return newFakeKind(h, func(items []v1alpha1.NodePortPool, version string) runtime.Object {
 		return &v1alpha1.NodePortPoolList{ListMeta: metav1.ListMeta{ResourceVersion: version}, Items: items}
-	}}
+	})
 }
 
 func newFakeAllocations(h *history) *fakeAllocations {
-	return &fakeAllocations{history: h, streaming: true, objects: map[string]*v1alpha1.NodePortAllocation{}, list: func(items []v1alpha1.NodePortAllocation, version string) runtime.Object {
+	return newFakeKind(h, func(items []v1alpha1.NodePortAllocation, version string) runtime.Object {
 		return &v1alpha1.NodePortAllocationList{ListMeta: metav1.ListMeta{ResourceVersion: version}, Items: items}
-	}}
+	})
+}
+
+func newFakeSets(h *history) *fakeSets {
+	return newFakeKind(h, func(items []v1alpha1.AddressSet, version string) runtime.Object {
+		return &v1alpha1.AddressSetList{ListMeta: metav1.ListMeta{ResourceVersion: version}, Items: items}
+	})
+}
+
+func newFakeInstallation(h *history) *fakeInstallation {
+	return newFakeKind(h, func(items []v1alpha1.Portreeve, version string) runtime.Object {
+		return &v1alpha1.PortreeveList{ListMeta: metav1.ListMeta{ResourceVersion: version}, Items: items}
+	})
+}
+
+func newFakeNode(h *history) *fakeNode {
+	return newFakeKind(h, func(items []metav1.PartialObjectMetadata, version string) runtime.Object {
+		return &metav1.PartialObjectMetadataList{ListMeta: metav1.ListMeta{ResourceVersion: version}, Items: items}
+	})
 }

@@ -22,11 +22,11 @@ func apiBackoff() *wait.Backoff {
 	return &wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Jitter: 0.5, Steps: 10, Cap: 2 * time.Second}
 }
 
-// follow keeps the store in step with the API server until the context ends.
-func follow(ctx context.Context, from cache.ListerWatcherWithContext, example runtime.Object, kind string, to cache.ReflectorStore, log *slog.Logger) {
+// follow keeps the mirror in step with the API server until the context ends.
+func follow(ctx context.Context, from cache.ListerWatcherWithContext, to *mirror, log *slog.Logger) {
 	logger := logr.FromSlogHandler(log.Handler())
-	cache.NewReflectorWithOptions(consistent(from), example, to, cache.ReflectorOptions{
-		Logger: &logger, Name: "agent", TypeDescription: kind, Backoff: apiBackoff(),
+	cache.NewReflectorWithOptions(consistent(from, to.heard), traits[to.kind].example, to, cache.ReflectorOptions{
+		Logger: &logger, Name: "agent", TypeDescription: to.kind.String(), Backoff: apiBackoff(),
 	}).RunWithContext(klog.NewContext(ctx, logger))
 }
 
@@ -38,8 +38,8 @@ func follow(ctx context.Context, from cache.ListerWatcherWithContext, example ru
 //
 // It also ends the watch before the one that begins: a reflector forgets the
 // stream of a list that its store refuses, and while history is behind the marks
-// there is one such every two seconds.
-func consistent(from cache.ListerWatcherWithContext) *cache.ListWatch {
+// there is one such every two seconds. heard is told how each request ended.
+func consistent(from cache.ListerWatcherWithContext, heard func(error)) *cache.ListWatch {
 	var last lastWatch
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, options metav1.ListOptions) (runtime.Object, error) {
@@ -47,11 +47,14 @@ func consistent(from cache.ListerWatcherWithContext) *cache.ListWatch {
 			if options.ResourceVersion == "0" {
 				options.ResourceVersion, options.ResourceVersionMatch = "", ""
 			}
-			return from.ListWithContext(ctx, options)
+			list, err := from.ListWithContext(ctx, options)
+			heard(err)
+			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, options metav1.ListOptions) (watch.Interface, error) {
 			last.replace(nil)
 			w, err := from.WatchWithContext(ctx, options)
+			heard(err)
 			if err == nil {
 				last.replace(w)
 			}

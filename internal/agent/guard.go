@@ -4,21 +4,12 @@ import (
 	"slices"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
 	"github.com/portreeve/portreeve/internal/rule"
 )
-
-// The kinds an agent reads, as the API spells them.
-const (
-	kindPools       = "nodeportpools"
-	kindAllocations = "nodeportallocations"
-)
-
-// inputs are what a node's rules are compiled from.
-type inputs struct {
-	pools       []v1alpha1.NodePortPool
-	allocations []v1alpha1.NodePortAllocation
-}
 
 const (
 	// departure is how long objects that are gone are still enforced, counted
@@ -29,11 +20,9 @@ const (
 	longestDeparture = 30 * time.Second
 )
 
-// guard tells a kind that vanishes from objects that go. It is a value: judging
+// guard tells kinds that vanish from objects that go. It is a value: judging
 // returns the guard to judge by next.
-type guard struct {
-	pools, allocations departures
-}
+type guard [kinds]departures
 
 // departures are the objects of a kind that were enforced, are gone, and are
 // still enforced for a while.
@@ -45,50 +34,41 @@ type departures struct {
 // judged is what a guard has made of what was read.
 type judged struct {
 	use      inputs
-	vanished []string      // kinds of which nothing is left; all of them is kept
+	vanished []kind        // of which nothing is left; all of them is kept
 	again    time.Duration // when to judge again though nothing changes, 0 for never
 }
 
 // judge returns what to enforce in the place of kept, now that read is there,
 // and the guard to judge by next.
-//
-// Allocations that admit nobody may go at any time: that is how ports are freed.
-// Others, and pools, are never deleted by the manager while they matter.
 func (g guard) judge(kept, read inputs, now time.Time) (guard, judged) {
-	var j judged
-	g.pools, j.use.pools = judgeKind(g.pools, &j, kindPools, kept.pools, read.pools, now,
-		func(*v1alpha1.NodePortPool) bool { return false })
-	g.allocations, j.use.allocations = judgeKind(g.allocations, &j, kindAllocations, kept.allocations, read.allocations, now,
-		func(a *v1alpha1.NodePortAllocation) bool {
-			return a.Spec.State == v1alpha1.AllocationClosed || a.Spec.State == v1alpha1.AllocationForeign && !a.Spec.Grandfathered
-		})
+	j := judged{use: read}
+	for k := range kinds {
+		there, gone := names(read[k]), []metav1.Object(nil)
+		for _, o := range kept[k] {
+			if mayGo := traits[k].mayGo; !there[o.GetName()] && (mayGo == nil || !mayGo(o, j.use)) {
+				gone = append(gone, o)
+			}
+		}
+		next, keep, again := g[k].judge(names(gone), len(read[k]) == 0, now)
+		g[k] = next
+		if !keep {
+			continue
+		}
+		j.use[k] = slices.Concat(read[k], gone)
+		if again == 0 {
+			j.vanished = append(j.vanished, k)
+		} else if j.again == 0 || again < j.again {
+			j.again = again
+		}
+	}
 	return g, j
 }
 
-func judgeKind[T any, P object[T]](d departures, j *judged, kind string, kept, read []T, now time.Time, mayGo func(P) bool) (departures, []T) {
-	there, gone := names[T, P](read), []T(nil)
-	for i := range kept {
-		if o := P(&kept[i]); !there[o.GetName()] && !mayGo(o) {
-			gone = append(gone, kept[i])
-		}
-	}
-	d, keep, again := d.judge(names[T, P](gone), len(read) == 0, now)
-	if !keep {
-		return d, read
-	}
-	if again == 0 {
-		j.vanished = append(j.vanished, kind)
-	} else if j.again == 0 || again < j.again {
-		j.again = again
-	}
-	return d, slices.Concat(read, gone)
-}
-
 // names returns the names of the objects.
-func names[T any, P object[T]](list []T) map[string]bool {
-	out := make(map[string]bool, len(list))
-	for i := range list {
-		out[P(&list[i]).GetName()] = true
+func names(objects []metav1.Object) map[string]bool {
+	out := make(map[string]bool, len(objects))
+	for _, o := range objects {
+		out[o.GetName()] = true
 	}
 	return out
 }
@@ -122,12 +102,21 @@ func (d departures) judge(missing map[string]bool, nothingLeft bool, now time.Ti
 // judges by have, what the kernel still holds from before, against want, what
 // read would make of it. What vanished can't be had back from the kernel, so the
 // whole kernel has to stay as it is.
-func vanishedSince(have, want rule.Set, read inputs) (vanished []string) {
-	if len(read.pools) == 0 && len(have.Judged.Subtract(want.Judged)) > 0 {
+//
+// Other kinds can't be judged so: a kernel does not show by what it was narrowed.
+// The disk remembers a lockdown, and an unknown Node picks no ports.
+func vanishedSince(have, want rule.Set, read inputs) (vanished []kind) {
+	if len(read[kindPools]) == 0 && len(have.Judged.Subtract(want.Judged)) > 0 {
 		vanished = append(vanished, kindPools)
 	}
-	if len(read.allocations) == 0 && admitsAnybody(have) {
+	if len(read[kindAllocations]) == 0 && admitsAnybody(have) {
 		vanished = append(vanished, kindAllocations)
+	}
+	narrowed := rule.Narrowed(have, want)
+	if len(read[kindAddressSets]) == 0 && slices.ContainsFunc(read[kindAllocations], func(a metav1.Object) bool {
+		return len(usedSets(a)) > 0 && narrowed.Contains(compile.NumberOf(a.(*v1alpha1.NodePortAllocation)))
+	}) {
+		vanished = append(vanished, kindAddressSets)
 	}
 	return vanished
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/rule"
 )
@@ -17,13 +19,31 @@ func poolNamed(name string) v1alpha1.NodePortPool {
 	return p
 }
 
-// spelled lists what is enforced: names of pools, numbers of allocations.
-func spelled(in inputs) (out []string) {
-	for _, p := range in.pools {
-		out = append(out, p.Name)
+// of sorts objects by their kinds.
+func of(objects ...any) (in inputs) {
+	for _, o := range objects {
+		switch o := o.(type) {
+		case v1alpha1.NodePortPool:
+			in[kindPools] = append(in[kindPools], &o)
+		case v1alpha1.NodePortAllocation:
+			in[kindAllocations] = append(in[kindAllocations], &o)
+		case v1alpha1.AddressSet:
+			in[kindAddressSets] = append(in[kindAddressSets], &o)
+		case v1alpha1.Portreeve:
+			in[kindInstallation] = append(in[kindInstallation], &o)
+		case metav1.PartialObjectMetadata:
+			in[kindNode] = append(in[kindNode], &o)
+		}
 	}
-	for _, a := range in.allocations {
-		out = append(out, a.Name)
+	return in
+}
+
+// spelled lists the names of what is enforced.
+func spelled(in inputs) (out []string) {
+	for _, objects := range in {
+		for _, o := range objects {
+			out = append(out, o.GetName())
+		}
 	}
 	slices.Sort(out)
 	return out
@@ -35,13 +55,11 @@ func TestGuard(t *testing.T) {
 	foreign.Spec.State, foreign.Spec.Grandfathered = v1alpha1.AllocationForeign, true
 	squatter := open(30084)
 	squatter.Spec.State = v1alpha1.AllocationForeign
-	type pools = []v1alpha1.NodePortPool
-	type allocations = []v1alpha1.NodePortAllocation
 	type step struct {
 		at       time.Duration
 		read     inputs
 		use      []string
-		vanished []string
+		vanished []kind
 		again    time.Duration
 	}
 	for _, test := range []struct {
@@ -50,42 +68,63 @@ func TestGuard(t *testing.T) {
 		steps []step
 	}{
 		{"nothing ever was", inputs{}, []step{{0, inputs{}, nil, nil, 0}}},
-		{"what is there is used", inputs{pools{a}, allocations{open(30080)}}, []step{
-			{0, inputs{pools{a}, allocations{closed(30080), open(30081)}}, []string{"30080", "30081", "a"}, nil, 0},
+		{"what is there is used", of(a, open(30080)), []step{
+			{0, of(a, closed(30080), open(30081)), []string{"30080", "30081", "a"}, nil, 0},
 		}},
-		{"one of two goes after two seconds", inputs{pools{a, b}, allocations{open(30080), open(30081)}}, []step{
-			{0, inputs{pools{a}, allocations{open(30081)}}, []string{"30080", "30081", "a", "b"}, nil, 2 * time.Second},
-			{time.Second, inputs{pools{a}, allocations{open(30081)}}, []string{"30080", "30081", "a", "b"}, nil, time.Second},
-			{2 * time.Second, inputs{pools{a}, allocations{open(30081)}}, []string{"30081", "a"}, nil, 0},
+		{"one of two goes after two seconds", of(a, b, open(30080), open(30081)), []step{
+			{0, of(a, open(30081)), []string{"30080", "30081", "a", "b"}, nil, 2 * time.Second},
+			{time.Second, of(a, open(30081)), []string{"30080", "30081", "a", "b"}, nil, time.Second},
+			{2 * time.Second, of(a, open(30081)), []string{"30081", "a"}, nil, 0},
 		}},
-		{"one that comes back was never gone", inputs{pools{a, b}, nil}, []step{
-			{0, inputs{pools{a}, nil}, []string{"a", "b"}, nil, 2 * time.Second},
-			{time.Second, inputs{pools{a, b}, nil}, []string{"a", "b"}, nil, 0},
-			{3 * time.Second, inputs{pools{a}, nil}, []string{"a", "b"}, nil, 2 * time.Second},
+		{"one that comes back was never gone", of(a, b), []step{
+			{0, of(a), []string{"a", "b"}, nil, 2 * time.Second},
+			{time.Second, of(a, b), []string{"a", "b"}, nil, 0},
+			{3 * time.Second, of(a), []string{"a", "b"}, nil, 2 * time.Second},
 		}},
-		{"a kind that goes one by one vanishes as a whole", inputs{pools{a}, allocations{open(30080), open(30081), foreign}}, []step{
-			{0, inputs{pools{a}, allocations{open(30081), foreign}}, []string{"30080", "30081", "30083", "a"}, nil, 2 * time.Second},
-			{time.Second, inputs{pools{a}, allocations{foreign}}, []string{"30080", "30081", "30083", "a"}, nil, 2 * time.Second},
-			{2 * time.Second, inputs{pools{a}, nil}, []string{"30080", "30081", "30083", "a"}, []string{kindAllocations}, 0},
-			{time.Hour, inputs{pools{a}, nil}, []string{"30080", "30081", "30083", "a"}, []string{kindAllocations}, 0},
-			{2 * time.Hour, inputs{pools{a}, allocations{open(30090)}}, []string{"30090", "a"}, nil, 0},
+		{"a kind that goes one by one vanishes as a whole", of(a, open(30080), open(30081), foreign), []step{
+			{0, of(a, open(30081), foreign), []string{"30080", "30081", "30083", "a"}, nil, 2 * time.Second},
+			{time.Second, of(a, foreign), []string{"30080", "30081", "30083", "a"}, nil, 2 * time.Second},
+			{2 * time.Second, of(a), []string{"30080", "30081", "30083", "a"}, []kind{kindAllocations}, 0},
+			{time.Hour, of(a), []string{"30080", "30081", "30083", "a"}, []kind{kindAllocations}, 0},
+			{2 * time.Hour, of(a, open(30090)), []string{"30090", "a"}, nil, 0},
 		}},
-		{"the pools vanish", inputs{pools{a, b}, allocations{open(30080)}}, []step{
-			{0, inputs{nil, allocations{open(30080)}}, []string{"30080", "a", "b"}, []string{kindPools}, 0},
+		{"the pools vanish", of(a, b, open(30080)), []step{
+			{0, of(open(30080)), []string{"30080", "a", "b"}, []kind{kindPools}, 0},
 		}},
-		{"closed ports may go together", inputs{pools{a}, allocations{closed(30080), closed(30081)}}, []step{
-			{0, inputs{pools{a}, nil}, []string{"a"}, nil, 0},
+		{"closed ports may go together", of(a, closed(30080), closed(30081)), []step{
+			{0, of(a), []string{"a"}, nil, 0},
 		}},
-		{"so may what is Foreign and dropped", inputs{pools{a}, allocations{squatter}}, []step{
-			{0, inputs{pools{a}, nil}, []string{"a"}, nil, 0},
+		{"so may what is Foreign and dropped", of(a, squatter), []step{
+			{0, of(a), []string{"a"}, nil, 0},
 		}},
-		{"what goes all the time goes in the end", inputs{pools{a}, allocations{open(30080), open(30081), open(30082)}}, []step{
-			{0, inputs{pools{a}, allocations{open(30081), open(30082)}}, []string{"30080", "30081", "30082", "a"}, nil, 2 * time.Second},
-			{29 * time.Second, inputs{pools{a}, allocations{open(30082)}}, []string{"30080", "30081", "30082", "a"}, nil, time.Second},
-			{30 * time.Second, inputs{pools{a}, allocations{open(30082)}}, []string{"30082", "a"}, nil, 0},
+		{"what goes all the time goes in the end", of(a, open(30080), open(30081), open(30082)), []step{
+			{0, of(a, open(30081), open(30082)), []string{"30080", "30081", "30082", "a"}, nil, 2 * time.Second},
+			{29 * time.Second, of(a, open(30082)), []string{"30080", "30081", "30082", "a"}, nil, time.Second},
+			{30 * time.Second, of(a, open(30082)), []string{"30082", "a"}, nil, 0},
 		}},
-		{"everything vanishes", inputs{pools{a}, allocations{open(30080)}}, []step{
-			{0, inputs{}, []string{"30080", "a"}, []string{kindPools, kindAllocations}, 0},
+		{"a set nobody uses goes at once", of(a, openTo(30080, "s"), set("s"), set("t")), []step{
+			{0, of(a, openTo(30080, "s"), set("s")), []string{"30080", "a", "s"}, nil, 0},
+		}},
+		{"a set in use goes after two seconds", of(a, openTo(30080, "s"), set("s"), set("t")), []step{
+			{0, of(a, openTo(30080, "s"), set("t")), []string{"30080", "a", "s", "t"}, nil, 2 * time.Second},
+			{2 * time.Second, of(a, openTo(30080, "s"), set("t")), []string{"30080", "a", "t"}, nil, 0},
+		}},
+		{"the last set in use stays until it is used no more", of(a, openTo(30080, "s"), set("s")), []step{
+			{0, of(a, openTo(30080, "s")), []string{"30080", "a", "s"}, []kind{kindAddressSets}, 0},
+			{time.Hour, of(a, openTo(30080, "s")), []string{"30080", "a", "s"}, []kind{kindAddressSets}, 0},
+			{2 * time.Hour, of(a, open(30080)), []string{"30080", "a"}, nil, 0},
+		}},
+		{"allocations and their sets vanish together", of(a, openTo(30080, "s"), set("s")), []step{
+			{0, of(a), []string{"30080", "a", "s"}, []kind{kindAllocations, kindAddressSets}, 0},
+		}},
+		{"the installation may go", of(a, installation(false)), []step{{0, of(a), []string{"a"}, nil, 0}}},
+		{"but not in lockdown", of(a, installation(true)), []step{
+			{0, of(a), []string{"a", "cluster"}, []kind{kindInstallation}, 0},
+			{time.Hour, of(a, installation(false)), []string{"a", "cluster"}, nil, 0},
+		}},
+		{"the Node goes", of(a, node(nil)), []step{{0, of(a), []string{"a", "n1"}, []kind{kindNode}, 0}}},
+		{"everything vanishes", of(a, open(30080)), []step{
+			{0, inputs{}, []string{"30080", "a"}, []kind{kindPools, kindAllocations}, 0},
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -107,19 +146,22 @@ func TestVanishedSince(t *testing.T) {
 	judged := rule.NewPortRanges(rule.PortRange{First: 30000, Last: 30099})
 	closedPool := rule.NewSet(judged, nil)
 	openPort := rule.NewSet(judged, map[rule.Port][]netip.Prefix{{Protocol: rule.TCP, Number: 30080}: rule.World})
-	pools, allocations := []v1alpha1.NodePortPool{pool("30000-30099")}, []v1alpha1.NodePortAllocation{open(30080)}
+	web := pool("30000-30099")
 	for _, test := range []struct {
 		name       string
 		have, want rule.Set
 		read       inputs
-		vanished   []string
+		vanished   []kind
 	}{
 		{"empty kernel", rule.Set{}, rule.Set{}, inputs{}, nil},
-		{"closed pool, no pools listed", closedPool, rule.Set{}, inputs{}, []string{kindPools}},
-		{"closed pool, pool listed", closedPool, closedPool, inputs{pools, nil}, nil},
-		{"open port, no allocations listed", openPort, closedPool, inputs{pools, nil}, []string{kindAllocations}},
-		{"open port, nothing listed", openPort, rule.Set{}, inputs{}, []string{kindPools, kindAllocations}},
-		{"open port, other allocations listed", openPort, openPort, inputs{pools, allocations}, nil},
+		{"closed pool, no pools listed", closedPool, rule.Set{}, inputs{}, []kind{kindPools}},
+		{"closed pool, pool listed", closedPool, closedPool, of(web), nil},
+		{"open port, no allocations listed", openPort, closedPool, of(web), []kind{kindAllocations}},
+		{"open port, nothing listed", openPort, rule.Set{}, inputs{}, []kind{kindPools, kindAllocations}},
+		{"open port, no sets listed", openPort, closedPool, of(web, openTo(30080, "s")), []kind{kindAddressSets}},
+		{"open port that does not need the sets", openPort, openPort, of(web, openTo(30080, "s")), nil},
+		{"open port, set listed", openPort, closedPool, of(web, openTo(30080, "s"), set("s")), nil},
+		{"open port, other allocations listed", openPort, openPort, of(web, open(30080)), nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if got := vanishedSince(test.have, test.want, test.read); !slices.Equal(got, test.vanished) {

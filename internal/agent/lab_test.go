@@ -30,13 +30,16 @@ func TestMain(m *testing.M) {
 // lab is a node and an API server in memory, in a bubble of testing/synctest:
 // its clock moves only when every goroutine waits.
 type lab struct {
-	t           *testing.T
-	kernel      *fakeKernel
-	history     *history
-	pools       *fakePools
-	allocations *fakeAllocations
-	reports     *fakeReports
-	stateDir    string
+	t            *testing.T
+	kernel       *fakeKernel
+	history      *history
+	pools        *fakePools
+	allocations  *fakeAllocations
+	sets         *fakeSets
+	installation *fakeInstallation
+	node         *fakeNode
+	reports      *fakeReports
+	stateDir     string
 
 	agent *Agent
 	stop  func()
@@ -48,14 +51,16 @@ const (
 )
 
 // inLab runs a test in a lab whose API server has a pool, an open port 30080
-// and a closed port 30081. No agent runs yet.
+// and a closed port 30081, besides the agent's Node. No agent runs yet.
 func inLab(t *testing.T, test func(l *lab)) {
 	synctest.Test(t, func(t *testing.T) {
-		h := &history{version: 100}
+		h := &history{version: 99}
 		l := &lab{
 			t: t, kernel: &fakeKernel{}, history: h, pools: newFakePools(h), allocations: newFakeAllocations(h),
+			sets: newFakeSets(h), installation: newFakeInstallation(h), node: newFakeNode(h),
 			reports: &fakeReports{uid: "node-uid"}, stateDir: t.TempDir(), stop: func() {},
 		}
+		l.node.put(node(map[string]string{"zone": "a"}))
 		l.pools.put(pool("30000-30099"))
 		l.allocations.put(open(30080, "203.0.113.0/24"))
 		l.allocations.put(closed(30081))
@@ -64,12 +69,23 @@ func inLab(t *testing.T, test func(l *lab)) {
 	})
 }
 
+func (l *lab) fakes() [kinds]fake {
+	return [kinds]fake{
+		kindPools: l.pools, kindAllocations: l.allocations, kindAddressSets: l.sets,
+		kindInstallation: l.installation, kindNode: l.node,
+	}
+}
+
 // start starts an agent and lets it come to rest.
 func (l *lab) start() {
 	ctx, cancel := context.WithCancel(l.t.Context())
+	var sources Sources
+	for k, f := range l.fakes() {
+		sources[k] = f
+	}
 	a := New(Config{
 		Node: "n1", BootID: "boot-1", Open: l.kernel.open, Sweep: l.kernel.Sweep,
-		Pools: l.pools, Allocations: l.allocations, Reports: l.reports, StateDir: l.stateDir,
+		Sources: sources, Reports: l.reports, StateDir: l.stateDir,
 		CheckInterval: checkInterval, ReportInterval: reportInterval,
 		Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
 	})
@@ -110,10 +126,11 @@ func (l *lab) wantAdmits(number uint16, source string, want bool) {
 func (l *lab) status() v1alpha1.NodeDatapathStatus {
 	l.t.Helper()
 	l.pass(2 * reportInterval)
-	if l.reports.stored == nil {
-		l.t.Fatal("nothing reported")
+	stored, err := l.reports.Read(l.t.Context())
+	if stored == nil {
+		l.t.Fatal("nothing reported: ", err)
 	}
-	return l.reports.stored.Status
+	return stored.Status
 }
 
 func (l *lab) wantReason(want string) v1alpha1.NodeDatapathStatus {
@@ -133,6 +150,30 @@ func (l *lab) wantMarks(pools, allocations string) {
 	}
 }
 
+// wantMark looks at one mark alone.
+func (l *lab) wantMark(k kind, want string) {
+	l.t.Helper()
+	marks := versions{Marks: l.status().Marks}
+	if got := *marks.of(k); got != want {
+		l.t.Errorf("mark of %s: %s, want %s", k, got, want)
+	}
+}
+
+func node(labels map[string]string) metav1.PartialObjectMetadata {
+	return metav1.PartialObjectMetadata{ObjectMeta: metav1.ObjectMeta{Name: "n1", Labels: labels}}
+}
+
+func set(name string, cidrs ...v1alpha1.CIDR) v1alpha1.AddressSet {
+	return v1alpha1.AddressSet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.AddressSetSpec{CIDRs: cidrs}}
+}
+
+func installation(lockdown bool) v1alpha1.Portreeve {
+	return v1alpha1.Portreeve{
+		ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.InstallationName},
+		Spec:       v1alpha1.PortreeveSpec{Lockdown: lockdown},
+	}
+}
+
 func pool(ranges string) v1alpha1.NodePortPool {
 	return v1alpha1.NodePortPool{
 		ObjectMeta: metav1.ObjectMeta{Name: "web"},
@@ -149,6 +190,13 @@ func open(number uint16, sources ...v1alpha1.CIDR) v1alpha1.NodePortAllocation {
 			Ports: []v1alpha1.ClaimedPort{{Protocol: "TCP", Port: 443, Sources: sources}},
 		},
 	}
+}
+
+// openTo is an open port that admits AddressSets.
+func openTo(number uint16, sets ...v1alpha1.ObjectName) v1alpha1.NodePortAllocation {
+	a := open(number)
+	a.Spec.Pool, a.Spec.Ports[0].AddressSets = "web", sets
+	return a
 }
 
 func closed(number uint16) v1alpha1.NodePortAllocation {

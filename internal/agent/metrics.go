@@ -60,12 +60,13 @@ func (m *metrics) settled(enforced bool, marks v1alpha1.Marks) {
 	if enforced {
 		m.enforced.Set(1)
 	}
-	for resource, mark := range map[string]string{kindPools: marks.Pools, kindAllocations: marks.Allocations} {
-		version, err := strconv.ParseFloat(mark, 64)
+	v := versions{Marks: marks}
+	for k := range kindNode { // which has no mark
+		version, err := strconv.ParseFloat(*v.of(k), 64)
 		if err != nil {
 			version = 0
 		}
-		m.marks.WithLabelValues(resource).Set(version)
+		m.marks.WithLabelValues(k.String()).Set(version)
 	}
 }
 

@@ -2,46 +2,51 @@ package agent
 
 import (
 	"fmt"
+	"maps"
+	"reflect"
+	"slices"
 	"sync"
+	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 )
 
-// object is a pointer to an API type.
-type object[T any] interface {
-	*T
-	metav1.Object
-}
+// patience is how long the API server may deny a kind before it is said aloud:
+// CRDs and rights that are installed together with agents take a moment.
+const patience = 10 * time.Second
 
 // mirror is the copy of one kind that a reflector keeps up to date. Unlike an
 // informer's cache it knows exactly up to which resource version its content is
 // complete, and it never takes a step back. Objects in it are never changed.
-type mirror[T any, P object[T]] struct {
-	kind    string          // plural, for messages
+type mirror struct {
+	kind    kind
 	changed chan<- struct{} // capacity 1; a token says that content or state changed
 
 	mu       sync.Mutex
-	objects  map[string]P
+	objects  map[string]metav1.Object
 	complete string // everything up to here is in objects; nothing older is taken
 	newest   string // the newest object or deletion seen
 	synced   bool
 	stale    error // why the last list was refused
+	denied   error // why the API server does not show the kind
+	since    time.Time
 }
 
 var _ interface {
 	cache.ReflectorStore
 	cache.ResourceVersionUpdater
-} = (*mirror[struct{ metav1.ObjectMeta }, *struct{ metav1.ObjectMeta }])(nil)
+} = (*mirror)(nil)
 
 // newMirror starts empty and refuses whatever is older than floor.
-func newMirror[T any, P object[T]](kind, floor string, changed chan<- struct{}) *mirror[T, P] {
-	return &mirror[T, P]{kind: kind, changed: changed, complete: floor}
+func newMirror(k kind, floor string, changed chan<- struct{}) *mirror {
+	return &mirror{kind: k, changed: changed, complete: floor}
 }
 
 // view is a mirror's content at one moment.
-type view[T any] struct {
-	items []T
+type view struct {
+	items []metav1.Object
 	// complete is the version up to which items hold everything. It moves with
 	// every bookmark and is what a later list must not be older than.
 	complete string
@@ -51,23 +56,24 @@ type view[T any] struct {
 	newest string
 	synced bool
 	stale  error
+	denied error // for longer than patience
 }
 
-func (m *mirror[T, P]) view() view[T] {
+func (m *mirror) view() view {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v := view[T]{complete: m.complete, newest: m.newest, synced: m.synced, stale: m.stale}
-	v.items = make([]T, 0, len(m.objects))
-	for _, o := range m.objects {
-		v.items = append(v.items, *o)
+	v := view{complete: m.complete, newest: m.newest, synced: m.synced, stale: m.stale}
+	v.items = slices.Collect(maps.Values(m.objects))
+	if m.denied != nil && time.Since(m.since) >= patience {
+		v.denied = m.denied
 	}
 	return v
 }
 
 // Replace takes a whole list. It refuses one that is older than what is known;
 // the reflector then tries again, and meanwhile the content stays.
-func (m *mirror[T, P]) Replace(list []any, version string) error {
-	objects := make(map[string]P, len(list))
+func (m *mirror) Replace(list []any, version string) error {
+	objects := make(map[string]metav1.Object, len(list))
 	newest := ""
 	for _, item := range list {
 		o, err := m.cast(item)
@@ -95,40 +101,58 @@ func (m *mirror[T, P]) Replace(list []any, version string) error {
 }
 
 // Add takes an object from a watch.
-func (m *mirror[T, P]) Add(item any) error {
-	return m.event(item, func(o P) { m.objects[o.GetName()] = o })
-}
+func (m *mirror) Add(item any) error { return m.event(item, false) }
 
 // Update takes an object from a watch.
-func (m *mirror[T, P]) Update(item any) error { return m.Add(item) }
+func (m *mirror) Update(item any) error { return m.event(item, false) }
 
 // Delete takes a deletion from a watch; its version is that of the deletion.
-func (m *mirror[T, P]) Delete(item any) error {
-	return m.event(item, func(o P) { delete(m.objects, o.GetName()) })
-}
+func (m *mirror) Delete(item any) error { return m.event(item, true) }
 
-func (m *mirror[T, P]) event(item any, apply func(P)) error {
+func (m *mirror) event(item any, deleted bool) error {
 	o, err := m.cast(item)
 	if err != nil {
 		return err
 	}
-	defer m.notify()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	version := o.GetResourceVersion()
-	if before, err := older(version, m.complete); err != nil {
+	version, before := o.GetResourceVersion(), m.objects[o.GetName()]
+	if past, err := older(version, m.complete); err != nil {
 		return fmt.Errorf("event of %s %s: %w", m.kind, o.GetName(), err)
-	} else if before {
+	} else if past {
 		return &staleError{m.kind, version, m.complete}
 	}
-	apply(o)
 	m.complete, m.newest = version, newer(m.newest, version)
+	if deleted {
+		delete(m.objects, o.GetName())
+	} else {
+		m.objects[o.GetName()] = o
+	}
+	if idle := traits[m.kind].labelsOnly && !deleted && before != nil && maps.Equal(before.GetLabels(), o.GetLabels()); !idle {
+		m.notify()
+	}
 	return nil
+}
+
+// heard takes what became of a request to the API server. An outage is no
+// refusal: it ends by itself.
+func (m *mirror) heard(err error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	switch {
+	case err == nil:
+		m.denied = nil
+	case apierrors.IsNotFound(err) || apierrors.IsForbidden(err):
+		if m.denied == nil {
+			m.since = time.Now()
+		}
+		m.denied = fmt.Errorf("the API server does not let this node read %s: %w; install the CRDs and the RBAC of the agent's version", m.kind, err)
+	}
 }
 
 // UpdateResourceVersion takes the version of a bookmark: everything up to there
 // has been seen. It wakes nobody, since no rule depends on it.
-func (m *mirror[T, P]) UpdateResourceVersion(version string) {
+func (m *mirror) UpdateResourceVersion(version string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if before, err := older(version, m.complete); err == nil && !before && m.synced {
@@ -137,20 +161,21 @@ func (m *mirror[T, P]) UpdateResourceVersion(version string) {
 }
 
 // Resync does nothing: the content is complete at any time.
-func (m *mirror[T, P]) Resync() error { return nil }
+func (m *mirror) Resync() error { return nil }
 
-// cast takes ownership of an object and drops the part of it that is both
+// cast takes ownership of an object and drops the parts of it that are both
 // largest and of no use here.
-func (m *mirror[T, P]) cast(item any) (P, error) {
-	o, ok := item.(P)
-	if !ok {
+func (m *mirror) cast(item any) (metav1.Object, error) {
+	if reflect.TypeOf(item) != reflect.TypeOf(traits[m.kind].example) {
 		return nil, fmt.Errorf("%s: unexpected object of type %T", m.kind, item)
 	}
+	o := item.(metav1.Object)
 	o.SetManagedFields(nil)
+	o.SetAnnotations(nil)
 	return o, nil
 }
 
-func (m *mirror[T, P]) notify() {
+func (m *mirror) notify() {
 	select {
 	case m.changed <- struct{}{}:
 	default: // a token is already waiting

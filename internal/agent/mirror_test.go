@@ -2,6 +2,7 @@ package agent
 
 import (
 	"os"
+	"reflect"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -16,7 +17,7 @@ func at(a v1alpha1.NodePortAllocation, version string) *v1alpha1.NodePortAllocat
 
 func TestMirrorMovesForwardOnly(t *testing.T) {
 	changed := make(chan struct{}, 1)
-	m := newMirror[v1alpha1.NodePortAllocation](kindAllocations, "100", changed)
+	m := newMirror(kindAllocations, "100", changed)
 	woken := func() bool {
 		select {
 		case <-changed:
@@ -123,21 +124,28 @@ func TestHistoryThatGoesBackWhileRunningWithdrawsTheMarks(t *testing.T) {
 
 func TestMarksFile(t *testing.T) {
 	f := newMarksFile(t.TempDir() + "/not/yet")
-	if m, err := f.load(); err != nil || m != (v1alpha1.Marks{}) {
+	if m, err := f.load(); err != nil || m != (memory{}) {
 		t.Errorf("no file: %v, %v", m, err)
 	}
-	want := v1alpha1.Marks{Pools: "12", Allocations: "34"}
+	want := memory{versions: versions{Marks: v1alpha1.Marks{Pools: "12", Allocations: "34", AddressSets: "56", Installation: "78"}, Node: "90"}}
 	if err := f.save(want); err != nil {
 		t.Fatal(err)
 	}
 	if m, err := f.load(); err != nil || m != want {
 		t.Errorf("saved %v, loaded %v, %v", want, m, err)
 	}
-	for _, garbage := range []string{"", "{", `{"pools":"-1"}`, `{"allocations":"0"}`, "\x00\x00", `{"pools":12}`} {
+	want.Lockdown = &v1alpha1.PortreeveSpec{Lockdown: true, FailSafePorts: []v1alpha1.PortSpan{"30050"}}
+	if err := f.save(want); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := f.load(); err != nil || !reflect.DeepEqual(m, want) {
+		t.Errorf("saved %+v, loaded %+v, %v", want, m, err)
+	}
+	for _, garbage := range []string{"", "{", `{"pools":"-1"}`, `{"allocations":"0"}`, `{"addressSets":"x"}`, `{"node":"-1"}`, "\x00\x00", `{"pools":12}`} {
 		if err := os.WriteFile(f.path, []byte(garbage), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if m, err := f.load(); err == nil || m != (v1alpha1.Marks{}) {
+		if m, err := f.load(); err == nil || m != (memory{}) {
 			t.Errorf("%q: %v, %v", garbage, m, err)
 		}
 	}

@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,15 +16,13 @@ import (
 // outcome is how a round ended.
 type outcome struct {
 	waiting  bool // the kernel was left alone
-	vanished []string
+	vanished []kind
 	again    time.Duration // have another round then, 0 for none
-	stale    staleKinds
+	stale    [kinds]error  // why the last list of a kind was refused
+	denied   error         // why the API server does not show one of the kinds
 	problems []compile.NodeProblem
 	err      error
 }
-
-// staleKinds holds why the last list of a kind was refused.
-type staleKinds struct{ pools, allocations error }
 
 // marksError: the kernel is in step, but the marks could not be kept.
 type marksError struct{ error }
@@ -39,25 +36,21 @@ func (o outcome) retryable() bool { return o.err != nil && !errors.Is(o.err, dat
 // silent: nothing is known yet that could be reported. The report of an earlier
 // run stands, and with it the rules it speaks of.
 func (o outcome) silent() bool {
-	return o.waiting && o.err == nil && o.vanished == nil && o.stale == staleKinds{}
+	return o.waiting && o.err == nil && o.vanished == nil && o.stale == [kinds]error{} && o.denied == nil
 }
 
-// enforcedKinds are the kinds that did not vanish.
-func enforcedKinds(vanished []string) []string {
-	return slices.DeleteFunc([]string{kindPools, kindAllocations}, func(kind string) bool {
-		return slices.Contains(vanished, kind)
-	})
-}
-
-// status spells the outcome as a report with one condition, Enforced. proved are
-// the marks of what was last enforced. They are withdrawn in doubt, and for a
-// kind whose history went back: versions of another history prove nothing.
-func (o outcome) status(proved v1alpha1.Marks, doubt bool) v1alpha1.NodeDatapathStatus {
-	if doubt || o.stale.pools != nil {
-		proved.Pools = ""
+// status spells the outcome as a report with one condition, Enforced. proved and
+// labels are the marks of what was last enforced, and the hash of the labels it
+// was judged by. They are withdrawn in doubt, and for a kind whose history went
+// back: versions of another history prove nothing.
+func (o outcome) status(proved versions, labels string, doubt bool) v1alpha1.NodeDatapathStatus {
+	for k := range kinds {
+		if doubt || o.stale[k] != nil {
+			*proved.of(k) = ""
+		}
 	}
-	if doubt || o.stale.allocations != nil {
-		proved.Allocations = ""
+	if doubt || o.stale[kindNode] != nil {
+		labels = ""
 	}
 	reason, message := o.reason()
 	condition := metav1.Condition{Type: v1alpha1.Enforced, Status: metav1.ConditionFalse, Reason: reason, Message: message}
@@ -65,7 +58,7 @@ func (o outcome) status(proved v1alpha1.Marks, doubt bool) v1alpha1.NodeDatapath
 		condition.Status = metav1.ConditionTrue
 	}
 	return v1alpha1.NodeDatapathStatus{
-		Marks: proved, Exceptions: exceptions(o.problems), Conditions: []metav1.Condition{condition},
+		Marks: proved.Marks, NodeLabels: labels, Exceptions: exceptions(o.problems), Conditions: []metav1.Condition{condition},
 	}
 }
 
@@ -86,13 +79,32 @@ func (o outcome) reason() (reason, message string) {
 	case o.err != nil:
 		return v1alpha1.ReasonFailed, fmt.Sprintf("the kernel did not take the rules, earlier ones stay; trying again: %s", failure)
 	case len(o.vanished) > 0:
-		return v1alpha1.ReasonVanished, fmt.Sprintf("all %s vanished at once, so the last rules stay; if that was meant, create one, or stop the agent of this node and run \"agent cleanup\"", strings.Join(o.vanished, " and all "))
-	case o.stale.pools != nil:
-		return v1alpha1.ReasonStale, o.stale.pools.Error()
-	case o.stale.allocations != nil:
-		return v1alpha1.ReasonStale, o.stale.allocations.Error()
+		return v1alpha1.ReasonVanished, vanishedMessage(o.vanished)
+	}
+	for _, stale := range o.stale {
+		if stale != nil {
+			return v1alpha1.ReasonStale, stale.Error()
+		}
+	}
+	if o.denied != nil {
+		return v1alpha1.ReasonFailed, o.denied.Error()
 	}
 	return v1alpha1.ReasonOK, "the kernel was read back and enforces everything up to the marks"
+}
+
+func vanishedMessage(vanished []kind) string {
+	var all, parts []string
+	for _, k := range vanished {
+		if message := traits[k].vanished; message != "" {
+			parts = append(parts, message)
+		} else {
+			all = append(all, k.String())
+		}
+	}
+	if len(all) > 0 {
+		parts = append(parts, fmt.Sprintf("all %s vanished at once, so the last rules stay; if that was meant, create one, or stop the agent of this node and run \"agent cleanup\"", strings.Join(all, " and all ")))
+	}
+	return strings.Join(parts, "; ")
 }
 
 // maxExceptions is what the schema of NodeDatapath allows.

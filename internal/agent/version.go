@@ -30,7 +30,10 @@ func newer(a, b string) string {
 }
 
 // staleError: the API server showed something older than what was applied.
-type staleError struct{ kind, shown, applied string }
+type staleError struct {
+	kind           kind
+	shown, applied string
+}
 
 func (e *staleError) Error() string {
 	return fmt.Sprintf("the API server lists %s at resource version %s, but this node has already enforced %s; "+

@@ -1,0 +1,139 @@
+package agent
+
+import (
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/tools/cache"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// kind is one of the kinds of objects that an agent reads.
+type kind int
+
+const (
+	kindPools kind = iota
+	kindAllocations
+	kindAddressSets // after the allocations: the guard asks which of them are in use
+	kindInstallation
+	kindNode // the agent's own, of which only the labels matter
+	kinds    // how many there are
+)
+
+// traits is what tells the kinds apart.
+var traits = [kinds]struct {
+	resource string
+	example  runtime.Object // of what its reflector delivers
+	// mayGo says that the object is let go as soon as it is gone, since no rule of
+	// what is in use is lost with it that should stay; nil: never.
+	mayGo func(o metav1.Object, use inputs) bool
+	// vanished is the message when the only object is gone, "" where there may be many.
+	vanished string
+	// labelsOnly: nothing but labels matters, so other changes wake nobody.
+	labelsOnly bool
+}{
+	kindPools:       {resource: "nodeportpools", example: &v1alpha1.NodePortPool{}},
+	kindAllocations: {resource: "nodeportallocations", example: &v1alpha1.NodePortAllocation{}, mayGo: admitsNobody},
+	kindAddressSets: {resource: "addresssets", example: &v1alpha1.AddressSet{}, mayGo: unused},
+	kindInstallation: {
+		resource: "portreeves", example: &v1alpha1.Portreeve{}, mayGo: notInLockdown,
+		vanished: "the Portreeve object is gone, but the lockdown that it ordered stays; to end it, create the object again with spec.lockdown: false",
+	},
+	kindNode: {
+		resource: "nodes", example: &metav1.PartialObjectMetadata{}, labelsOnly: true,
+		vanished: "this node's Node object is gone, and its last labels still hold; let the kubelet register it again",
+	},
+}
+
+// String returns the kind as the API spells it.
+func (k kind) String() string { return traits[k].resource }
+
+// admitsNobody: that is how ports are freed.
+func admitsNobody(o metav1.Object, _ inputs) bool {
+	a := o.(*v1alpha1.NodePortAllocation)
+	return a.Spec.State == v1alpha1.AllocationClosed || a.Spec.State == v1alpha1.AllocationForeign && !a.Spec.Grandfathered
+}
+
+func unused(set metav1.Object, use inputs) bool {
+	return !slices.ContainsFunc(use[kindAllocations], func(a metav1.Object) bool {
+		return slices.Contains(usedSets(a), v1alpha1.ObjectName(set.GetName()))
+	})
+}
+
+// usedSets names the AddressSets by which an allocation admits.
+func usedSets(allocation metav1.Object) (sets []v1alpha1.ObjectName) {
+	a := allocation.(*v1alpha1.NodePortAllocation)
+	if a.Spec.State != v1alpha1.AllocationOpen {
+		return nil
+	}
+	for _, p := range a.Spec.Ports {
+		sets = append(sets, p.AddressSets...)
+	}
+	return sets
+}
+
+func notInLockdown(o metav1.Object, _ inputs) bool { return !o.(*v1alpha1.Portreeve).Spec.Lockdown }
+
+// Sources list and watch the kinds of objects that an agent reads; Client has them.
+type Sources [kinds]cache.ListerWatcherWithContext
+
+// inputs are what a node's rules are compiled from. Nobody changes the objects.
+type inputs [kinds][]metav1.Object
+
+// compile returns what the node must enforce, and what of the inputs it can't.
+func (in inputs) compile() (rule.Set, []compile.NodeProblem) {
+	from := compile.NodeInput{
+		Pools:        copies[v1alpha1.NodePortPool](in[kindPools]),
+		Allocations:  copies[v1alpha1.NodePortAllocation](in[kindAllocations]),
+		AddressSets:  copies[v1alpha1.AddressSet](in[kindAddressSets]),
+		Installation: only[v1alpha1.Portreeve](in[kindInstallation]),
+	}
+	if node := only[metav1.PartialObjectMetadata](in[kindNode]); node != nil {
+		from.Labels = node.Labels
+		return compile.Node(from)
+	}
+	// A selector that excludes labels would pick a node whose labels nobody knows.
+	for i := range from.Allocations {
+		if a := &from.Allocations[i]; a.Spec.NodeSelector != nil && a.Spec.State == v1alpha1.AllocationOpen {
+			a.Spec.State = v1alpha1.AllocationClosed
+		}
+	}
+	return compile.Node(from)
+}
+
+// lockdown returns the installation's spec if it orders a lockdown, else nil.
+func (in inputs) lockdown() *v1alpha1.PortreeveSpec {
+	if p := only[v1alpha1.Portreeve](in[kindInstallation]); p != nil && p.Spec.Lockdown {
+		return &p.Spec
+	}
+	return nil
+}
+
+// labels returns the hash of the labels of the node, "" if they are not known.
+func (in inputs) labels() string {
+	if node := only[metav1.PartialObjectMetadata](in[kindNode]); node != nil {
+		return compile.LabelsHash(node.Labels)
+	}
+	return ""
+}
+
+// copies returns shallow copies of the objects, which are all *T.
+func copies[T any](objects []metav1.Object) []T {
+	out := make([]T, len(objects))
+	for i, o := range objects {
+		out[i] = *any(o).(*T)
+	}
+	return out
+}
+
+// only returns the one object of a kind that has at most one, else nil.
+func only[T any](objects []metav1.Object) *T {
+	if len(objects) == 0 {
+		return nil
+	}
+	return any(objects[0]).(*T)
+}

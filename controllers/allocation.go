@@ -201,7 +201,26 @@ func (r *Allocation) release(ctx context.Context, a *v1alpha1.NodePortAllocation
 			return reconcile.Result{RequeueAfter: lookAgain}, nil
 		}
 	}
-	return conflict(r.remove(ctx, a))
+	return r.free(ctx, a)
+}
+
+// free ends an allocation. Where a Service goes on holding the number, it becomes its
+// holder's in the register, in one write: a number that nobody claims may be passed.
+func (r *Allocation) free(ctx context.Context, a *v1alpha1.NodePortAllocation) (reconcile.Result, error) {
+	pools, err := r.Snapshot.Pools(ctx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	holder, err := r.Snapshot.Holder(ctx, compile.NumberOf(a))
+	if err != nil {
+		return reconcile.Result{}, err
+	}
+	pool := compile.PoolOf(pools, compile.NumberOf(a))
+	if holder == nil || pool == nil {
+		return conflict(r.remove(ctx, a))
+	}
+	a.Spec = compile.NewForeign(holder, compile.NumberOf(a), pool.NodePortPool, false)
+	return conflict(r.Update(ctx, a, client.FieldOwner(v1alpha1.FieldOwner)))
 }
 
 // afterRestore is how long a number that was restored from a backup, and whose policy

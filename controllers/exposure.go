@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -28,7 +30,18 @@ type Exposure struct {
 	Snapshot Snapshot
 	// Refusals says why the API server would not take a companion.
 	Refusals *Verdicts
+	Now      func() time.Time
+
+	mu sync.Mutex
+	// refusals is since when the API server refuses a number although no Service
+	// shows it.
+	refusals map[uint16]time.Time
 }
+
+// patience is how long such a number is asked for again before it is given up: the API
+// server frees numbers a little after the Service that had them, a hold for example,
+// has shown that it gave them up.
+const patience = 5 * time.Second
 
 // Reconcile serves what carries one policy: its companion, or its Service in place.
 func (r *Exposure) Reconcile(ctx context.Context, policy reconcile.Request) (reconcile.Result, error) {
@@ -174,12 +187,37 @@ func (r *Exposure) refused(ctx context.Context, own []v1alpha1.NodePortAllocatio
 		if err != nil {
 			return reconcile.Result{}, err
 		}
+		if holder == nil && r.maySoon(compile.NumberOf(a)) {
+			return reconcile.Result{RequeueAfter: 2 * retrySoon}, nil
+		}
 		a.Spec = compile.Refused(a, holder)
 		if err := r.Update(ctx, a, client.FieldOwner(v1alpha1.FieldOwner)); err != nil {
 			return conflict(fmt.Errorf("record port %s as Foreign: %w", a.Name, err))
 		}
 	}
 	return reconcile.Result{}, nil
+}
+
+// maySoon says whether a refused number, that no Service shows, may be had if it is
+// asked for again.
+func (r *Exposure) maySoon(number uint16) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.Now()
+	for n, since := range r.refusals {
+		if now.Sub(since) > 2*patience {
+			delete(r.refusals, n) // of another time
+		}
+	}
+	since, known := r.refusals[number]
+	if !known {
+		r.refusals[number], since = now, now
+	}
+	if now.Sub(since) < patience {
+		return true
+	}
+	delete(r.refusals, number)
+	return false
 }
 
 // tell says in the policy's status what no other number can cure: a quota, an
@@ -225,6 +263,7 @@ func refusedNumbers(err error, ports []corev1.ServicePort) []uint16 {
 // SetupWithManager wakes a policy's exposure when its allocations, its companion
 // or the referenced Service change.
 func (r *Exposure) SetupWithManager(mgr ctrl.Manager) error {
+	r.refusals = map[uint16]time.Time{}
 	return builder(mgr, "exposure", 8).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
 			if key := policyOf(o.(*v1alpha1.NodePortAllocation)); key.Name != "" {

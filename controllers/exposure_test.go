@@ -3,6 +3,7 @@ package controllers
 import (
 	"context"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -62,12 +63,24 @@ func TestACompanionIsNotRefusedItsNumberByItself(t *testing.T) {
 				}).
 				WithIndex(&corev1.Service{}, byNodePort, func(client.Object) []string { return nil }).Build()
 			live := fake.NewClientBuilder().WithScheme(scheme).WithObjects(c.live...).Build()
-			r := &Exposure{Client: cached, Snapshot: Snapshot{Reader: cached, Live: live}, Refusals: NewVerdicts()}
-			key := types.NamespacedName{Namespace: "shop", Name: "web"}
-			result, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: key})
-			if err != nil {
-				t.Fatal(err)
+			now := time.Now()
+			r := &Exposure{
+				Client: cached, Snapshot: Snapshot{Reader: cached, Live: live}, Refusals: NewVerdicts(),
+				Now: func() time.Time { return now }, refusals: map[uint16]time.Time{},
 			}
+			key := types.NamespacedName{Namespace: "shop", Name: "web"}
+			look := func() reconcile.Result {
+				result, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: key})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return result
+			}
+			if first := look(); first.RequeueAfter == 0 {
+				t.Error("the number is given up at the first refusal: the API server may be about to free it")
+			}
+			now = now.Add(patience)
+			result := look()
 			var after v1alpha1.NodePortAllocation
 			if err := cached.Get(t.Context(), client.ObjectKeyFromObject(claim), &after); err != nil {
 				t.Fatal(err)

@@ -90,7 +90,7 @@ func (r *Installation) guard(ctx context.Context, mode v1alpha1.GuardMode, undec
 		// The binding goes before its policy comes, and comes after it.
 		want, have := &policies[i], &admissionv1.ValidatingAdmissionPolicy{}
 		if err := r.ensure(ctx, want, have, func() bool {
-			same := equality.Semantic.DeepDerivative(want.Spec, have.Spec) // the API server fills in the rest
+			same := equality.Semantic.DeepEqual(want.Spec, have.Spec)
 			have.Spec = want.Spec
 			return same
 		}); err != nil {
@@ -110,7 +110,7 @@ func (r *Installation) bind(ctx context.Context, name string, want *admissionv1.
 		return client.IgnoreNotFound(r.Delete(ctx, have))
 	}
 	return r.ensure(ctx, want, have, func() bool {
-		same := equality.Semantic.DeepDerivative(want.Spec, have.Spec) // the API server fills in the rest
+		same := equality.Semantic.DeepEqual(want.Spec, have.Spec)
 		have.Spec = want.Spec
 		return same
 	})

@@ -245,8 +245,12 @@ func (r *Pool) SetupWithManager(mgr ctrl.Manager) error {
 					numbers = append(numbers, n)
 				}
 			}
-			return r.owning(ctx, numbers...)
+			if len(numbers) == 0 {
+				return nil
+			}
+			return r.all(ctx, o) // wherever its numbers lie: it may be undeclared
 		})).
+		Watches(&corev1.Namespace{}, each(r.all), ofLabels).
 		Watches(&v1alpha1.Portreeve{}, each(r.all), ofSpec).
 		Complete(r)
 }

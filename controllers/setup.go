@@ -48,7 +48,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		&Pool{Client: c, Snapshot: snapshot, Live: live, Events: recorder, Now: o.Now},
 		&Allocator{Client: c, Snapshot: snapshot, Verdicts: verdicts, Now: o.Now},
 		&Allocation{Client: c, Snapshot: snapshot, Clouds: clouds, Events: recorder, Now: o.Now},
-		&Exposure{Client: c, Snapshot: snapshot, Refusals: refusals},
+		&Exposure{Client: c, Snapshot: snapshot, Refusals: refusals, Now: o.Now},
 		&Hold{Client: c, Snapshot: snapshot, Now: o.Now},
 		&CloudFirewall{Client: c, Snapshot: snapshot, Clouds: clouds, Providers: o.Providers, Owner: o.Owner, Leading: o.Leading, Now: o.Now},
 		&Policy{Client: c, Snapshot: snapshot, Verdicts: verdicts, Refusals: refusals, Clouds: clouds, Now: o.Now},

@@ -95,7 +95,7 @@ func (s Snapshot) InPlace(ctx context.Context, service types.NamespacedName) (*v
 	}
 	for i := range list.Items {
 		p := &list.Items[i]
-		if p.Spec.Service == v1alpha1.ServiceInPlace && compile.Elder(p, list.Items) == "" {
+		if p.Spec.Service == v1alpha1.ServiceInPlace && p.Spec.Mode != v1alpha1.ModePlan && compile.Elder(p, list.Items) == "" {
 			return p, nil
 		}
 	}

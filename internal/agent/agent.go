@@ -214,6 +214,7 @@ func (a *Agent) round(ctx context.Context) outcome {
 	if o.err = a.kernel.enforce(ctx, want); o.err != nil {
 		return o
 	}
+	o.unlogged = a.kernel.unlogged
 	a.applied, a.begun = j.use, true
 	a.metrics.judged.Set(float64(want.Judged.Len()))
 	o.err = a.advance(views, o.vanished)

@@ -39,6 +39,8 @@ type kernel struct {
 	// doubt: the kernel was seen not to enforce what it was believed to. It stays
 	// until the kernel is sure again.
 	doubt bool
+	// unlogged: the rules are in force, but the kernel can't log what it audits.
+	unlogged error
 }
 
 // opened makes sure that there is a datapath. A node that lacks what it needs is
@@ -72,6 +74,10 @@ func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 	err := k.datapath.Sync(ctx, want)
 	took := time.Since(start)
 	k.metrics.synced(took, err)
+	k.unlogged = nil
+	if errors.Is(err, datapath.ErrUnlogged) && k.holds(ctx, want) {
+		k.unlogged, err = err, nil
+	}
 	if err != nil && !tookAway(err) {
 		return err
 	}
@@ -93,6 +99,12 @@ func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 		k.log.Info("rules in force", "judged", want.Judged.Len(), "ports", len(want.Ports), "classes", len(want.Classes), "took", took, "swept", swept)
 	}
 	return nil
+}
+
+// holds says whether the kernel enforces want, whatever else Sync complained of.
+func (k *kernel) holds(ctx context.Context, want rule.Set) bool {
+	have, err := k.datapath.Have(ctx)
+	return err == nil && enforceSame(have, want)
 }
 
 // tookAway says whether Sync took away all that want takes away, although it

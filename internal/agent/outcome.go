@@ -21,6 +21,7 @@ type outcome struct {
 	stale    [kinds]error  // why the last list of a kind was refused
 	denied   error         // why the API server does not show one of the kinds
 	problems []compile.NodeProblem
+	unlogged error // in force, but not logged
 	err      error
 }
 
@@ -89,7 +90,11 @@ func (o outcome) reason() (reason, message string) {
 	if o.denied != nil {
 		return v1alpha1.ReasonFailed, o.denied.Error()
 	}
-	return v1alpha1.ReasonOK, "the kernel was read back and enforces everything up to the marks"
+	message = "the kernel was read back and enforces everything up to the marks"
+	if o.unlogged != nil {
+		message += fmt.Sprintf("; packets to audited numbers pass without a line in the log: %s", o.unlogged)
+	}
+	return v1alpha1.ReasonOK, message
 }
 
 func vanishedMessage(vanished []kind) string {

@@ -115,6 +115,7 @@ func TestLockdownClosesEverything(t *testing.T) {
 	policy := s.policy("shop", officeCIDR)
 	s.create(policy)
 	port := s.awaitReady(policy)
+	s.answers(s.office, from(officeCIDR, 1), port)
 	held, err := s.office.Hold(s.ctx, flow(town.Nodes()[0], from(officeCIDR, 1), port))
 	if err != nil {
 		t.Fatal(err)

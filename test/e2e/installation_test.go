@@ -9,6 +9,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
@@ -25,11 +26,15 @@ func (s *scene) installation(change func(*v1alpha1.Portreeve)) {
 	}
 	edit(s, object, change)
 	s.Cleanup(func() {
-		if err := town.Client.Get(context.Background(), client.ObjectKeyFromObject(object), object); err == nil {
-			object.Spec = v1alpha1.PortreeveSpec{}
-			if err := town.Client.Update(context.Background(), object); err != nil {
-				s.Error(err)
+		err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+			if err := town.Client.Get(context.Background(), client.ObjectKeyFromObject(object), object); err != nil {
+				return err
 			}
+			object.Spec = v1alpha1.PortreeveSpec{}
+			return town.Client.Update(context.Background(), object)
+		})
+		if err != nil {
+			s.Error(err)
 		}
 	})
 }

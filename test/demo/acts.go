@@ -141,14 +141,31 @@ func (p *play) knock(ctx context.Context) error {
 	return p.backdoor(ctx)
 }
 
-// backdoor: a Service made behind Portreeve's back works, but for nobody outside.
+// backdoor: a Service made behind Portreeve's back gets no number of the pool; and
+// where it does, it works, but for nobody outside.
 func (p *play) backdoor(ctx context.Context) error {
-	out, err := p.Kubectl(ctx, "apply", "-f", demoFile("backdoor.yaml"))
+	p.say.gap()
+	p.say.note("Somebody makes a Service of type NodePort on the pool's port %d. Free numbers are held:", backdoorPort)
+	p.say.shell("kubectl apply -f test/demo/backdoor.yaml", "")
+	_, err := p.Kubectl(ctx, "apply", "-f", demoFile("backdoor.yaml"))
+	if err == nil || !strings.Contains(err.Error(), "already allocated") {
+		err = miss{"provided port is already allocated", fmt.Sprint(err)}
+	} else {
+		err = nil
+	}
+	p.say.check(0, err, "the API server refuses it: provided port is already allocated")
+	p.say.note("In a pool with hold: false it is taken, and the nodes drop what comes for it:")
+	if err := p.kubectl(ctx, "patch", "nppool", "web", "--type", "merge", "-p", `{"spec":{"hold":false}}`); err != nil {
+		return err
+	}
+	var out string
+	err = until(ctx, func(ctx context.Context) (err error) {
+		out, err = p.Kubectl(ctx, "apply", "-f", demoFile("backdoor.yaml"))
+		return err
+	})
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
 	}
-	p.say.gap()
-	p.say.note("Somebody makes a Service of type NodePort on the pool's port %d:", backdoorPort)
 	p.say.shell("kubectl apply -f test/demo/backdoor.yaml", out)
 	node := p.Nodes()[0]
 	err = until(ctx, func(ctx context.Context) error {

@@ -72,7 +72,9 @@ func New(ctx context.Context, cluster *lab.Cluster, bin string) (*Stage, error) 
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		return nil, err
 	}
-	c, err := client.NewWithWatch(cluster.RESTConfig(), client.Options{Scheme: scheme})
+	admin := cluster.RESTConfig()
+	admin.WarningHandler = rest.NoWarnings{} // of the guard, which scenes mean to provoke
+	c, err := client.NewWithWatch(admin, client.Options{Scheme: scheme})
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/lab"
@@ -39,6 +41,14 @@ func TestAPolicyDeletedWhileTheManagerIsDown(t *testing.T) {
 	if err := k.start(); err != nil {
 		t.Fatal(err)
 	}
+	eventually(ctx, t, "the pool leaves its free numbers to whoever comes", func() error {
+		var pool v1alpha1.NodePortPool
+		if err := town.Client.Get(ctx, client.ObjectKey{Name: p.pool}, &pool); err != nil {
+			return err
+		}
+		pool.Spec.Hold = ptr.To(false)
+		return town.Client.Update(ctx, &pool)
+	})
 	eventually(ctx, t, "the number comes free", func() error { return town.Client.Create(ctx, grab) })
 
 	eventually(ctx, t, "the register knows the intruder", func() error {

@@ -55,6 +55,8 @@ func (w wish) routes() map[route]bool {
 type scene struct {
 	register map[uint16]*v1alpha1.NodePortAllocation
 	holders  map[uint16][]*corev1.Service
+	free     map[uint16]bool // held for nobody, by a hold
+	ground   ground
 	policies map[claimant]*v1alpha1.NodePortPolicy
 	pool     *v1alpha1.NodePortPool
 	reports  []v1alpha1.NodeDatapath
@@ -71,7 +73,7 @@ func (g ground) has(n uint16) bool { return g.first <= n && n < g.first+g.size }
 // look reads the register before the Services: who holds a number in the API
 // server must be in the register, also when it was read a moment earlier.
 func (g ground) look(ctx context.Context) (scene, error) {
-	s := scene{register: map[uint16]*v1alpha1.NodePortAllocation{}, holders: map[uint16][]*corev1.Service{}, policies: map[claimant]*v1alpha1.NodePortPolicy{}}
+	s := scene{ground: g, free: map[uint16]bool{}, register: map[uint16]*v1alpha1.NodePortAllocation{}, holders: map[uint16][]*corev1.Service{}, policies: map[claimant]*v1alpha1.NodePortPolicy{}}
 	var allocations v1alpha1.NodePortAllocationList
 	var services corev1.ServiceList
 	var policies v1alpha1.NodePortPolicyList
@@ -86,7 +88,11 @@ func (g ground) look(ctx context.Context) (scene, error) {
 	}
 	for i := range services.Items {
 		for _, p := range services.Items[i].Spec.Ports {
-			if n := uint16(p.NodePort); g.has(n) {
+			switch n := uint16(p.NodePort); {
+			case !g.has(n):
+			case services.Items[i].Labels[v1alpha1.LabelHold] == "true":
+				s.free[n] = true
+			default:
 				s.holders[n] = append(s.holders[n], &services.Items[i])
 			}
 		}
@@ -163,8 +169,14 @@ func admits(a *v1alpha1.NodePortAllocation, sources []string) bool {
 }
 
 // held compares Services with the register: each number is in exactly the one
-// Service that its entry names, and serves exactly if it is not closed.
+// Service that its entry names, and serves exactly if it is not closed; one that has
+// no entry is held for nobody.
 func (s scene) held() error {
+	for n := s.ground.first; n < s.ground.first+s.ground.size; n++ {
+		if holds := s.pool.Spec.Hold == nil || *s.pool.Spec.Hold; s.free[n] != (holds && s.register[n] == nil) {
+			return fmt.Errorf("%d is held for nobody: %t, and the register says %v", n, s.free[n], s.register[n])
+		}
+	}
 	for n, services := range s.holders {
 		if len(services) != 1 || s.register[n] == nil {
 			return fmt.Errorf("%d is held by %d Services, the register says %v", n, len(services), s.register[n])

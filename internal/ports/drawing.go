@@ -5,7 +5,7 @@ import "slices"
 // drawing is the state of one call of Choose: what is given so far.
 type drawing struct {
 	pools      []stock
-	byName     map[string]*stock
+	byName     map[string]*stock // nil when it would not pay
 	used       Numbers           // taken, or given in this call
 	given      Numbers           // given in this call: not even its owner gets it twice
 	neighbours map[uint16]string // the caller's, read only
@@ -21,28 +21,40 @@ type stock struct {
 	winners []int // requests whose number is reserved here and not placed yet
 }
 
-func newDrawing(pools []Pool, taken Numbers, neighbours map[uint16]string) *drawing {
-	d := &drawing{
-		pools: make([]stock, len(pools)), byName: make(map[string]*stock, len(pools)),
-		used: taken, neighbours: neighbours,
-	}
+func newDrawing(requests int, pools []Pool, taken Numbers, neighbours map[uint16]string) *drawing {
+	d := &drawing{pools: make([]stock, len(pools)), used: taken, neighbours: neighbours}
 	for i := range pools {
 		d.pools[i].Pool = &pools[i]
-		if d.byName[pools[i].Name] == nil {
-			d.byName[pools[i].Name] = &d.pools[i]
-		}
 		if pools[i].BySource && d.placed == nil {
 			d.placed = map[uint16]string{}
 		}
 	}
+	if requests > len(pools) {
+		d.byName = make(map[string]*stock, len(pools))
+		for i := range slices.Backward(d.pools) { // of two with one name, the first
+			d.byName[d.pools[i].Name] = &d.pools[i]
+		}
+	}
 	return d
+}
+
+func (d *drawing) pool(name string) *stock {
+	if d.byName != nil {
+		return d.byName[name]
+	}
+	for i := range d.pools {
+		if d.pools[i].Name == name {
+			return &d.pools[i]
+		}
+	}
+	return nil
 }
 
 // pin serves a request for one certain number.
 func (d *drawing) pin(r *Request) Choice {
 	answer := Choice{Outcome: Outside, Number: r.Pin}
 	for _, name := range r.Pools {
-		p := d.byName[name]
+		p := d.pool(name)
 		if p == nil || !p.Ranges.Contains(r.Pin) {
 			continue
 		}
@@ -65,7 +77,7 @@ func (d *drawing) prefer(r *Request) (choice Choice, met bool) {
 			continue
 		}
 		for _, name := range r.Pools {
-			if p := d.byName[name]; p != nil && p.Ranges.Contains(n) && p.allows(r.Namespace) {
+			if p := d.pool(name); p != nil && p.Ranges.Contains(n) && p.allows(r.Namespace) {
 				return d.give(p, r, n), true
 			}
 		}
@@ -79,7 +91,7 @@ func (d *drawing) prefer(r *Request) (choice Choice, met bool) {
 func (d *drawing) any(r *Request, i int) Choice {
 	outcome := Exhausted
 	for _, name := range r.Pools {
-		p := d.byName[name]
+		p := d.pool(name)
 		if p == nil {
 			continue
 		}

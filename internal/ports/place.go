@@ -2,18 +2,6 @@ package ports
 
 import "slices"
 
-// sight is how many gaps are looked at for one number, so that a choice takes
-// microseconds also in a pool of 60,000 numbers full of holes. A pool with fewer
-// gaps is seen whole; else those from the home of the sources on, where equal
-// sources were put before.
-const sight = 64
-
-// farthest bounds what many numbers together see. More finds no better places.
-const farthest = 4096
-
-// view is how many gaps are looked at for n numbers: never too few to hold them.
-func view(n int) int { return max(n, min(sight*n, farthest)) }
-
 // group is the winners of one pool with equal sources.
 type group struct {
 	sources string
@@ -23,18 +11,12 @@ type group struct {
 
 func (g *group) missing() int { return len(g.members) - len(g.numbers) }
 
-// gap is a run of free numbers within a range of the pool. 32 bits, because one
-// that is used up may begin after 65535.
-type gap struct{ first, last uint32 }
-
-func (g gap) len() int { return int(g.last) + 1 - int(g.first) }
-
-// edge is a gap and whether the numbers beside it have the wanted sources. Looking
-// them up costs more than all the rest, so the right side waits until it matters.
+// edge is a gap and whether the numbers beside it have the wanted sources. Asking
+// costs more than all the rest, so the right side waits until it matters.
 type edge struct {
 	gap
 	left, right bool
-	looked      bool // right is known
+	asked       bool // right is known
 }
 
 // place gives the pool's winners the numbers they keep: first what extends runs
@@ -79,12 +61,12 @@ func groupsOf(winners []int, requests []Request) (groups []group) {
 //	A A _ A A _ _ A B _ _ _ A      a hole inside a run heals it: the shortest first;
 //	    1     2 3     6 5 4        then the end of a run with the most room
 func (d *drawing) extend(p *stock, g *group) {
-	gaps := d.gaps(p, g.sources, view(len(g.members)))
+	gaps := d.look(p, g.sources, len(g.members))
 	edges := make([]edge, 0, len(gaps))
 	for _, free := range gaps {
 		e := edge{gap: free, left: d.admits(free.first-1, g.sources)}
 		if e.left {
-			d.look(&e, g)
+			d.ask(&e, g)
 		}
 		if e.hole() && e.len() == 1 { // none is shorter
 			if d.settle(g, e.first, 1); g.missing() == 0 {
@@ -109,9 +91,9 @@ func (d *drawing) extend(p *stock, g *group) {
 // hole says whether filling the gap joins two runs.
 func (e *edge) hole() bool { return e.left && e.right }
 
-func (d *drawing) look(e *edge, g *group) {
-	if !e.looked {
-		e.right, e.looked = d.admits(e.last+1, g.sources), true
+func (d *drawing) ask(e *edge, g *group) {
+	if !e.asked {
+		e.right, e.asked = d.admits(e.last+1, g.sources), true
 	}
 }
 
@@ -132,7 +114,7 @@ func (d *drawing) longestEnd(edges []edge, g *group) (best *edge) {
 			continue
 		}
 		if !e.left {
-			d.look(e, g)
+			d.ask(e, g)
 		}
 		if e.left || e.right {
 			best = e
@@ -158,42 +140,6 @@ func (d *drawing) settle(g *group, first, n uint32) {
 		d.occupy(uint16(at), g.sources)
 		g.numbers = append(g.numbers, uint16(at))
 	}
-}
-
-// gaps lists the pool's gaps, at most limit of them, from the home of the sources
-// on and round.
-func (d *drawing) gaps(p *stock, sources string, limit int) []gap {
-	// From a used number, or the gap around home would count as two; not from 0,
-	// or nothing would be before it.
-	start := d.used.nextIn(max(p.home(sources), 1), 1<<16-1)
-	out := make([]gap, 0, sight)
-	for _, half := range [2]gap{{start, 1<<16 - 1}, {0, start - 1}} {
-		for _, span := range p.Ranges {
-			at, last := max(half.first, uint32(span.First)), min(half.last, uint32(span.Last))
-			for at <= last {
-				first := d.used.nextOut(at, last)
-				if first > last {
-					break
-				}
-				if at = d.used.nextIn(first, last); len(out) == limit {
-					return out
-				}
-				out = append(out, gap{first, at - 1})
-			}
-		}
-	}
-	return out
-}
-
-// home is the number where the sources begin to look: always the same one, and
-// for others elsewhere (FNV-1a).
-func (p *stock) home(sources string) uint32 {
-	hash := uint32(2166136261)
-	for i := range len(sources) {
-		hash = (hash ^ uint32(sources[i])) * 16777619
-	}
-	first, last := uint32(p.Ranges[0].First), uint32(p.Ranges[len(p.Ranges)-1].Last)
-	return first + hash%(last-first+1)
 }
 
 // admits says whether n is in use and has the sources. What is in use and nobody's

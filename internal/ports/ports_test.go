@@ -1,7 +1,6 @@
 package ports
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 
@@ -66,6 +65,47 @@ func TestChoose(t *testing.T) {
 			[]Request{pin(30000, "web"), from("web")}, []uint16{30000, 30001, 30002},
 			[]Choice{{Outcome: Taken, Number: 30000, Pool: "web"}, waits(0)},
 		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := Choose(c.requests, []Pool{web, api}, numbers(c.taken...), nil); !slices.Equal(got, c.want) {
+				t.Errorf("Choose = %+v, want %+v", got, c.want)
+			}
+		})
+	}
+}
+
+func TestChooseWithQuotasAndPreferences(t *testing.T) {
+	web, api := pool(t, "web", "30000-30002"), pool(t, "api", "30100-30101")
+	web.Quota, web.Used = 2, map[string]int{"shop": 1}
+	shop := Request{Namespace: "shop", Pools: []string{"web"}}
+	both := Request{Namespace: "shop", Pools: []string{"web", "api"}}
+	bank := Request{Namespace: "bank", Pools: []string{"web"}}
+	pin := func(r Request, n uint16) Request { r.Pin = n; return r }
+	prefer := func(r Request, n ...uint16) Request { r.Prefer = n; return r }
+	own := func(r Request, n ...uint16) Request { r.Own = n; return r }
+	chosen := func(n uint16, pool string) Choice { return Choice{Outcome: Chosen, Number: n, Pool: pool} }
+	over := Choice{Outcome: OverQuota}
+	for _, c := range []struct {
+		name     string
+		requests []Request
+		taken    []uint16
+		want     []Choice
+	}{
+		{"up to the quota, each namespace on its own", []Request{shop, shop, bank, bank}, nil, []Choice{chosen(30000, "web"), over, chosen(30001, "web"), chosen(30002, "web")}},
+		{"over quota in one pool, the next pool", []Request{both, both, both, both}, nil, []Choice{chosen(30000, "web"), chosen(30100, "api"), chosen(30101, "api"), over}},
+		{"a full pool is no matter of quota", []Request{pin(shop, 30000), shop}, []uint16{30001, 30002}, []Choice{chosen(30000, "web"), {Outcome: Exhausted}}},
+		{"who is over quota waits behind nobody and is not ahead", []Request{shop, shop, bank, bank, bank}, []uint16{30000}, []Choice{chosen(30001, "web"), over, chosen(30002, "web"), {Outcome: Exhausted}, {Outcome: Exhausted, Ahead: 1}}},
+		{"a pin over quota", []Request{shop, pin(shop, 30001), pin(shop, 30002)}, nil, []Choice{over, chosen(30001, "web"), {Outcome: OverQuota, Number: 30002, Pool: "web"}}},
+		{"a taken pin is taken, whatever the quota", []Request{pin(shop, 30001), pin(shop, 30002)}, []uint16{30002}, []Choice{chosen(30001, "web"), {Outcome: Taken, Number: 30002, Pool: "web"}}},
+		{"a preference before an older request without", []Request{bank, prefer(bank, 30000)}, nil, []Choice{chosen(30001, "web"), chosen(30000, "web")}},
+		{"a pin before an older preference", []Request{prefer(bank, 30000), pin(bank, 30000)}, nil, []Choice{chosen(30001, "web"), chosen(30000, "web")}},
+		{"the first preference that can be met", []Request{prefer(bank, 30100, 30000, 30002, 30001)}, []uint16{30000}, []Choice{chosen(30002, "web")}},
+		{"without a preference that can be met, like the others", []Request{bank, prefer(bank, 30100)}, nil, []Choice{chosen(30000, "web"), chosen(30001, "web")}},
+		{"a preference over quota is passed over", []Request{pin(shop, 30001), prefer(both, 30000, 30101)}, nil, []Choice{chosen(30001, "web"), chosen(30101, "api")}},
+		{"its own number, when preferred", []Request{prefer(bank, 30001), own(prefer(bank, 30001), 30001)}, []uint16{30001}, []Choice{chosen(30000, "web"), chosen(30001, "web")}},
+		{"its own number, when pinned", []Request{pin(bank, 30001), own(pin(bank, 30001), 30001)}, []uint16{30001}, []Choice{{Outcome: Taken, Number: 30001, Pool: "web"}, chosen(30001, "web")}},
+		{"its own number once", []Request{own(pin(bank, 30001), 30001), own(prefer(bank, 30001), 30001), own(pin(bank, 30001), 30001)}, []uint16{30001}, []Choice{chosen(30001, "web"), chosen(30000, "web"), {Outcome: Taken, Number: 30001, Pool: "web"}}},
+		{"its own number not by chance", []Request{own(bank, 30000)}, []uint16{30000}, []Choice{chosen(30001, "web")}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := Choose(c.requests, []Pool{web, api}, numbers(c.taken...), nil); !slices.Equal(got, c.want) {
@@ -208,31 +248,4 @@ func TestNumbersHoldEveryPort(t *testing.T) {
 			t.Fatalf("%d is not in after it was added", n)
 		}
 	}
-}
-
-// BenchmarkChoose hands out 60,000 ports of 20 pools, then lets as many wait in
-// vain. The goal is 10 µs a port.
-func BenchmarkChoose(b *testing.B) {
-	const poolCount, size = 20, 3000
-	var pools []Pool
-	var requests []Request
-	for i := range poolCount {
-		first := uint16(2000 + i*size)
-		name := fmt.Sprintf("pool-%02d", i)
-		pools = append(pools, Pool{Name: name, Ranges: rule.NewPortRanges(rule.PortRange{First: first, Last: first + size - 1})})
-	}
-	for i := range 2 * poolCount * size {
-		r := Request{Pools: []string{pools[i%poolCount].Name}}
-		if i%100 == 7 && i < poolCount*size {
-			r.Pin = pools[i%poolCount].Ranges[0].Last - uint16(i/poolCount)
-		}
-		requests = append(requests, r)
-	}
-	for b.Loop() {
-		choices := Choose(requests, pools, Numbers{}, nil)
-		if last := choices[len(choices)-1]; last.Outcome != Exhausted || last.Ahead != size-1 {
-			b.Fatalf("the last choice is %+v", last)
-		}
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(requests)), "ns/port")
 }

@@ -49,10 +49,10 @@ func (s *scene) kubeProxyIgnores(number int) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	if !strings.Contains(string(out), "kube-proxy") {
+	if !strings.Contains(out, "kube-proxy") {
 		s.Fatalf("no rules of kube-proxy:\n%s", out)
 	}
-	for line := range strings.Lines(string(out)) {
+	for line := range strings.Lines(out) {
 		if strings.Contains(line, fmt.Sprint(number)) && !strings.Contains(line, "PORTREEVE") {
 			s.Errorf("kube-proxy serves a held number: %s", line)
 		}

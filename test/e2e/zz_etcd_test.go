@@ -20,7 +20,9 @@ func TestPortsComeBackFromABackupOfEtcd(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	edit(s, kept, func(p *v1alpha1.NodePortPolicy) { p.Spec.Sources = append(p.Spec.Sources, v1alpha1.Source{CIDR: streetCIDR}) })
+	edit(s, kept, func(p *v1alpha1.NodePortPolicy) {
+		p.Spec.Sources = append(p.Spec.Sources, v1alpha1.Source{CIDR: streetCIDR})
+	})
 	s.awaitReady(kept)
 	s.answers(s.street, from(streetCIDR, 1), port)
 	lost := s.policy("lost", officeCIDR)

@@ -21,8 +21,10 @@ type stock struct {
 	winners []int // requests whose number is reserved here and not placed yet
 }
 
-func newDrawing(requests int, pools []Pool, taken Numbers, neighbours map[uint16]string) *drawing {
-	d := &drawing{pools: make([]stock, len(pools)), used: taken, neighbours: neighbours}
+// open begins a drawing for so many requests. It fills what its caller has on the
+// stack: to allocate two sets of all numbers would cost most of a choice.
+func (d *drawing) open(requests int, pools []Pool, taken *Numbers, neighbours map[uint16]string) {
+	d.pools, d.used, d.neighbours = make([]stock, len(pools)), *taken, neighbours
 	for i := range pools {
 		d.pools[i].Pool = &pools[i]
 		if pools[i].BySource && d.placed == nil {
@@ -35,7 +37,6 @@ func newDrawing(requests int, pools []Pool, taken Numbers, neighbours map[uint16
 			d.byName[d.pools[i].Name] = &d.pools[i]
 		}
 	}
-	return d
 }
 
 func (d *drawing) pool(name string) *stock {

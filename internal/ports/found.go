@@ -29,7 +29,7 @@ func (d *drawing) found(p *stock, groups []group) {
 		return
 	}
 	slices.SortStableFunc(runs, func(a, b run) int { return cmp.Compare(b.n, a.n) })
-	gaps := d.around(p, p.home(runs[0].sources), view(total))
+	gaps := d.around(p, p.home(runs[0].sources), nearby(total))
 	pieces := share(runs, gaps, largest)
 	if len(pieces) > len(runs) { // some run was cut, which a tighter packing may avoid
 		if tight := share(runs, gaps, tightest); len(tight) < len(pieces) {

@@ -7,15 +7,18 @@ import (
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
-// sight is how many gaps are seen for one number, so that a choice takes microseconds
-// also in a pool of 60,000 numbers full of holes.
-const sight = 48
+// How many gaps are seen for one number, so that a choice takes microseconds also in
+// a pool of 60,000 numbers full of holes.
+const (
+	near = 32 // around the home of its sources
+	far  = 48 // all over the pool
+)
 
 // farthest bounds what many numbers together see. More finds no better places.
 const farthest = 1024
 
-// view is how many gaps are seen for n numbers: never too few to hold them.
-func view(n int) int { return max(n, min(sight*n, farthest)) }
+// nearby is how many gaps are seen around home for n numbers: enough to hold them.
+func nearby(n int) int { return max(n, min(near*n, farthest)) }
 
 // gap is a run of free numbers within a range of the pool. 32 bits, because one
 // that is used up may begin after 65535.
@@ -24,15 +27,15 @@ type gap struct{ first, last uint32 }
 func (g gap) len() int { return int(g.last) + 1 - int(g.first) }
 
 // look lists gaps in which n numbers of the sources may belong: all, if they are
-// few. Else those around the home of the sources, where those few that have equal
-// ones meet, and as many from all over the pool, among which there are some beside
-// those of which there are many.
+// few. Else those around the home of the sources, where those of which there are
+// few meet, and some from all over the pool, where those of which there are many
+// find their like.
 func (d *drawing) look(p *stock, sources string, n int) []gap {
-	gaps := d.around(p, p.home(sources), view(n))
-	if len(gaps) < view(n) {
+	gaps := d.around(p, p.home(sources), nearby(n))
+	if len(gaps) < nearby(n) {
 		return gaps
 	}
-	return d.sample(p, gaps, view(n))
+	return d.sample(p, gaps, min(far*n, farthest))
 }
 
 // around lists gaps from a number on and round, limit at most.
@@ -40,7 +43,7 @@ func (d *drawing) around(p *stock, home uint32, limit int) []gap {
 	// From a used number, or the gap at home would count as two; not from 0, or
 	// nothing would be before it.
 	home = d.used.nextIn(max(home, 1), 1<<16-1)
-	gaps := make([]gap, 0, 2*sight)
+	gaps := make([]gap, 0, near+far)
 	for g, ok := d.next(p, home); ok && len(gaps) < limit; g, ok = d.next(p, g.last+1) {
 		gaps = append(gaps, g)
 	}

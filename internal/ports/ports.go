@@ -76,7 +76,8 @@ type Choice struct {
 // neighbours are the numbers in use and the Sources they admit; one that is missing
 // admits nobody. Only pools with BySource look at them. No argument is changed.
 func Choose(requests []Request, pools []Pool, taken Numbers, neighbours map[uint16]string) []Choice {
-	d := newDrawing(len(requests), pools, taken, neighbours)
+	var d drawing
+	d.open(len(requests), pools, &taken, neighbours)
 	choices := make([]Choice, len(requests))
 	for i := range requests {
 		if requests[i].Pin != 0 {

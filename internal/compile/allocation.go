@@ -57,6 +57,9 @@ func Assign(wish *Wish, own []v1alpha1.NodePortAllocation) Assignment {
 		if a.Spec.State == v1alpha1.AllocationClosed && !wish.owned.Contains(NumberOf(a)) {
 			return false // the number may be another team's by now
 		}
+		if wish.leaves(a) {
+			return false
+		}
 		return slices.Contains(wish.Pools, a.Spec.Pool) && (wanted.Pin == 0 || wanted.Pin == NumberOf(a))
 	}
 	as.Missing = pass(func(w Number, a *v1alpha1.NodePortAllocation) bool { return w.Pin != 0 && usable(w, a) })
@@ -67,6 +70,14 @@ func Assign(wish *Wish, own []v1alpha1.NodePortAllocation) Assignment {
 		return a.Spec.State == v1alpha1.AllocationOpen && match(w, a) > matchNone
 	})
 	return as
+}
+
+// leaves says whether the allocation is carried by a Service in place that is to carry
+// it no longer: such a number can't go elsewhere while that Service has it.
+func (w *Wish) leaves(a *v1alpha1.NodePortAllocation) bool {
+	spec := &w.policy.Spec
+	return a.Spec.Carrier == v1alpha1.ServiceInPlace &&
+		(spec.Service != v1alpha1.ServiceInPlace || spec.ServiceRef.Name != a.Spec.Claim.Service)
 }
 
 // compareClaims orders the allocations of one policy: who comes first keeps the port.
@@ -171,6 +182,9 @@ func Allocation(a *v1alpha1.NodePortAllocation, policy *v1alpha1.NodePortPolicy,
 	spec := wish.Claim(wish.Numbers[i], a.Spec.Pool)
 	spec.Since = a.Spec.Since
 	spec.Adopted = a.Spec.Adopted && spec.Carrier == v1alpha1.ServiceInPlace
+	if wish.leaves(a) { // stays where it is until there is a new number
+		spec.Carrier, spec.Adopted, spec.Claim = a.Spec.Carrier, a.Spec.Adopted, a.Spec.Claim
+	}
 	return spec
 }
 
@@ -205,29 +219,20 @@ func closed(spec v1alpha1.NodePortAllocationSpec, now metav1.MicroTime) v1alpha1
 }
 
 // narrowed keeps what was last accepted, less the sources that the policy, though
-// it can't be honoured as it stands, no longer names.
+// it can't be honoured as it stands, no longer names. Which those of a pool that is
+// gone were, nobody knows, so they stay.
 func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPolicy, pools []Pool) v1alpha1.NodePortAllocationSpec {
 	var pool *v1alpha1.NodePortPool
 	if i := slices.IndexFunc(pools, func(p Pool) bool { return p.Name == spec.Pool }); i >= 0 {
 		pool = pools[i].NodePortPool
 	}
+	if pool == nil && policy.Spec.Sources == nil {
+		return spec
+	}
 	sources, _, _ := sourcesOf(policy, pool)
 	spec.Ports = slices.Clone(spec.Ports)
 	for i, p := range spec.Ports {
-		var named []netip.Prefix
-		var sets []v1alpha1.ObjectName
-		world := false
-		for _, s := range sources {
-			if len(s.Ports) > 0 && !slices.Contains(s.Ports, p.Name) {
-				continue
-			}
-			world = world || s.Entity == v1alpha1.EntityWorld
-			sets = append(sets, s.AddressSet)
-			if prefix, ok := parseCIDR(s.CIDR); ok && prefix.Bits() > 0 {
-				named = append(named, prefix)
-			}
-		}
-		named, _ = withoutWorld(named)
+		named, sets, world := namedFor(p.Name, sources)
 		have := parseSources(p.Sources)
 		switch {
 		case world && !p.World:
@@ -242,6 +247,20 @@ func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPol
 		})
 	}
 	return spec
+}
+
+// namedFor are the networks, AddressSets and perhaps the world that sources name for a
+// port, unjudged.
+func namedFor(port string, sources []v1alpha1.Source) (networks []netip.Prefix, sets []v1alpha1.ObjectName, world bool) {
+	var cidrs []v1alpha1.CIDR
+	for _, s := range sources {
+		if len(s.Ports) > 0 && !slices.Contains(s.Ports, port) {
+			continue
+		}
+		world = world || s.Entity == v1alpha1.EntityWorld
+		cidrs, sets = append(cidrs, s.CIDR), append(sets, s.AddressSet)
+	}
+	return parseSources(cidrs), sets, world
 }
 
 // Foreign returns what the allocation of a number that somebody else holds must
@@ -269,7 +288,9 @@ func NewForeign(holder *corev1.Service, number uint16, pool *v1alpha1.NodePortPo
 		State: v1alpha1.AllocationForeign, Protocols: Held(holder)[number],
 		Claim: v1alpha1.Claim{Namespace: holder.Namespace, Service: holder.Name},
 		Pool:  pool.Name, Team: pool.Spec.Team,
-		Grandfathered: stood && (pool.Spec.Grandfather == nil || *pool.Spec.Grandfather),
+		// A companion that came out of a backup without its owners stood there only
+		// for those whom its policy admitted.
+		Grandfathered: stood && (pool.Spec.Grandfather == nil || *pool.Spec.Grandfather) && holder.Labels[v1alpha1.LabelPolicy] == "",
 	}
 }
 

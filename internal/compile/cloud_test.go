@@ -41,7 +41,7 @@ func TestCloudAdmitsTheSourcesOfOpenPorts(t *testing.T) {
 	for range 20 {
 		random.Shuffle(len(allocations), func(i, j int) { allocations[i], allocations[j] = allocations[j], allocations[i] })
 		var got []string
-		for _, a := range Cloud("aws-prod", allocations) {
+		for _, a := range Cloud("aws-prod", allocations, Places{}) {
 			got = append(got, fmt.Sprintf("%s %s %s", a.Protocol, a.Ports, a.Source))
 			if !strings.Contains(a.Description, "team=payments") || !strings.Contains(a.Description, "pool=web") {
 				t.Errorf("description %q", a.Description)
@@ -51,7 +51,7 @@ func TestCloudAdmitsTheSourcesOfOpenPorts(t *testing.T) {
 			t.Fatalf("admits\n%q, want\n%q", got, want)
 		}
 	}
-	if got := Cloud("aws-dev", allocations); got != nil {
+	if got := Cloud("aws-dev", allocations, Places{}); got != nil {
 		t.Errorf("a firewall that nobody names admits %v", got)
 	}
 }
@@ -64,9 +64,9 @@ func TestAtomsAreWhatNodesAdmit(t *testing.T) {
 		"0.0.0.0/1", "128.0.0.0/1", "::/0", "2001:db8::/48", "x", "::ffff:10.0.0.0/104",
 	}}}
 	for range 2 {
-		set, _ := Node(nil, []v1alpha1.NodePortAllocation{*a})
+		set, _ := Node(NodeInput{Allocations: []v1alpha1.NodePortAllocation{*a}})
 		var sources []string
-		for _, atom := range Atoms(a) {
+		for _, atom := range (Places{}).Atoms(a) {
 			sources = append(sources, atom.Source.String())
 		}
 		var admitted []string

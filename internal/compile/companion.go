@@ -46,6 +46,7 @@ func Companion(namespace, policy string, own []v1alpha1.NodePortAllocation, serv
 	want.Spec.Type = corev1.ServiceTypeNodePort
 	want.Spec.Ports = companionPorts(sorted, service, have)
 	want.Spec.Selector = nil
+	want.Spec.ExternalIPs = nil // a way around the node ports, which nobody filters
 	delete(want.Labels, labelProxyName)
 	serves := service != nil && slices.ContainsFunc(sorted, func(a *v1alpha1.NodePortAllocation) bool {
 		return a.Spec.State == v1alpha1.AllocationOpen

@@ -52,7 +52,9 @@ func TestWhoIsGrandfathered(t *testing.T) {
 }
 
 func TestForeignLife(t *testing.T) {
-	pool := func(grandfathers *bool) *Pool { return &Owned([]v1alpha1.NodePortPool{*poolThat(grandfathers)})[0] }
+	pool := func(grandfathers *bool) *Pool {
+		return &Owned([]v1alpha1.NodePortPool{*poolThat(grandfathers)}, Limits{})[0]
+	}
 	elsewhere := holding("old", 30007)
 	elsewhere.Namespace = "shop"
 	for _, c := range []struct {

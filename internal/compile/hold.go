@@ -3,6 +3,7 @@ package compile
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -94,8 +95,7 @@ func Hold(namespace, name string, numbers []uint16, have *corev1.Service) *corev
 
 // Undeclared lists the Services with node ports that nobody declared and that
 // concern a pool: on numbers of its ranges, or in namespaces that may draw from it.
-// declared says which Services are carried in place for a policy; ours are left out
-// by the caller.
+// Ours, and those that are carried in place for a policy, are left out by the caller.
 func Undeclared(p Pool, services []*corev1.Service, mayDraw func(namespace string) bool) []v1alpha1.UndeclaredService {
 	var out []v1alpha1.UndeclaredService
 	for _, s := range services {
@@ -120,20 +120,24 @@ func Undeclared(p Pool, services []*corev1.Service, mayDraw func(namespace strin
 // Hijacks describes how a Service that is not ours takes the traffic of a number on
 // a node's own address, "" if it does not: an external IP or a load balancer's
 // address that is a node's, with the number as its port (kube-proxy serves those
-// before node ports).
+// before node ports). nodes are the addresses of nodes in their usual spelling.
 func Hijacks(s *corev1.Service, number uint16, protocols []v1alpha1.Protocol, nodes map[string]bool) string {
 	if !slices.ContainsFunc(s.Spec.Ports, func(p corev1.ServicePort) bool {
 		return p.Port == int32(number) && slices.Contains(protocols, v1alpha1.Protocol(protocolOf(p)))
 	}) {
 		return ""
 	}
+	isNode := func(text string) bool {
+		a, err := netip.ParseAddr(text)
+		return nodes[text] || err == nil && nodes[a.String()]
+	}
 	for _, a := range s.Spec.ExternalIPs {
-		if nodes[a] {
+		if isNode(a) {
 			return fmt.Sprintf("Service %s/%s, externalIPs %s port %d", s.Namespace, s.Name, a, number)
 		}
 	}
 	for _, i := range s.Status.LoadBalancer.Ingress {
-		if nodes[i.IP] && (i.IPMode == nil || *i.IPMode == corev1.LoadBalancerIPModeVIP) {
+		if isNode(i.IP) && (i.IPMode == nil || *i.IPMode == corev1.LoadBalancerIPModeVIP) {
 			return fmt.Sprintf("Service %s/%s, load balancer address %s port %d", s.Namespace, s.Name, i.IP, number)
 		}
 	}

@@ -55,22 +55,24 @@ func (w *Wish) inPlace(named []chosenPort, service *corev1.Service, cluster Clus
 // not decide stays as it is.
 //
 // An Open number goes to its port. A Closed one is taken from the Service, unless it
-// was the Service's before the policy came.
+// was the Service's before the policy came. A ClusterIP Service becomes one with node
+// ports only when there is a number for each of its ports: the API server would give
+// the others random ones, which nobody gates.
 func InPlace(own []v1alpha1.NodePortAllocation, have *corev1.Service) *corev1.Service {
 	want := have.DeepCopy()
-	carries := false
+	carries, lacks := false, false
 	for i := range want.Spec.Ports {
 		p := &want.Spec.Ports[i]
-		switch a := servingInPlace(own, *p); {
-		case a != nil:
-			p.NodePort, carries = int32(NumberOf(a)), true
-		case revoked(own, p.NodePort):
+		if a := servingInPlace(own, *p); a != nil {
+			p.NodePort = int32(NumberOf(a))
+		} else if revoked(own, p.NodePort) {
 			p.NodePort = 0
-		case p.NodePort != 0:
-			carries = true
 		}
+		carries, lacks = carries || p.NodePort != 0, lacks || p.NodePort == 0
 	}
 	switch {
+	case want.Spec.Type == corev1.ServiceTypeClusterIP && lacks:
+		return have.DeepCopy()
 	case want.Spec.Type == corev1.ServiceTypeClusterIP && carries:
 		want.Spec.Type = corev1.ServiceTypeNodePort
 	case want.Spec.Type == corev1.ServiceTypeNodePort && !carries:
@@ -80,10 +82,10 @@ func InPlace(own []v1alpha1.NodePortAllocation, have *corev1.Service) *corev1.Se
 	return want
 }
 
-// servingInPlace returns the Open allocation that serves the port of the Service.
+// servingInPlace returns the Open allocation that serves the port of the Service; of
+// several, while the port moves, the one that has it until the others may.
 func servingInPlace(own []v1alpha1.NodePortAllocation, port corev1.ServicePort) *v1alpha1.NodePortAllocation {
-	for i := range own {
-		a := &own[i]
+	for _, a := range slices.SortedFunc(slices.Values(pointers(own)), compareClaims) {
 		if a.Spec.Carrier == v1alpha1.ServiceInPlace && a.Spec.State == v1alpha1.AllocationOpen &&
 			slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
 				return p.Port == port.Port && corev1.Protocol(p.Protocol) == protocolOf(port)

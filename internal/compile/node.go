@@ -43,10 +43,10 @@ type NodeInput struct {
 // nobody is admitted anywhere.
 func Node(in NodeInput) (rule.Set, []NodeProblem) {
 	n := nodeRules{sources: map[rule.Port][]netip.Prefix{}, places: NewPlaces(in.Pools, in.AddressSets), labels: in.Labels}
-	n.lockdown = in.Installation != nil && in.Installation.Spec.Lockdown
-	safe := rule.FailSafe
+	n.safe = rule.FailSafe
 	if in.Installation != nil {
-		safe = safe.Union(failSafe(in.Installation))
+		n.lockdown = in.Installation.Spec.Lockdown
+		n.safe = n.safe.Union(failSafe(in.Installation))
 	}
 	for i := range in.Pools {
 		n.addPool(&in.Pools[i])
@@ -61,29 +61,25 @@ func Node(in NodeInput) (rule.Set, []NodeProblem) {
 	slices.SortFunc(n.problems, func(a, b NodeProblem) int {
 		return cmp.Or(cmp.Compare(a.Port, b.Port), cmp.Compare(a.Reason, b.Reason))
 	})
-	for port := range n.sources {
-		if safe.Contains(port.Number) {
-			delete(n.sources, port)
-		}
-	}
-	unclaimed := rule.NewPortRanges(n.passed...).Subtract(rule.NewPortRanges(n.claimed...))
-	judged := rule.NewPortRanges(append(n.judged, n.claimed...)...).Subtract(unclaimed).Subtract(safe)
-	audited := rule.NewPortRanges(n.audited...).Subtract(rule.NewPortRanges(n.claimed...))
-	return rule.NewSet(judged, n.sources).WithAudited(audited), slices.Compact(n.problems)
+	// Where two pools have armed a number, while it changes hands, the one that drops wins.
+	closed := rule.NewPortRanges(slices.Concat(n.claimed, n.dropped)...)
+	audited := rule.NewPortRanges(n.audited...).Subtract(closed)
+	return rule.NewSet(closed.Union(audited).Subtract(n.safe), n.sources).WithAudited(audited), slices.Compact(n.problems)
 }
 
 // nodeRules collects a node's rules. A port in sources without prefixes is
-// closed. No number of FailSafe ever gets into sources.
+// closed. No fail-safe number ever gets into sources.
 type nodeRules struct {
-	judged  []rule.PortRange // armed, claimed or not
 	claimed []rule.PortRange // numbers with an allocation
-	// Armed numbers that pass, and that pass and are logged, while nobody claims them.
-	passed, audited []rule.PortRange
-	sources         map[rule.Port][]netip.Prefix
-	problems        []NodeProblem
-	places          Places
-	labels          map[string]string
-	lockdown        bool
+	// Armed numbers that are dropped, and that pass and are logged, while nobody claims
+	// them. Those that just pass are in neither.
+	dropped, audited []rule.PortRange
+	safe             rule.PortRanges // never judged
+	sources          map[rule.Port][]netip.Prefix
+	problems         []NodeProblem
+	places           Places
+	labels           map[string]string
+	lockdown         bool
 }
 
 func (n *nodeRules) problem(port uint16, format string, args ...any) {
@@ -111,13 +107,12 @@ func (n *nodeRules) addPool(p *v1alpha1.NodePortPool) {
 		armed = append(armed, r)
 	}
 	judged := rule.NewPortRanges(armed...).Intersect(rule.NewPortRanges(ranges...)).Subtract(reserved(p))
-	n.judged = append(n.judged, judged...)
 	switch {
-	case n.lockdown:
-	case p.Spec.Unclaimed == v1alpha1.UnclaimedIgnore:
-		n.passed = append(n.passed, judged...)
-	case p.Spec.Unclaimed == v1alpha1.UnclaimedAudit:
+	case p.Spec.Unclaimed == v1alpha1.UnclaimedIgnore && !n.lockdown:
+	case p.Spec.Unclaimed == v1alpha1.UnclaimedAudit && !n.lockdown:
 		n.audited = append(n.audited, judged...)
+	default:
+		n.dropped = append(n.dropped, judged...)
 	}
 }
 
@@ -129,7 +124,7 @@ func (n *nodeRules) addAllocation(a *v1alpha1.NodePortAllocation, claims map[uin
 		n.problem(0, "NodePortAllocation %q: the name must be the port number it claims, from 1 to 65535", a.Name)
 		return
 	}
-	if rule.FailSafe.Contains(number) {
+	if n.safe.Contains(number) {
 		n.problem(number, "NodePortAllocation %s: a fail-safe port is never judged; delete the allocation", a.Name)
 		return
 	}

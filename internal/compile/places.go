@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -34,7 +35,8 @@ type rails struct {
 	maxAddresses     uint64
 	maxCIDRs         int
 	world            bool
-	within           []netip.Prefix // canonical
+	bounded          bool           // all sources must lie
+	within           []netip.Prefix // these, canonical
 	sets             []v1alpha1.ObjectName
 	version          string // of the pool
 }
@@ -43,18 +45,17 @@ type rails struct {
 // them admits nobody.
 func NewPlaces(pools []v1alpha1.NodePortPool, sets []v1alpha1.AddressSet) Places {
 	p := Places{sets: make(map[string]place, len(sets)), rails: make(map[string]rails, len(pools))}
-	for i := range sets {
-		spec := &sets[i].Spec
-		known := place{version: sets[i].ResourceVersion, allowed: labels.Nothing()}
-		for _, c := range spec.CIDRs {
+	for _, set := range sets {
+		known := place{version: set.ResourceVersion, allowed: labels.Nothing()}
+		for _, c := range set.Spec.CIDRs {
 			if prefix, ok := parseCIDR(c); ok && prefix.Bits() > 0 {
 				known.prefixes = append(known.prefixes, prefix)
 			}
 		}
-		if spec.AllowedFor != nil {
-			known.allowed = selects(&spec.AllowedFor.NamespaceSelector)
+		if set.Spec.AllowedFor != nil {
+			known.allowed = selects(&set.Spec.AllowedFor.NamespaceSelector)
 		}
-		p.sets[sets[i].Name] = known
+		p.sets[set.Name] = known
 	}
 	for i := range pools {
 		p.rails[pools[i].Name] = railsOf(&pools[i])
@@ -64,7 +65,10 @@ func NewPlaces(pools []v1alpha1.NodePortPool, sets []v1alpha1.AddressSet) Places
 
 func railsOf(pool *v1alpha1.NodePortPool) rails {
 	g := pool.Spec.Guardrails
-	r := rails{pool: pool.Name, world: g.World == v1alpha1.Allow, sets: g.AddressSets, version: pool.ResourceVersion}
+	r := rails{
+		pool: pool.Name, world: g.World == v1alpha1.Allow, bounded: len(g.AllowedSources) > 0,
+		sets: g.AddressSets, version: pool.ResourceVersion,
+	}
 	if g.WidestIPv4 != nil {
 		r.widest4 = int(*g.WidestIPv4)
 	}
@@ -97,20 +101,22 @@ func selects(s *metav1.LabelSelector) labels.Selector {
 
 // Admitted returns, canonically, who an allocation's port admits: its own networks,
 // which were judged when they were written, and what its AddressSets hold now, as far
-// as the guard-rails of the pool let them.
+// as the guard-rails of the pool let them. Where the pool is not known, neither are
+// they, and the sets admit nobody.
 func (p Places) Admitted(pool string, port v1alpha1.ClaimedPort) []netip.Prefix {
 	if port.World {
 		return rule.World
 	}
 	own := parseSources(port.Sources)
-	if len(port.AddressSets) == 0 {
+	rails, known := p.rails[pool]
+	if len(port.AddressSets) == 0 || !known {
 		return own
 	}
 	entries := []candidate{{prefixes: own, judged: true}}
 	for _, name := range port.AddressSets {
 		entries = append(entries, candidate{prefixes: p.sets[string(name)].prefixes})
 	}
-	parts, _ := p.rails[pool].judge("", entries)
+	parts, _ := rails.judge("", entries)
 	return rule.Canonical(slices.Concat(parts...))
 }
 
@@ -134,14 +140,16 @@ func (r rails) judge(port string, entries []candidate) (parts [][]netip.Prefix, 
 	parts = make([][]netip.Prefix, len(entries))
 	var all []netip.Prefix
 	for i, e := range entries {
-		for _, p := range e.prefixes {
-			if !e.judged && len(r.within) > 0 && !rule.Covers(r.within, p) {
-				problems = append(problems, fmt.Sprintf("%s (%s) is outside the sources that pool %s allows, and admits nobody; name networks within %v", e.what, p, r.pool, shorten(r.within)))
-				continue
-			}
-			parts[i] = append(parts[i], p)
+		var problem string
+		parts[i], problem = r.inside(e)
+		if problem != "" {
+			problems = append(problems, problem)
 		}
 		all = append(all, parts[i]...)
+	}
+	nobody := "and admit nobody there"
+	if slices.ContainsFunc(entries, func(e candidate) bool { return e.judged }) {
+		nobody = "so the AddressSets among them admit nobody there"
 	}
 	for _, wide := range rule.Canonical(all) {
 		if wide.Bits() >= max(r.widest(wide.Addr()), 1) {
@@ -150,16 +158,39 @@ func (r rails) judge(port string, entries []candidate) (parts [][]netip.Prefix, 
 		if wide.Bits() == 0 {
 			problems = append(problems, fmt.Sprintf("the sources of port %s together are the whole world (%s), which CIDRs may not open, and admit nobody; name narrower networks", port, wide))
 		} else {
-			problems = append(problems, fmt.Sprintf("the sources of port %s together hold %s, wider than the /%d that pool %s allows, and admit nobody there; name narrower networks", port, wide, r.widest(wide.Addr()), r.pool))
+			problems = append(problems, fmt.Sprintf("the sources of port %s together hold %s, wider than the /%d that pool %s allows, %s; name narrower networks", port, wide, r.widest(wide.Addr()), r.pool, nobody))
 		}
-		for i := range parts {
-			if entries[i].judged && wide.Bits() > 0 {
+		for i, e := range entries {
+			if e.judged && wide.Bits() > 0 {
 				continue
 			}
 			parts[i] = slices.DeleteFunc(parts[i], func(p netip.Prefix) bool { return rule.CoversPrefix(wide, p) })
 		}
 	}
 	return parts, append(problems, r.count(port, entries, parts)...)
+}
+
+// inside returns what of an entry lies within the allowed sources, and says what not.
+func (r rails) inside(e candidate) (kept []netip.Prefix, problem string) {
+	if e.judged || !r.bounded {
+		return slices.Clone(e.prefixes), ""
+	}
+	var outside []netip.Prefix
+	for _, p := range e.prefixes {
+		if rule.Covers(r.within, p) {
+			kept = append(kept, p)
+		} else {
+			outside = append(outside, p)
+		}
+	}
+	if len(outside) == 0 {
+		return kept, ""
+	}
+	what := e.what
+	if e.set != "" {
+		what += " (" + shorten(outside) + ")"
+	}
+	return kept, fmt.Sprintf("%s is outside the sources that pool %s allows, and admits nobody; name networks within %s", what, r.pool, shorten(r.within))
 }
 
 func (r rails) widest(a netip.Addr) int {
@@ -221,7 +252,7 @@ func sourcesOf(policy *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortPool) (so
 func (c Cluster) admit(policy *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortPool, port v1alpha1.ClaimedPort) (v1alpha1.ClaimedPort, []string) {
 	rails := c.Places.rails[pool.Name]
 	sources, field, defaults := sourcesOf(policy, pool)
-	var entries []candidate
+	var networks, sets []candidate
 	var problems []string
 	for i, s := range sources {
 		if len(s.Ports) > 0 && !slices.Contains(s.Ports, port.Name) {
@@ -232,24 +263,30 @@ func (c Cluster) admit(policy *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortP
 			problems = append(problems, problem)
 			continue
 		}
-		port.World = port.World || s.Entity == v1alpha1.EntityWorld
-		entries = append(entries, e)
-	}
-	if port.World {
-		return port, problems
-	}
-	parts, refused := rails.judge(describePort(v1alpha1.PolicyPort{Name: port.Name, Port: port.Port}), entries)
-	var own []netip.Prefix
-	for i, e := range entries {
-		if e.set == "" {
-			own = append(own, parts[i]...)
-		} else if !slices.Contains(port.AddressSets, e.set) {
-			port.AddressSets = append(port.AddressSets, e.set) // nodes judge it again, whenever it changes
+		switch {
+		case s.Entity == v1alpha1.EntityWorld:
+			port.World = true
+		case e.set == "":
+			networks = append(networks, e)
+		case !slices.Contains(port.AddressSets, e.set):
+			port.AddressSets = append(port.AddressSets, e.set)
+			sets = append(sets, e)
 		}
 	}
-	port.Sources = spell(rule.Canonical(own))
+	if port.World {
+		port.AddressSets = nil
+		return port, problems
+	}
+	name := describePort(v1alpha1.PolicyPort{Name: port.Name, Port: port.Port})
+	parts, refused := rails.judge(name, networks)
+	own := rule.Canonical(slices.Concat(parts...))
+	port.Sources = spell(own)
+	// The sets are judged as Admitted does, now and whenever one of them changes: on top
+	// of the networks, in the order of their names.
 	slices.Sort(port.AddressSets)
-	return port, append(problems, refused...)
+	slices.SortFunc(sets, func(a, b candidate) int { return cmp.Compare(a.set, b.set) })
+	_, overflow := rails.judge(name, append([]candidate{{prefixes: own, judged: true}}, sets...))
+	return port, slices.Concat(problems, refused, overflow)
 }
 
 // candidate resolves one source, or says why it admits nobody.

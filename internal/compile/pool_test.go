@@ -44,14 +44,14 @@ func TestTheOlderPoolOwns(t *testing.T) {
 	for range 20 {
 		random.Shuffle(len(pools), func(i, j int) { pools[i], pools[j] = pools[j], pools[i] })
 		var got []string
-		for _, p := range Owned(pools) {
+		for _, p := range Owned(pools, Limits{}) {
 			got = append(got, fmt.Sprintf("%s owns %v armed %v over %v invalid %v", p.Name, p.Owned.Strings(), p.Armed.Strings(), p.Overlaps, p.Invalid != ""))
 		}
 		if !slices.Equal(got, want) {
 			t.Fatalf("owned\n\t%s\nwant\n\t%s", strings.Join(got, "\n\t"), strings.Join(want, "\n\t"))
 		}
 	}
-	owned := Owned(pools)
+	owned := Owned(pools, Limits{})
 	for number, want := range map[uint16]string{30000: "young", 30012: "b", 30013: "a", 30099: ""} {
 		name := ""
 		if p := PoolOf(owned, number); p != nil {
@@ -64,7 +64,7 @@ func TestTheOlderPoolOwns(t *testing.T) {
 }
 
 func TestNoPoolOwnsAFailSafePort(t *testing.T) {
-	p := Owned([]v1alpha1.NodePortPool{aged("greedy", 1, "1-65535")})[0]
+	p := Owned([]v1alpha1.NodePortPool{aged("greedy", 1, "1-65535")}, Limits{})[0]
 	if both := p.Owned.Intersect(rule.FailSafe); len(both) > 0 {
 		t.Errorf("owns %v", both)
 	}
@@ -81,7 +81,7 @@ func TestEveryNumberHasOneOwner(t *testing.T) {
 			first := rapid.IntRange(30000, 30020).Draw(t, "first")
 			pools = append(pools, aged(fmt.Sprintf("p%d", i), rapid.IntRange(0, 3).Draw(t, "age"), v1alpha1.PortRange(fmt.Sprintf("%d-%d", first, rapid.IntRange(first, 30020).Draw(t, "last")))))
 		}
-		owned := Owned(pools)
+		owned := Owned(pools, Limits{})
 		for n := uint16(29999); n <= 30021; n++ {
 			var owners []string
 			oldest := ""
@@ -124,7 +124,7 @@ func TestPoolStatusCounts(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	for range 20 {
 		random.Shuffle(len(register), func(i, j int) { register[i], register[j] = register[j], register[i] })
-		got := PoolStatus(Owned([]v1alpha1.NodePortPool{pool})[0], register, metav1.NewTime(clock))
+		got := PoolStatus(PoolSeen{Pool: Owned([]v1alpha1.NodePortPool{pool}, Limits{})[0], Allocations: register}, metav1.NewTime(clock))
 		if got.Capacity != 10 || got.Allocated != 4 || got.Cooling != 1 || got.Free != 4 || got.ObservedGeneration != 2 || !slices.Equal(got.Armed, []string{"30000-30009"}) {
 			t.Fatalf("status %+v", got)
 		}
@@ -145,7 +145,7 @@ func TestPoolStatusListsAtMost64(t *testing.T) {
 			entry(fmt.Sprint(30000+i), v1alpha1.AllocationOpen, fmt.Sprintf("ns-%02d", i), "web"),
 			entry(fmt.Sprint(30100+i), v1alpha1.AllocationForeign, "ledger", "web"))
 	}
-	got := PoolStatus(Owned([]v1alpha1.NodePortPool{pool})[0], register, metav1.NewTime(clock))
+	got := PoolStatus(PoolSeen{Pool: Owned([]v1alpha1.NodePortPool{pool}, Limits{})[0], Allocations: register}, metav1.NewTime(clock))
 	if len(got.ByNamespace) != 64 || len(got.Foreign) != 64 || got.Foreign[63].Port != 30163 || got.Allocated != 100 {
 		t.Errorf("%d namespaces, %d foreign, %d allocated", len(got.ByNamespace), len(got.Foreign), got.Allocated)
 	}
@@ -168,8 +168,8 @@ func TestPoolConditions(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			last := len(c.pools) - 1
 			c.pools[last].Status.Armed = c.armed
-			pool := Owned(c.pools)[last]
-			status := PoolStatus(pool, nil, metav1.NewTime(clock))
+			pool := Owned(c.pools, Limits{})[last]
+			status := PoolStatus(PoolSeen{Pool: pool}, metav1.NewTime(clock))
 			var holds []string
 			for _, kind := range []string{v1alpha1.Ready, v1alpha1.Reconciling, v1alpha1.Stalled} {
 				condition := meta.FindStatusCondition(status.Conditions, kind)
@@ -201,7 +201,7 @@ func TestPoolConditions(t *testing.T) {
 			healed := aged("web", 1, "30000-30009")
 			healed.Status = status
 			healed.Status.Armed = []string{"30000-30009"}
-			after := PoolStatus(Owned([]v1alpha1.NodePortPool{healed})[0], nil, metav1.NewTime(clock.Add(time.Minute)))
+			after := PoolStatus(PoolSeen{Pool: Owned([]v1alpha1.NodePortPool{healed}, Limits{})[0]}, metav1.NewTime(clock.Add(time.Minute)))
 			ready := meta.FindStatusCondition(after.Conditions, v1alpha1.Ready)
 			if moved := !ready.LastTransitionTime.Time.Equal(clock); ready.Status != metav1.ConditionTrue || moved != (holds[0] != v1alpha1.Ready) {
 				t.Errorf("healed: %+v", ready)

@@ -88,6 +88,8 @@ func poolConditions(status *v1alpha1.NodePortPoolStatus, p Pool, now metav1.Time
 		gates[0] = stalled(v1alpha1.Accepted, v1alpha1.ReasonOutOfRange, outside(p))
 	case len(p.Owned) == 0 && len(p.Reserved) > 0:
 		gates[0] = passed(v1alpha1.Accepted, v1alpha1.ReasonOK, "all its numbers are reserved")
+	case len(p.Owned) == 0 && len(p.Overlaps) == 0:
+		gates[0] = stalled(v1alpha1.Accepted, v1alpha1.ReasonInvalid, "owns no port: all its numbers are fail-safe ports; choose other ranges, or correct spec.failSafePorts of the Portreeve object")
 	case len(p.Owned) == 0:
 		gates[0] = stalled(v1alpha1.Accepted, v1alpha1.ReasonOverlaps, fmt.Sprintf("owns no port: %s; choose other ranges", strings.Join(p.Overlaps, "; ")))
 	case len(unarmed) > 0:

@@ -105,7 +105,9 @@ func (p Proof) Missing(n NodeReport, a *v1alpha1.NodePortAllocation) string {
 // the labels of the node, lockdown.
 func (p Proof) missingOpen(n NodeReport, a *v1alpha1.NodePortAllocation) string {
 	marks := n.Datapath.Status.Marks
-	switch {
+	switch c := enforcedCondition(n.Datapath); {
+	case c != nil && c.Status == metav1.ConditionFalse && c.Reason == v1alpha1.ReasonVanished:
+		return c.Reason // the rules are of another time: a lockdown that is gone, for example
 	case a.Spec.NodeSelector != nil && n.Datapath.Status.NodeLabels != LabelsHash(n.Labels),
 		p.Installation != "" && !AtLeast(marks.Installation, p.Installation):
 		return NodePending

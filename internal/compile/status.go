@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"slices"
@@ -157,6 +158,9 @@ func (s Seen) accepted() gate {
 			"ended at %s; its ports are closed and given back; set a later expiresAt to open them again", s.Policy.Spec.ExpiresAt.UTC().Format(time.RFC3339)))
 	}
 	if problems := s.problems(); len(problems) > 0 {
+		if rest := len(problems) - maxListed; rest > 0 { // a message has an end, and sets can be long
+			problems = append(problems[:maxListed], fmt.Sprintf("and %d more", rest))
+		}
 		return stalled(v1alpha1.Accepted, v1alpha1.ReasonSourceRefused, strings.Join(problems, "; "))
 	}
 	if s.Wish.Planned {
@@ -187,6 +191,8 @@ func (s Seen) allocated() gate {
 		return passed(v1alpha1.Allocated, v1alpha1.ReasonOK, "keeps the ports it had")
 	case s.Refusal != nil:
 		return waiting(v1alpha1.Allocated, v1alpha1.ReasonProgressing, "waits to be accepted")
+	case s.Wish.Expired && len(s.open()) > 0:
+		return waiting(v1alpha1.Allocated, v1alpha1.ReasonProgressing, "waits for its ports to close")
 	case s.idle():
 		return passed(v1alpha1.Allocated, v1alpha1.ReasonNotRequired, "no further port is wanted")
 	case !s.missing():
@@ -202,66 +208,6 @@ func (s Seen) allocated() gate {
 // missing says whether a wanted number has no allocation.
 func (s Seen) missing() bool {
 	return s.Wish != nil && !s.idle() && len(Assign(s.Wish, s.Allocations).Missing) > 0
-}
-
-func (s Seen) exposed() gate {
-	name := s.Policy.Name + v1alpha1.CompanionSuffix
-	open := s.open()
-	switch {
-	case len(open) == 0 && s.idle():
-		return passed(v1alpha1.Exposed, v1alpha1.ReasonNotRequired, "no port is open")
-	case len(open) > 0 && open[0].Spec.Carrier == v1alpha1.ServiceInPlace:
-		return s.exposedInPlace(open)
-	case len(open) == 0:
-		return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, "waits for its ports")
-	case s.Companion == nil && s.Unexposed != nil:
-		return stalled(v1alpha1.Exposed, s.Unexposed.Reason, s.Unexposed.Message)
-	case s.Companion == nil:
-		return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("waits for Service %s", name))
-	case !IsCompanion(s.Companion, s.Policy.Name):
-		return stalled(v1alpha1.Exposed, v1alpha1.ReasonServiceNameTaken, fmt.Sprintf(
-			"Service %s exists and is not ours; rename or delete it, or rename the policy", name))
-	case s.Service == nil:
-		return waiting(v1alpha1.Exposed, v1alpha1.ReasonServiceNotFound, fmt.Sprintf(
-			"Service %s does not exist, so Service %s holds the ports without endpoints; create it", s.Policy.Spec.ServiceRef.Name, name))
-	case len(s.Companion.Spec.Selector) == 0:
-		return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("Service %s has no selector yet", name))
-	}
-	carried := carriedBy(s.Companion)
-	for _, a := range open {
-		if !containsAll(carried[NumberOf(a)], a.Spec.Protocols) {
-			return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("waits for Service %s to carry node port %s", name, a.Name))
-		}
-	}
-	return passed(v1alpha1.Exposed, v1alpha1.ReasonOK, fmt.Sprintf("Service %s carries the ports", name))
-}
-
-func (s Seen) exposedInPlace(open []*v1alpha1.NodePortAllocation) gate {
-	name := open[0].Spec.Claim.Service
-	switch {
-	case s.Unexposed != nil:
-		return stalled(v1alpha1.Exposed, s.Unexposed.Reason, s.Unexposed.Message)
-	case s.Service == nil:
-		return waiting(v1alpha1.Exposed, v1alpha1.ReasonServiceNotFound, fmt.Sprintf("Service %s does not exist; create it", name))
-	}
-	carried := Held(s.Service)
-	for _, a := range open {
-		if !containsAll(carried[NumberOf(a)], a.Spec.Protocols) {
-			return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("waits for Service %s to carry node port %s", name, a.Name))
-		}
-	}
-	return passed(v1alpha1.Exposed, v1alpha1.ReasonOK, fmt.Sprintf("Service %s carries the ports in place", name))
-}
-
-// carriedBy returns the node ports that a companion serves, not merely holds.
-func carriedBy(companion *corev1.Service) map[uint16][]v1alpha1.Protocol {
-	serving := corev1.Service{}
-	for _, p := range companion.Spec.Ports {
-		if !strings.HasPrefix(p.Name, closingPrefix) {
-			serving.Spec.Ports = append(serving.Spec.Ports, p)
-		}
-	}
-	return Held(&serving)
 }
 
 func (s Seen) hostEnforced(nodes v1alpha1.NodesStatus, eligible int) gate {
@@ -335,20 +281,13 @@ func (s Seen) conflict() gate {
 	return waiting(v1alpha1.Conflict, v1alpha1.ReasonOK, "")
 }
 
+// open lists the policy's Open allocations, the lowest number first.
 func (s Seen) open() []*v1alpha1.NodePortAllocation {
-	return slices.DeleteFunc(pointers(s.Allocations), func(a *v1alpha1.NodePortAllocation) bool {
+	open := slices.DeleteFunc(pointers(s.Allocations), func(a *v1alpha1.NodePortAllocation) bool {
 		return a.Spec.State != v1alpha1.AllocationOpen
 	})
-}
-
-// IsCompanion says whether a Service is the companion of the named policy: it
-// has its name, carries our label and is owned by an allocation. A copy of one
-// under another name is somebody else's.
-func IsCompanion(service *corev1.Service, policy string) bool {
-	return service.Name == policy+v1alpha1.CompanionSuffix && service.Labels[v1alpha1.LabelPolicy] == policy &&
-		slices.ContainsFunc(service.OwnerReferences, func(o metav1.OwnerReference) bool {
-			return o.APIVersion == v1alpha1.GroupVersion.String() && o.Kind == "NodePortAllocation"
-		})
+	slices.SortFunc(open, func(a, b *v1alpha1.NodePortAllocation) int { return cmp.Compare(NumberOf(a), NumberOf(b)) })
+	return open
 }
 
 func allocatedPorts(own []v1alpha1.NodePortAllocation) []v1alpha1.AllocatedPort {

@@ -289,15 +289,8 @@ func reservedIn(pools []Pool, names []string, number uint16) string {
 
 // withoutWorld returns the canonical prefixes less those of a family that add up
 // to all its addresses.
-func withoutWorld(prefixes []netip.Prefix) (narrow, world []netip.Prefix) {
-	for _, p := range rule.Canonical(prefixes) {
-		if p.Bits() == 0 {
-			world = append(world, p)
-		} else {
-			narrow = append(narrow, p)
-		}
-	}
-	return narrow, world
+func withoutWorld(prefixes []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(rule.Canonical(prefixes), func(p netip.Prefix) bool { return p.Bits() == 0 })
 }
 
 // parseCIDR reads a network. An IPv4-mapped one matches no packet of either
@@ -312,7 +305,7 @@ func unknownSourcePorts(policy *v1alpha1.NodePortPolicy, service *corev1.Service
 	var problems []string
 	for i, s := range policy.Spec.Sources {
 		for _, name := range s.Ports {
-			if !slices.ContainsFunc(chosen, func(c chosenPort) bool { return c.port.Name == name }) {
+			if !slices.ContainsFunc(chosen, func(c chosenPort) bool { return !c.silent && c.port.Name == name }) {
 				problems = append(problems, fmt.Sprintf("sources[%d].ports names %q, which is no port of Service %s that the policy exposes, and admits nobody there; correct the name or add it to spec.ports", i, name, service.Name))
 			}
 		}
@@ -357,6 +350,5 @@ func parseSources(cidrs []v1alpha1.CIDR) []netip.Prefix {
 			read = append(read, p)
 		}
 	}
-	narrow, _ := withoutWorld(read)
-	return narrow
+	return withoutWorld(read)
 }

@@ -1,0 +1,155 @@
+package compile
+
+import (
+	"net/netip"
+	"slices"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"pgregory.net/rapid"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// A policy that can't be honoured never widens what it had, and keeps nothing that it
+// no longer names: whatever it named before and names now, and whether it names it
+// itself or takes the pool's defaults.
+//
+// This is said of what the allocation names. Guard-rails judge that again with each
+// change, so a set may be let in when what stood in its way has gone.
+func TestRefusedPoliciesOnlyNarrow(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		cluster, before, service := anyNarrowing(t)
+		wish, refusal := NewWish(before, service, cluster)
+		if refusal != nil {
+			t.Fatal(refusal)
+		}
+		a := v1alpha1.NodePortAllocation{ObjectMeta: metav1.ObjectMeta{Name: "30007"}, Spec: wish.Claim(wish.Numbers[0], "web")}
+		had := a.DeepCopy()
+
+		after := before.DeepCopy()
+		after.Spec.Sources = anySources(t)
+		now := metav1.NewMicroTime(clock)
+		spec := Allocation(&a, after, nil, &Refusal{Reason: v1alpha1.ReasonInvalid}, []v1alpha1.NodePortAllocation{a}, cluster.Pools, now)
+		plan := *wish
+		plan.Planned = true
+		if planned := Allocation(&a, after, &plan, nil, []v1alpha1.NodePortAllocation{a}, cluster.Pools, now); !slices.EqualFunc(planned.Ports, spec.Ports, samePort) {
+			t.Fatalf("a plan keeps %+v, a refusal %+v", planned.Ports, spec.Ports)
+		}
+		for i, p := range spec.Ports {
+			sources, _, _ := sourcesOf(after, cluster.Pools[0].NodePortPool)
+			has, hadBefore, named := cluster.Places.reach(p), cluster.Places.reach(had.Spec.Ports[i]), cluster.Places.reach(names(sources, p.Name))
+			if !rule.CoversAll(hadBefore, has) {
+				t.Fatalf("widened: %v, had %v", has, hadBefore)
+			}
+			if !rule.CoversAll(named, has) {
+				t.Fatalf("kept what is not named: %v, names %v", has, named)
+			}
+			if p.World && !had.Spec.Ports[i].World {
+				t.Fatal("opened the world")
+			}
+			// Of its networks and of the world it keeps all that is named still.
+			if kept := rule.Intersect(networksOf(had.Spec.Ports[i]), networksOf(names(sources, p.Name))); !rule.CoversAll(has, kept) {
+				t.Fatalf("lost some of %v: has %v", kept, has)
+			}
+		}
+		if !slices.EqualFunc(a.Spec.Ports, had.Spec.Ports, samePort) {
+			t.Fatal("the input was changed")
+		}
+	})
+}
+
+func samePort(a, b v1alpha1.ClaimedPort) bool {
+	return a.Protocol == b.Protocol && a.World == b.World && slices.Equal(a.Sources, b.Sources) && slices.Equal(a.AddressSets, b.AddressSets)
+}
+
+// reach is all that a port names, unjudged.
+func (p Places) reach(port v1alpha1.ClaimedPort) []netip.Prefix {
+	if port.World {
+		return rule.World
+	}
+	var all []netip.Prefix
+	for _, c := range port.Sources {
+		if prefix, ok := parseCIDR(c); ok {
+			all = append(all, prefix)
+		}
+	}
+	for _, set := range port.AddressSets {
+		all = append(all, p.sets[string(set)].prefixes...)
+	}
+	return rule.Canonical(all)
+}
+
+// names is a port that admits what the sources name for it.
+func names(sources []v1alpha1.Source, port string) (p v1alpha1.ClaimedPort) {
+	for _, s := range sources {
+		switch {
+		case len(s.Ports) > 0 && !slices.Contains(s.Ports, port):
+		case s.AddressSet != "":
+			p.AddressSets = append(p.AddressSets, s.AddressSet)
+		case s.CIDR != "":
+			p.Sources = append(p.Sources, s.CIDR)
+		default:
+			p.World = true
+		}
+	}
+	return p
+}
+
+func networksOf(p v1alpha1.ClaimedPort) []netip.Prefix {
+	if p.World {
+		return rule.World
+	}
+	return parseSources(p.Sources)
+}
+
+func anyNarrowing(t *rapid.T) (Cluster, *v1alpha1.NodePortPolicy, *corev1.Service) {
+	pool := aged("web", 1, "30000-30009")
+	pool.Spec.AllocateTo.Namespaces = []v1alpha1.NamespaceName{"shop"}
+	pool.Spec.Guardrails = anyRails(t)
+	for _, s := range anySources(t) {
+		pool.Spec.DefaultSources = append(pool.Spec.DefaultSources, v1alpha1.DefaultSource{CIDR: s.CIDR, AddressSet: s.AddressSet, Entity: s.Entity})
+	}
+	sets := []v1alpha1.AddressSet{
+		setOf("office", rapid.SliceOfN(rapid.Custom(anyNetwork), 0, 3).Draw(t, "office")...),
+		setOf("partner", rapid.SliceOfN(rapid.Custom(anyNetwork), 0, 3).Draw(t, "partner")...),
+	}
+	for i := range sets {
+		sets[i].Spec.AllowedFor = &v1alpha1.NamespaceChoice{}
+	}
+	pools := []v1alpha1.NodePortPool{pool}
+	seen := healthy()
+	policy := seen.Policy
+	policy.Spec.Ports = []v1alpha1.PolicyPort{{Name: "https"}}
+	policy.Spec.Sources = anySources(t)
+	return Cluster{Pools: Owned(pools, Limits{}), Places: NewPlaces(pools, sets), Now: clock}, policy, seen.Service
+}
+
+// anySources are nil in one of four cases.
+func anySources(t *rapid.T) []v1alpha1.Source {
+	if rapid.IntRange(0, 3).Draw(t, "absent") == 0 {
+		return nil
+	}
+	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) (s v1alpha1.Source) {
+		switch rapid.IntRange(0, 5).Draw(t, "kind") {
+		case 0:
+			s.Entity = v1alpha1.EntityWorld
+		case 1, 2:
+			s.AddressSet = rapid.SampledFrom([]v1alpha1.ObjectName{"office", "partner", "gone"}).Draw(t, "set")
+		default:
+			s.CIDR = anyNetwork(t)
+		}
+		if rapid.IntRange(0, 3).Draw(t, "limited") == 0 {
+			s.Ports = []string{rapid.SampledFrom([]string{"https", "http"}).Draw(t, "to")}
+		}
+		return s
+	}), 0, 5).Draw(t, "sources")
+}
+
+func anyNetwork(t *rapid.T) v1alpha1.CIDR {
+	return v1alpha1.CIDR(rapid.SampledFrom([]string{
+		"10.8.0.0/16", "10.8.4.0/22", "10.8.4.0/24", "10.8.5.0/24", "10.8.4.7/32", "10.9.0.0/16", "10.0.0.0/8", "0.0.0.0/1", "128.0.0.0/1", "203.0.113.0/24", "2001:db8::/32", "2001:db8:7::/48", "::/1", "8000::/1",
+	}).Draw(t, "network"))
+}

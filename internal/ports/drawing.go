@@ -10,6 +10,7 @@ type drawing struct {
 	given      Numbers           // given in this call: not even its owner gets it twice
 	neighbours map[uint16]string // the caller's, read only
 	placed     map[uint16]string // sources of the given numbers, when some pool asks for them
+	seen       [near + far]gap   // room for a list of gaps, here so that one number allocates little
 }
 
 // stock is a pool while it is drawn from.

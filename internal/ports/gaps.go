@@ -38,12 +38,13 @@ func (d *drawing) look(p *stock, sources string, n int) []gap {
 	return d.sample(p, gaps, min(far*n, farthest))
 }
 
-// around lists gaps from a number on and round, limit at most.
+// around lists gaps from a number on and round, limit at most. The list is good until
+// the next.
 func (d *drawing) around(p *stock, home uint32, limit int) []gap {
 	// From a used number, or the gap at home would count as two; not from 0, or
 	// nothing would be before it.
 	home = d.used.nextIn(max(home, 1), 1<<16-1)
-	gaps := make([]gap, 0, near+far)
+	gaps := d.seen[:0]
 	for g, ok := d.next(p, home); ok && len(gaps) < limit; g, ok = d.next(p, g.last+1) {
 		gaps = append(gaps, g)
 	}

@@ -62,7 +62,7 @@ func groupsOf(winners []int, requests []Request) (groups []group) {
 //	    1     2 3     6 5 4        then the end of a run with the most room
 func (d *drawing) extend(p *stock, g *group) {
 	gaps := d.look(p, g.sources, len(g.members))
-	edges := make([]edge, 0, len(gaps))
+	edges := make([]edge, 0, near+far)
 	for _, free := range gaps {
 		e := edge{gap: free, left: d.admits(free.first-1, g.sources)}
 		if e.left {

@@ -82,6 +82,11 @@ func TestCompanionKeepsWhatItDoesNotDecide(t *testing.T) {
 	if got := Companion("shop", "shop", seen.Allocations, seen.Service, have); !equality.Semantic.DeepEqual(got, have) {
 		t.Errorf("settled, and yet changed:\n%+v\n%+v", have, got)
 	}
+	around := have.DeepCopy()
+	around.Spec.ExternalIPs = []string{"192.0.2.1"} // past the node ports, where nobody filters
+	if got := Companion("shop", "shop", seen.Allocations, seen.Service, around); !equality.Semantic.DeepEqual(got, have) {
+		t.Errorf("external IPs %v stay", got.Spec.ExternalIPs)
+	}
 	seen.close(0)
 	got := Companion("shop", "shop", seen.Allocations, seen.Service, have)
 	if !equality.Semantic.DeepEqual(have, before) {

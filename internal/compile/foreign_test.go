@@ -44,6 +44,11 @@ func TestWhoIsGrandfathered(t *testing.T) {
 			if got.Grandfathered != c.want {
 				t.Errorf("grandfathered = %v", got.Grandfathered)
 			}
+			companion := holding("old", 30007)
+			companion.Labels = map[string]string{v1alpha1.LabelPolicy: "old"}
+			if NewForeign(companion, 30007, poolThat(c.grandfathers), c.stood).Grandfathered {
+				t.Error("a companion without its owners, which came out of a backup, is passed to everybody")
+			}
 			if got.State != v1alpha1.AllocationForeign || got.Claim != (v1alpha1.Claim{Namespace: "ledger", Service: "old"}) || got.Pool != "web" || got.Team != "payments" || !slices.Equal(got.Protocols, []v1alpha1.Protocol{"TCP"}) {
 				t.Errorf("spec %+v", got)
 			}

@@ -65,6 +65,8 @@ func TestWhatElseMustBeProvedOfAnOpenNumber(t *testing.T) {
 		{"judged by other labels", node("a", all, labelled("edge", "core")), open(edge, plain), NodePending},
 		{"judged by no labels", node("a", all, labelled("edge")), open(edge, plain), NodePending},
 		{"judged by other labels, which do not matter", node("a", all, labelled("edge", "core")), open(nil, plain), ""},
+		{"the rules are of another time", node("a", all, enforced(v1alpha1.ReasonVanished)), open(nil, plain), v1alpha1.ReasonVanished},
+		{"other trouble, which is past", node("a", all, enforced(v1alpha1.ReasonFailed)), open(nil, plain), ""},
 		{"a mark below the installation", node("a", all, marks(func(m *v1alpha1.Marks) { m.Installation = "69" })), open(nil, plain), NodePending},
 		{"no mark of the installation", node("a", all, marks(func(m *v1alpha1.Marks) { m.Installation = "" })), open(nil, plain), NodePending},
 	} {

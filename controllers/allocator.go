@@ -64,7 +64,7 @@ func (r *Allocator) Reconcile(ctx context.Context, category reconcile.Request) (
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	demands, err := r.demands(ctx, cluster, category.Name)
+	demands, err := r.demands(ctx, cluster, &supply, category.Name)
 	if err != nil || len(demands) == 0 {
 		return reconcile.Result{}, err
 	}
@@ -110,7 +110,7 @@ type answer struct {
 
 // demands lists what the category's policies miss: those of the pool with the lower
 // priority first, then the oldest.
-func (r *Allocator) demands(ctx context.Context, cluster compile.Cluster, category string) ([]demand, error) {
+func (r *Allocator) demands(ctx context.Context, cluster compile.Cluster, supply *supply, category string) ([]demand, error) {
 	policies, err := r.policies(ctx, cluster, category)
 	if err != nil {
 		return nil, err
@@ -137,7 +137,7 @@ func (r *Allocator) demands(ctx context.Context, cluster compile.Cluster, catego
 		}
 		for _, n := range missing {
 			number := view.Wish.Numbers[n]
-			demands = append(demands, demand{View: view, number: number, Request: request(view, number, carrier), rank: rankOf(view)})
+			demands = append(demands, demand{View: view, number: number, Request: supply.request(view, number, carrier), rank: rankOf(view)})
 		}
 	}
 	slices.SortStableFunc(demands, func(a, b demand) int { return cmp.Compare(a.rank, b.rank) })

@@ -92,7 +92,7 @@ func (r *Policy) planned(ctx context.Context, view View) (added []v1alpha1.NodeP
 	}
 	var asked []ports.Request
 	for _, n := range missing {
-		asked = append(asked, request(view, view.Wish.Numbers[n], carrier))
+		asked = append(asked, supply.request(view, view.Wish.Numbers[n], carrier))
 	}
 	for i, choice := range ports.Choose(asked, supply.pools, supply.taken, supply.neighbours) {
 		number := view.Wish.Numbers[missing[i]]

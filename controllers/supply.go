@@ -17,6 +17,8 @@ import (
 type supply struct {
 	pools []ports.Pool
 	taken ports.Numbers
+	// registered are those among taken that have an allocation, whose ever it is.
+	registered ports.Numbers
 	// neighbours are the numbers in use and whom they admit.
 	neighbours map[uint16]string
 }
@@ -56,6 +58,7 @@ func (s Snapshot) supply(ctx context.Context, pools []compile.Pool, written map[
 func (s *supply) claim(a *v1alpha1.NodePortAllocation) {
 	number := compile.NumberOf(a)
 	s.taken.Add(number)
+	s.registered.Add(number)
 	if a.Spec.State != v1alpha1.AllocationOpen {
 		return
 	}
@@ -70,14 +73,15 @@ func (s *supply) claim(a *v1alpha1.NodePortAllocation) {
 }
 
 // request asks for a missing number of a policy. carrier is the Service that is to
-// carry it, nil when there is none yet: what it holds already is for this policy.
-func request(view View, number compile.Number, carrier *corev1.Service) ports.Request {
+// carry it, nil when there is none yet: what it holds already, and the register does
+// not know of, is for this policy.
+func (s *supply) request(view View, number compile.Number, carrier *corev1.Service) ports.Request {
 	r := ports.Request{
 		Pin: number.Pin, Pools: view.Wish.Pools, Namespace: view.Policy.Namespace, Sources: view.Wish.SourceKey(number),
 		Prefer: compile.Remembered(number, view.Policy, carrier),
 	}
 	if carrier != nil {
-		r.Own = slices.Sorted(maps.Keys(compile.Held(carrier)))
+		r.Own = slices.DeleteFunc(slices.Sorted(maps.Keys(compile.Held(carrier))), s.registered.Has)
 	}
 	return r
 }

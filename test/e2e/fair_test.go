@@ -57,3 +57,50 @@ func TestTheOldestClaimsWin(t *testing.T) {
 	}
 	s.awaitReason(all[ports+1], v1alpha1.Allocated, v1alpha1.ReasonExhausted)
 }
+
+// Two managers that both believe to lead: the name of an allocation is the lock.
+func TestTwoManagersGiveNoPortTwice(t *testing.T) {
+	s := open(t, "rivals", "32010-32029")
+	rival, err := town.RunRival(s.ctx, "rival", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rival.Kill()
+	var all []*v1alpha1.NodePortPolicy
+	for i := range 15 {
+		policy := s.policy(fmt.Sprintf("claim-%02d", i), officeCIDR)
+		s.create(policy)
+		all = append(all, policy)
+	}
+	holders := map[uint16]string{}
+	for _, policy := range all {
+		port := s.awaitReady(policy)
+		if other := holders[port]; other != "" {
+			t.Errorf("%d was given to %s and to %s", port, other, policy.Name)
+		}
+		holders[port] = policy.Name
+	}
+	s.eventually("each policy has one number", func() error {
+		var register v1alpha1.NodePortAllocationList
+		if err := town.Client.List(s.ctx, &register); err != nil {
+			return err
+		}
+		open := map[string][]string{}
+		for _, a := range register.Items {
+			if a.Spec.Pool == s.pool.Name && a.Spec.State == v1alpha1.AllocationOpen {
+				open[a.Spec.Claim.Policy] = append(open[a.Spec.Claim.Policy], a.Name)
+			}
+		}
+		for name, numbers := range open {
+			if len(numbers) != 1 {
+				return fmt.Errorf("policy %s has %v", name, numbers)
+			}
+		}
+		return nil
+	})
+	for port := range holders {
+		s.answers(s.office, from(officeCIDR, 1), port)
+		s.silent(s.street, from(streetCIDR, 1), port)
+		break
+	}
+}

@@ -182,8 +182,12 @@ func Allocation(a *v1alpha1.NodePortAllocation, policy *v1alpha1.NodePortPolicy,
 	spec := wish.Claim(wish.Numbers[i], a.Spec.Pool)
 	spec.Since = a.Spec.Since
 	spec.Adopted = a.Spec.Adopted && spec.Carrier == v1alpha1.ServiceInPlace
-	if wish.leaves(a) { // stays where it is until there is a new number
-		spec.Carrier, spec.Adopted, spec.Claim = a.Spec.Carrier, a.Spec.Adopted, a.Spec.Claim
+	// One that only serves until there is a new number stays where it is.
+	if pin := wish.Numbers[i].Pin; pin != 0 && pin != NumberOf(a) || wish.leaves(a) {
+		spec.Carrier, spec.Adopted = cmp.Or(a.Spec.Carrier, v1alpha1.ServiceCompanion), a.Spec.Adopted
+	}
+	if wish.leaves(a) {
+		spec.Claim = a.Spec.Claim
 	}
 	return spec
 }

@@ -84,7 +84,15 @@ func (s Snapshot) resolve(ctx context.Context, v *View) error {
 func (s Snapshot) elder(ctx context.Context, policy *v1alpha1.NodePortPolicy) (string, error) {
 	var list v1alpha1.NodePortPolicyList
 	err := s.List(ctx, &list, readOnly, client.InNamespace(policy.Namespace), client.MatchingFields{byService: policy.Spec.ServiceRef.Name})
-	return compile.Elder(policy, list.Items), err
+	return compile.Elder(policy, s.alive(list.Items)), err
+}
+
+// alive leaves out policies that have ended.
+func (s Snapshot) alive(policies []v1alpha1.NodePortPolicy) []v1alpha1.NodePortPolicy {
+	now := s.now()
+	return slices.DeleteFunc(policies, func(p v1alpha1.NodePortPolicy) bool {
+		return p.Spec.ExpiresAt != nil && !p.Spec.ExpiresAt.After(now)
+	})
 }
 
 // InPlace returns the policy that carries a Service in place, nil if none does.
@@ -93,9 +101,10 @@ func (s Snapshot) InPlace(ctx context.Context, service types.NamespacedName) (*v
 	if err := s.List(ctx, &list, client.InNamespace(service.Namespace), client.MatchingFields{byService: service.Name}); err != nil {
 		return nil, err
 	}
-	for i := range list.Items {
-		p := &list.Items[i]
-		if p.Spec.Service == v1alpha1.ServiceInPlace && p.Spec.Mode != v1alpha1.ModePlan && compile.Elder(p, list.Items) == "" {
+	living := s.alive(list.Items)
+	for i := range living {
+		p := &living[i]
+		if p.Spec.Service == v1alpha1.ServiceInPlace && p.Spec.Mode != v1alpha1.ModePlan && compile.Elder(p, living) == "" {
 			return p, nil
 		}
 	}

@@ -65,6 +65,9 @@ func (r *Allocation) Reconcile(ctx context.Context, key reconcile.Request) (reco
 		return conflict(r.remove(ctx, a))
 	}
 	if !equality.Semantic.DeepEqual(*want, a.Spec) {
+		if want.State != a.Spec.State {
+			delete(a.Annotations, v1alpha1.AnnotationRelease) // it was meant for one closing
+		}
 		a.Spec = *want // the resource version makes a lost race a conflict
 		return conflict(r.Update(ctx, a, client.FieldOwner(v1alpha1.FieldOwner)))
 	}
@@ -94,20 +97,20 @@ func (r *Allocation) want(ctx context.Context, a *v1alpha1.NodePortAllocation) (
 			return &a.Spec, retrySoon, err
 		}
 	}
-	want := compile.Allocation(a, view.Policy, view.Wish, view.Refusal, view.Allocations, view.Pools, now)
+	want := compile.Allocation(a, view.Policy, view.Wish, view.Refusal, view.Allocations, view.Cluster, now)
 	if want.State != v1alpha1.AllocationOpen {
 		return &want, 0, nil
 	}
 	want, err = r.unlessTaken(ctx, a, want)
-	return &want, untilExpiry(view.Policy, r.Now()), err
+	return &want, untilEnd(want.ExpiresAt, r.Now()), err
 }
 
-// untilExpiry is how long a policy has to live, 0 if it has no end, or has ended.
-func untilExpiry(policy *v1alpha1.NodePortPolicy, now time.Time) time.Duration {
-	if policy == nil || policy.Spec.ExpiresAt == nil {
+// untilEnd is how long it is until the end, 0 if there is none, or it has come.
+func untilEnd(end *metav1.Time, now time.Time) time.Duration {
+	if end == nil {
 		return 0
 	}
-	return max(policy.Spec.ExpiresAt.Sub(now), 0)
+	return max(end.Sub(now), 0)
 }
 
 // unlessTaken opens no number that another Service holds. It may have taken it
@@ -176,6 +179,10 @@ func (r *Allocation) adopted(ctx context.Context, a *v1alpha1.NodePortAllocation
 	if err != nil || view.Policy == nil {
 		return nil, err
 	}
+	supply, err := r.Snapshot.supply(ctx, view.Pools, nil)
+	if err != nil || supply.over(pool.Name, policy.Namespace) {
+		return nil, err // the allocator says so
+	}
 	return compile.Adopted(a, view.Wish, pool.Name, now), nil
 }
 
@@ -220,6 +227,7 @@ func (r *Allocation) free(ctx context.Context, a *v1alpha1.NodePortAllocation) (
 		return conflict(r.remove(ctx, a))
 	}
 	a.Spec = compile.NewForeign(holder, compile.NumberOf(a), pool.NodePortPool, false)
+	delete(a.Annotations, v1alpha1.AnnotationRelease)
 	return conflict(r.Update(ctx, a, client.FieldOwner(v1alpha1.FieldOwner)))
 }
 

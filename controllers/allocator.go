@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -78,7 +79,7 @@ func (r *Allocator) Reconcile(ctx context.Context, category reconcile.Request) (
 	settling.SetLimit(parallelClaims)
 	for i, choice := range choices {
 		settling.Go(func() (err error) {
-			answers[i], err = r.settle(ctx, demands[i], choice)
+			answers[i], err = r.settle(ctx, &supply, demands[i], choice)
 			return err
 		})
 	}
@@ -200,7 +201,7 @@ func (r *Allocator) withWritten(own []v1alpha1.NodePortAllocation, policy types.
 }
 
 // settle creates the allocation that was chosen, or says why there is none.
-func (r *Allocator) settle(ctx context.Context, d demand, choice ports.Choice) (answer, error) {
+func (r *Allocator) settle(ctx context.Context, supply *supply, d demand, choice ports.Choice) (answer, error) {
 	names := strings.Join(d.Wish.Pools, ", ")
 	switch choice.Outcome {
 	case ports.Exhausted:
@@ -208,13 +209,15 @@ func (r *Allocator) settle(ctx context.Context, d demand, choice ports.Choice) (
 			return answer{refusal: notArmed(unarmed)}, nil
 		}
 		return answer{refusal: &compile.Refusal{Reason: v1alpha1.ReasonExhausted, Waits: true, Message: fmt.Sprintf(
-			"pool %s has no free port; %d claims are ahead; a port that is released goes to the oldest claim, or ask the platform team to widen the pool", names, choice.Ahead)}}, nil
+			"pool %s has no free port; %s claims are ahead; a port that is released goes to the oldest claim, or ask the platform team to widen the pool", names, ahead(choice.Ahead))}}, nil
 	case ports.OverQuota:
-		return answer{refusal: &compile.Refusal{Reason: v1alpha1.ReasonQuotaExceeded, Waits: true, Message: fmt.Sprintf(
-			"namespace %s holds as many ports of pool %s as its quota allows; delete a policy that is no longer needed, or ask the platform team to raise quota.perNamespace", d.Policy.Namespace, names)}}, nil
+		return answer{refusal: overQuota(d.Policy.Namespace, names)}, nil
 	case ports.Outside: // owned, or the policy would have been refused: so not armed yet
 		return answer{refusal: notArmed(names)}, nil
 	case ports.Taken:
+		if d.number.Holding && supply.over(choice.Pool, d.Policy.Namespace) {
+			return answer{refusal: overQuota(d.Policy.Namespace, names)}, nil
+		}
 		refusal, err := r.holder(ctx, d, choice.Number)
 		return answer{refusal: refusal}, err
 	}
@@ -229,6 +232,21 @@ func (r *Allocator) settle(ctx context.Context, d demand, choice ports.Choice) (
 		return answer{}, fmt.Errorf("claim port %d for policy %s/%s: %w", choice.Number, d.Policy.Namespace, d.Policy.Name, err)
 	}
 	return answer{created: allocation}, nil
+}
+
+func overQuota(namespace, pools string) *compile.Refusal {
+	return &compile.Refusal{Reason: v1alpha1.ReasonQuotaExceeded, Waits: true, Message: fmt.Sprintf(
+		"namespace %s has as many ports of pool %s as its quota allows, resting ones included; delete a policy that is no longer needed, or ask the platform team to raise quota.perNamespace", namespace, pools)}
+}
+
+// ahead counts exactly as long as it matters: each number that is freed must not
+// rewrite the status of thousands.
+func ahead(n int) string {
+	const exactly = 100
+	if n <= exactly {
+		return strconv.Itoa(n)
+	}
+	return fmt.Sprintf("more than %d", n/exactly*exactly)
 }
 
 // holder says who holds a pinned number; nobody, where it is the policy's own

@@ -108,8 +108,11 @@ func (r *Exposure) inPlace(ctx context.Context, policy types.NamespacedName, own
 		}
 		served[name] = true
 		have, err := get[corev1.Service](ctx, r, types.NamespacedName{Namespace: policy.Namespace, Name: name})
-		if err != nil || have == nil || have.DeletionTimestamp != nil {
+		if err != nil {
 			return reconcile.Result{}, err
+		}
+		if have == nil || have.DeletionTimestamp != nil {
+			continue
 		}
 		theirs := slices.DeleteFunc(slices.Clone(own), func(a v1alpha1.NodePortAllocation) bool { return a.Spec.Claim.Service != name })
 		want := compile.InPlace(theirs, have)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/compile"
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
 // Hold keeps one block of free pool numbers from being given away by the API server,
@@ -24,14 +25,31 @@ type Hold struct {
 	client.Client
 	Snapshot Snapshot
 	Now      func() time.Time
-	// refused are numbers that the API server did not give, and when. One worker
-	// reconciles all blocks, so no lock is needed.
-	refused map[uint16]time.Time
+	// refused are numbers that the API server did not give. One worker reconciles all
+	// blocks, so no lock is needed.
+	refused map[uint16]refusal
 }
 
-// refusedFor is how long a number that the API server did not give, though no Service
-// shows it, is not asked for again: it frees numbers a little after their Services.
-const refusedFor = 2 * time.Second
+// refusal says until when a number is not asked for again.
+type refusal struct {
+	until time.Time
+	pause time.Duration
+}
+
+// A number that the API server did not give, though no Service shows it, is asked for
+// again soon, since it frees numbers a little after their Services; then ever later.
+const (
+	firstPause   = 2 * time.Second
+	longestPause = 10 * time.Minute
+	// mostTries bounds the calls in a row: the API server names one number at a time.
+	mostTries = 10
+)
+
+// refuse notes that a number was not given.
+func (r *Hold) refuse(number uint16, pause time.Duration) {
+	pause = min(max(pause, 2*r.refused[number].pause), longestPause)
+	r.refused[number] = refusal{r.Now().Add(pause), pause}
+}
 
 // Reconcile serves one block, named by its Service.
 func (r *Hold) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.Result, error) {
@@ -54,8 +72,8 @@ func (r *Hold) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.
 		if err != nil {
 			return reconcile.Result{}, err
 		}
-		if rest := r.refused[n].Add(refusedFor).Sub(r.Now()); hold && rest > 0 {
-			again = rest
+		if rest := r.refused[n].until.Sub(r.Now()); hold && rest > 0 {
+			again = sooner(again, rest)
 		} else if hold {
 			numbers = append(numbers, n)
 		}
@@ -93,7 +111,8 @@ func (r *Hold) wanted(ctx context.Context, pools []compile.Pool, number uint16) 
 // write makes the block hold the numbers. What the API server does not give is left
 // out: somebody else has it, and will be seen.
 func (r *Hold) write(ctx context.Context, key types.NamespacedName, numbers []uint16, have *corev1.Service) (reconcile.Result, error) {
-	for again := time.Duration(0); ; {
+	again := time.Duration(0)
+	for range mostTries {
 		want := compile.Hold(key.Namespace, key.Name, numbers, have)
 		if want == nil && have == nil {
 			return reconcile.Result{RequeueAfter: again}, nil
@@ -113,40 +132,81 @@ func (r *Hold) write(ctx context.Context, key types.NamespacedName, numbers []ui
 		}
 		refused := refusedNumbers(err, asked)
 		if len(refused) == 0 {
+			if err == nil {
+				r.given(numbers)
+			}
 			result, err := conflict(err)
 			result.RequeueAfter = max(result.RequeueAfter, again)
 			return result, err
 		}
-		for _, n := range refused {
-			r.refused[n] = r.Now()
+		pause := firstPause
+		if inside, err := rule.ParsePortRange(rangeIn(err)); err == nil { // nothing outside will ever be given
+			r.Snapshot.NodePorts.learn(inside.String())
+			pause = longestPause
+			refused = slices.DeleteFunc(slices.Clone(numbers), inside.Contains)
 		}
-		again = refusedFor
+		for _, n := range refused {
+			r.refuse(n, pause)
+			again = sooner(again, r.refused[n].pause)
+		}
 		numbers = slices.DeleteFunc(numbers, func(n uint16) bool { return slices.Contains(refused, n) })
 	}
+	return reconcile.Result{RequeueAfter: firstPause}, nil
+}
+
+// given forgets refusals of numbers that were given after all.
+func (r *Hold) given(numbers []uint16) {
+	for _, n := range numbers {
+		delete(r.refused, n)
+	}
+}
+
+// sooner returns the shorter of two pauses, of which 0 is none.
+func sooner(a, b time.Duration) time.Duration {
+	if a == 0 || b != 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // SetupWithManager wakes a block when a pool, one of its allocations, or a Service
 // with one of its numbers changes.
 func (r *Hold) SetupWithManager(mgr ctrl.Manager) error {
-	r.refused = map[uint16]time.Time{}
+	r.refused = map[uint16]refusal{}
 	return builder(mgr, "hold", 1).
 		Watches(&v1alpha1.NodePortPool{}, each(r.all), ofSpec).
 		Watches(&v1alpha1.Portreeve{}, each(r.all), ofSpec).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
 			return r.blocks(compile.NumberOf(o.(*v1alpha1.NodePortAllocation)))
 		})).
-		Watches(&corev1.Service{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
+		Watches(&corev1.Service{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			service := o.(*corev1.Service)
 			if compile.IsHold(service, r.Snapshot.Namespace) {
 				return []reconcile.Request{{NamespacedName: client.ObjectKeyFromObject(service)}}
 			}
-			var out []reconcile.Request
+			out := r.claimedInPlace(ctx, service)
 			for n := range compile.Held(service) {
 				out = append(out, r.blocks(n)...)
 			}
 			return out
 		})).
 		Complete(r)
+}
+
+// claimedInPlace returns the blocks of the numbers that a Service carries in place, or
+// is to carry again: they are held for it while it is gone.
+func (r *Hold) claimedInPlace(ctx context.Context, service *corev1.Service) []reconcile.Request {
+	var list v1alpha1.NodePortAllocationList
+	if err := r.List(ctx, &list, readOnly, client.MatchingFields{byClaimed: client.ObjectKeyFromObject(service).String()}); err != nil {
+		return nil
+	}
+	var out []reconcile.Request
+	for i := range list.Items {
+		if list.Items[i].Spec.Carrier == v1alpha1.ServiceInPlace {
+			out = append(out, r.blocks(compile.NumberOf(&list.Items[i]))...)
+		}
+	}
+	return out
 }
 
 // all are the blocks of all pools, and those that are held now: a pool that is gone

@@ -39,7 +39,7 @@ func (r *Policy) plan(ctx context.Context, view View) (*v1alpha1.PolicyPlan, err
 	would := map[string]v1alpha1.NodePortAllocation{}
 	for _, a := range after {
 		before := a.Spec.State
-		a.Spec = compile.Allocation(&a, view.Policy, view.Wish, nil, after, view.Pools, now)
+		a.Spec = compile.Allocation(&a, view.Policy, view.Wish, nil, after, view.Cluster, now)
 		would[a.Name] = a
 		if before == v1alpha1.AllocationOpen && a.Spec.State == v1alpha1.AllocationClosed {
 			plan.Closes = append(plan.Closes, int32(compile.NumberOf(&a)))

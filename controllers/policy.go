@@ -96,7 +96,7 @@ func (r *Policy) Reconcile(ctx context.Context, key reconcile.Request) (reconcil
 		r.note(key.NamespacedName, note{written: now, version: view.Policy.ResourceVersion})
 		wait = 0
 	}
-	if ends := untilExpiry(view.Policy, now); ends > 0 && (wait == 0 || ends < wait) {
+	if ends := untilEnd(view.Policy.Spec.ExpiresAt, now); ends > 0 && (wait == 0 || ends < wait) {
 		wait = ends
 	}
 	return reconcile.Result{RequeueAfter: wait}, nil
@@ -106,7 +106,7 @@ func (r *Policy) Reconcile(ctx context.Context, key reconcile.Request) (reconcil
 // about it would be proofs of something else.
 func lags(view View, now time.Time) bool {
 	return slices.ContainsFunc(view.Allocations, func(a v1alpha1.NodePortAllocation) bool {
-		want := compile.Allocation(&a, view.Policy, view.Wish, view.Refusal, view.Allocations, view.Pools, metav1.NewMicroTime(now))
+		want := compile.Allocation(&a, view.Policy, view.Wish, view.Refusal, view.Allocations, view.Cluster, metav1.NewMicroTime(now))
 		return !equality.Semantic.DeepEqual(want, a.Spec)
 	})
 }

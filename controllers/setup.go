@@ -39,7 +39,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	c, live := mgr.GetClient(), mgr.GetAPIReader()
 	recorder := mgr.GetEventRecorder("portreeve")
 	snapshot := Snapshot{
-		Reader: c, Live: live, Cache: mgr.GetCache(), Listed: &Listed{}, ListedSets: &Listed{},
+		Reader: c, Live: live, Cache: mgr.GetCache(), Listed: &Listed{}, ListedSets: &Listed{}, Resolved: &Resolved{},
 		NodePorts: &NodePortRange{Client: c, Namespace: o.Namespace, Now: o.Now}, Namespace: o.Namespace, Now: o.Now,
 	}
 	verdicts, refusals, clouds := NewVerdicts(), NewVerdicts(), NewClouds()

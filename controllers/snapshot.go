@@ -1,11 +1,14 @@
 package controllers
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -32,6 +35,8 @@ type Snapshot struct {
 	// read.
 	Cache              cache.Cache
 	Listed, ListedSets *Listed
+	// Resolved remembers pools and AddressSets; nil: nothing is remembered.
+	Resolved *Resolved
 	// NodePorts knows the API server's node-port range; nil where nobody does.
 	NodePorts *NodePortRange
 	// Namespace is our own.
@@ -75,9 +80,7 @@ func (s Snapshot) Limits(ctx context.Context) (compile.Limits, error) {
 	}
 	found := ""
 	if s.NodePorts != nil && (installation == nil || installation.Spec.NodePortRange == "") {
-		if found, err = s.NodePorts.Find(ctx); err != nil {
-			return compile.Limits{}, err
-		}
+		found = s.NodePorts.Find(ctx)
 	}
 	return compile.NewLimits(installation, found), nil
 }
@@ -96,19 +99,48 @@ func (s Snapshot) Cluster(ctx context.Context) (compile.Cluster, error) {
 	if err := s.List(ctx, &sets, readOnly); err != nil {
 		return compile.Cluster{}, err
 	}
-	return compile.Cluster{
-		Pools: compile.Owned(pools.Items, limits), Places: compile.NewPlaces(pools.Items, sets.Items), Now: s.now(),
-	}, nil
+	cluster := s.Resolved.of(limits, pools.Items, sets.Items)
+	cluster.Now = s.now()
+	return cluster, nil
+}
+
+// Resolved remembers what pools and AddressSets were last resolved to: every policy
+// and every allocation asks, and the answer seldom changes.
+type Resolved struct {
+	mu      sync.Mutex
+	key     string
+	cluster compile.Cluster
+}
+
+func (r *Resolved) of(limits compile.Limits, pools []v1alpha1.NodePortPool, sets []v1alpha1.AddressSet) compile.Cluster {
+	resolve := func() compile.Cluster {
+		return compile.Cluster{Pools: compile.Owned(pools, limits), Places: compile.NewPlaces(pools, sets)}
+	}
+	if r == nil {
+		return resolve()
+	}
+	var versions []string
+	for i := range pools {
+		versions = append(versions, "pool "+pools[i].Name+" "+string(pools[i].UID)+" "+pools[i].ResourceVersion)
+	}
+	for i := range sets {
+		versions = append(versions, "set "+sets[i].Name+" "+string(sets[i].UID)+" "+sets[i].ResourceVersion)
+	}
+	slices.Sort(versions)
+	key := fmt.Sprint(limits.NodePorts.Strings(), limits.FailSafe.Strings(), versions)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.key != key {
+		r.key, r.cluster = key, resolve()
+	}
+	return r.cluster
 }
 
 // Pools returns all pools with overlaps resolved, the owner first. Nothing in them
 // may be changed.
 func (s Snapshot) Pools(ctx context.Context) ([]compile.Pool, error) {
-	limits, err := s.Limits(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return poolsOf(ctx, s, limits, readOnly)
+	cluster, err := s.Cluster(ctx)
+	return cluster.Pools, err
 }
 
 // LivePools asks the API server.
@@ -117,12 +149,8 @@ func (s Snapshot) LivePools(ctx context.Context) ([]compile.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	return poolsOf(ctx, s.Live, limits)
-}
-
-func poolsOf(ctx context.Context, reader client.Reader, limits compile.Limits, options ...client.ListOption) ([]compile.Pool, error) {
 	var list v1alpha1.NodePortPoolList
-	err := reader.List(ctx, &list, options...)
+	err = s.Live.List(ctx, &list)
 	return compile.Owned(list.Items, limits), err
 }
 
@@ -130,6 +158,9 @@ func poolsOf(ctx context.Context, reader client.Reader, limits compile.Limits, o
 func (s Snapshot) Allocations(ctx context.Context, policy types.NamespacedName) ([]v1alpha1.NodePortAllocation, error) {
 	var list v1alpha1.NodePortAllocationList
 	err := s.List(ctx, &list, client.MatchingFields{byPolicy: policy.String()})
+	slices.SortFunc(list.Items, func(a, b v1alpha1.NodePortAllocation) int {
+		return cmp.Compare(compile.NumberOf(&a), compile.NumberOf(&b))
+	})
 	return list.Items, err
 }
 

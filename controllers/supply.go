@@ -59,17 +59,25 @@ func (s *supply) claim(a *v1alpha1.NodePortAllocation) {
 	number := compile.NumberOf(a)
 	s.taken.Add(number)
 	s.registered.Add(number)
-	if a.Spec.State != v1alpha1.AllocationOpen {
-		return
-	}
-	if key := compile.SourceKey(a.Spec.Ports); key != "" {
+	if key := compile.SourceKey(a.Spec.Ports); key != "" && a.Spec.State == v1alpha1.AllocationOpen {
 		s.neighbours[number] = key
 	}
+	// Resting numbers count: their policies may have them back without being asked.
 	for i := range s.pools {
-		if s.pools[i].Name == a.Spec.Pool && s.pools[i].Quota > 0 {
+		if s.pools[i].Name == a.Spec.Pool && s.pools[i].Quota > 0 && a.Spec.Claim.Policy != "" {
 			s.pools[i].Used[a.Spec.Claim.Namespace]++
 		}
 	}
+}
+
+// over says whether a namespace has used up its quota of a pool.
+func (s *supply) over(pool, namespace string) bool {
+	for _, p := range s.pools {
+		if p.Name == pool {
+			return p.Quota > 0 && p.Used[namespace] >= p.Quota
+		}
+	}
+	return false
 }
 
 // request asks for a missing number of a policy. carrier is the Service that is to

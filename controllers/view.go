@@ -52,6 +52,9 @@ func (s Snapshot) view(ctx context.Context, cluster compile.Cluster, key types.N
 	// ports close as soon as it begins. One that is not there is new, and the cache
 	// lags: a namespace goes only after all that is in it.
 	namespace, err := get[corev1.Namespace](ctx, s, types.NamespacedName{Name: key.Namespace})
+	if err == nil && namespace == nil && s.Live != nil { // its labels say what it may have
+		namespace, err = get[corev1.Namespace](ctx, s.Live, types.NamespacedName{Name: key.Namespace})
+	}
 	if err != nil || namespace != nil && namespace.DeletionTimestamp != nil {
 		return v, err
 	}

@@ -95,6 +95,15 @@ type NodePortAllocationSpec struct {
 	// closed. Absent: all nodes.
 	// +optional
 	NodeSelector *LabelSelector `json:"nodeSelector,omitempty"`
+	// ExpiresAt is the end that was last accepted: an edit that can't be honoured does
+	// not put it off.
+	// +kubebuilder:validation:Schemaless
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^2[0-9]{3}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3])(:[0-5][0-9]){2}([.]0{1,9})?(Z|[-+]([01][0-9]|2[0-3]):[0-5][0-9])$')",messageExpression="'expiresAt \"' + self + '\" must be a date and a time in whole seconds with its offset from UTC; write for example 2026-12-24T18:00:00Z or 2026-12-24T19:00:00+01:00'"
+	// +kubebuilder:validation:XValidation:rule="!self.matches('^....-(02-3|(0[469]|11)-31)') && (!self.matches('^....-02-29') || self.matches('^(..(0[48]|[2468][048]|[13579][26])|2[048]00)-'))",messageExpression="'expiresAt \"' + self + '\" is no day of the calendar; correct the date, for example 2026-12-24T18:00:00Z'"
+	// +optional
+	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
 	// Since when the policy holds the number. It outlives a backup and its restore, so
 	// of two allocations for one port the older one is known.
 	// +kubebuilder:validation:Schemaless

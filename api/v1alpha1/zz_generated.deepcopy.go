@@ -651,6 +651,10 @@ func (in *NodePortAllocationSpec) DeepCopyInto(out *NodePortAllocationSpec) {
 		*out = new(LabelSelector)
 		(*in).DeepCopyInto(*out)
 	}
+	if in.ExpiresAt != nil {
+		in, out := &in.ExpiresAt, &out.ExpiresAt
+		*out = (*in).DeepCopy()
+	}
 	if in.Since != nil {
 		in, out := &in.Since, &out.Since
 		*out = (*in).DeepCopy()

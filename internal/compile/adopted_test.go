@@ -70,7 +70,7 @@ func TestClosedAdmitsNobodyByAnyWord(t *testing.T) {
 	a.Spec.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"role": "edge"}}
 	a.Spec.Since = &metav1.MicroTime{Time: clock.Add(-time.Hour)}
 	a.Spec.Ports[0].Sources, a.Spec.Ports[0].AddressSets, a.Spec.Ports[0].World = []v1alpha1.CIDR{"10.8.0.0/16"}, []v1alpha1.ObjectName{"office"}, true
-	got := Allocation(&a, nil, nil, nil, nil, nil, metav1.NewMicroTime(clock))
+	got := Allocation(&a, nil, nil, nil, nil, Cluster{}, metav1.NewMicroTime(clock))
 	if got.State != v1alpha1.AllocationClosed || got.ClosedAt == nil || !got.Adopted || got.Carrier != v1alpha1.ServiceInPlace || got.NodeSelector == nil || got.Since == nil || got.Claim != a.Spec.Claim {
 		t.Errorf("closed %+v", got)
 	}
@@ -82,7 +82,7 @@ func TestClosedAdmitsNobodyByAnyWord(t *testing.T) {
 	}
 	again := a
 	again.Spec = got
-	if later := Allocation(&again, nil, nil, nil, nil, nil, metav1.NewMicroTime(clock.Add(time.Hour))); !later.ClosedAt.Equal(got.ClosedAt) {
+	if later := Allocation(&again, nil, nil, nil, nil, Cluster{}, metav1.NewMicroTime(clock.Add(time.Hour))); !later.ClosedAt.Equal(got.ClosedAt) {
 		t.Errorf("dated anew: %v", later.ClosedAt)
 	}
 }

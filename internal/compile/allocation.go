@@ -147,6 +147,7 @@ func (w *Wish) Claim(wanted Number, pool string) v1alpha1.NodePortAllocationSpec
 		CloudFirewalls: slices.Clone(offer.pool.Spec.CloudFirewalls),
 		NodeSelector:   offer.pool.Spec.Guardrails.AllowedNodes,
 		Carrier:        cmp.Or(policy.Spec.Service, v1alpha1.ServiceCompanion),
+		ExpiresAt:      policy.Spec.ExpiresAt,
 	}
 	for _, p := range wanted.Ports {
 		spec.Ports = append(spec.Ports, offer.ports[keyOf(p)])
@@ -164,20 +165,23 @@ func (w *Wish) Claim(wanted Number, pool string) v1alpha1.NodePortAllocationSpec
 // it is gone; of wish and refusal exactly one is set otherwise; own are all the
 // allocations of the policy.
 func Allocation(a *v1alpha1.NodePortAllocation, policy *v1alpha1.NodePortPolicy, wish *Wish, refusal *Refusal,
-	own []v1alpha1.NodePortAllocation, pools []Pool, now metav1.MicroTime,
+	own []v1alpha1.NodePortAllocation, cluster Cluster, now metav1.MicroTime,
 ) v1alpha1.NodePortAllocationSpec {
 	switch {
 	case policy == nil:
 		return closed(a.Spec, now)
 	case refusal != nil, wish.Planned && !wish.Expired:
-		return narrowed(a.Spec, policy, pools)
+		if end := a.Spec.ExpiresAt; end != nil && !end.After(now.Time) {
+			return closed(a.Spec, now)
+		}
+		return narrowed(a.Spec, policy, cluster)
 	}
 	i, serves := Assign(wish, own).Serving[NumberOf(a)]
 	if !serves {
 		return closed(a.Spec, now)
 	}
 	if wish.offers[a.Spec.Pool].pool == nil {
-		return narrowed(a.Spec, policy, pools)
+		return narrowed(a.Spec, policy, cluster)
 	}
 	spec := wish.Claim(wish.Numbers[i], a.Spec.Pool)
 	spec.Since = a.Spec.Since
@@ -223,12 +227,16 @@ func closed(spec v1alpha1.NodePortAllocationSpec, now metav1.MicroTime) v1alpha1
 }
 
 // narrowed keeps what was last accepted, less the sources that the policy, though
-// it can't be honoured as it stands, no longer names. Which those of a pool that is
-// gone were, nobody knows, so they stay.
-func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPolicy, pools []Pool) v1alpha1.NodePortAllocationSpec {
+// it can't be honoured as it stands, no longer names, and less what the pool no longer
+// allows. Which those of a pool that is gone were, nobody knows, so they stay.
+func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPolicy, cluster Cluster) v1alpha1.NodePortAllocationSpec {
 	var pool *v1alpha1.NodePortPool
-	if i := slices.IndexFunc(pools, func(p Pool) bool { return p.Name == spec.Pool }); i >= 0 {
-		pool = pools[i].NodePortPool
+	if i := slices.IndexFunc(cluster.Pools, func(p Pool) bool { return p.Name == spec.Pool }); i >= 0 {
+		pool = cluster.Pools[i].NodePortPool
+		spec.NodeSelector = pool.Spec.Guardrails.AllowedNodes
+	}
+	if ends := policy.Spec.ExpiresAt; ends != nil && spec.ExpiresAt != nil && ends.Before(spec.ExpiresAt) {
+		spec.ExpiresAt = ends
 	}
 	if pool == nil && policy.Spec.Sources == nil {
 		return spec
@@ -237,6 +245,9 @@ func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPol
 	spec.Ports = slices.Clone(spec.Ports)
 	for i, p := range spec.Ports {
 		named, sets, world := namedFor(p.Name, sources)
+		if pool != nil {
+			named, sets, world = cluster.allowed(policy, pool, p)
+		}
 		have := parseSources(p.Sources)
 		switch {
 		case world && !p.World:
@@ -251,6 +262,13 @@ func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPol
 		})
 	}
 	return spec
+}
+
+// allowed are the networks, AddressSets and perhaps the world that the policy names for
+// a port, and that the pool allows now.
+func (c Cluster) allowed(policy *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortPool, p v1alpha1.ClaimedPort) (networks []netip.Prefix, sets []v1alpha1.ObjectName, world bool) {
+	now, _ := c.admit(policy, pool, v1alpha1.ClaimedPort{Protocol: p.Protocol, Name: p.Name, Port: p.Port})
+	return parseSources(now.Sources), now.AddressSets, now.World
 }
 
 // namedFor are the networks, AddressSets and perhaps the world that sources name for a

@@ -32,10 +32,10 @@ func TestRefusedPoliciesOnlyNarrow(t *testing.T) {
 		after := before.DeepCopy()
 		after.Spec.Sources = anySources(t)
 		now := metav1.NewMicroTime(clock)
-		spec := Allocation(&a, after, nil, &Refusal{Reason: v1alpha1.ReasonInvalid}, []v1alpha1.NodePortAllocation{a}, cluster.Pools, now)
+		spec := Allocation(&a, after, nil, &Refusal{Reason: v1alpha1.ReasonInvalid}, []v1alpha1.NodePortAllocation{a}, cluster, now)
 		plan := *wish
 		plan.Planned = true
-		if planned := Allocation(&a, after, &plan, nil, []v1alpha1.NodePortAllocation{a}, cluster.Pools, now); !slices.EqualFunc(planned.Ports, spec.Ports, samePort) {
+		if planned := Allocation(&a, after, &plan, nil, []v1alpha1.NodePortAllocation{a}, cluster, now); !slices.EqualFunc(planned.Ports, spec.Ports, samePort) {
 			t.Fatalf("a plan keeps %+v, a refusal %+v", planned.Ports, spec.Ports)
 		}
 		for i, p := range spec.Ports {
@@ -51,8 +51,17 @@ func TestRefusedPoliciesOnlyNarrow(t *testing.T) {
 				t.Fatal("opened the world")
 			}
 			// Of its networks and of the world it keeps all that is named still.
-			if kept := rule.Intersect(networksOf(had.Spec.Ports[i]), networksOf(names(sources, p.Name))); !rule.CoversAll(has, kept) {
+			kept := rule.Intersect(networksOf(had.Spec.Ports[i]), networksOf(names(sources, p.Name)))
+			networks, sets, world := cluster.allowed(after, cluster.Pools[0].NodePortPool, p)
+			if !world { // and that the pool allows now
+				kept = rule.Intersect(kept, networks)
+			}
+			if !rule.CoversAll(has, kept) {
 				t.Fatalf("lost some of %v: has %v", kept, has)
+			}
+			allowed := v1alpha1.ClaimedPort{Sources: spell(networks), AddressSets: sets, World: world}
+			if !rule.CoversAll(cluster.Places.reach(allowed), has) {
+				t.Fatalf("kept what the pool no longer allows: %v, allows %v", has, cluster.Places.reach(allowed))
 			}
 		}
 		if !slices.EqualFunc(a.Spec.Ports, had.Spec.Ports, samePort) {

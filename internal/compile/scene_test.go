@@ -150,7 +150,7 @@ func (s *scene) round(t *testing.T) (end ending) {
 	}
 	for turn := range s.allocations {
 		a := &s.allocations[(turn+s.firstTurn)%len(s.allocations)]
-		a.Spec = s.next(a, wish, end.Refusal, cluster.Pools)
+		a.Spec = s.next(a, wish, end.Refusal, cluster)
 	}
 	if wish != nil {
 		end.Problems = Seen{Wish: wish, Allocations: s.own()}.problems()
@@ -197,9 +197,9 @@ func (s *scene) holder(number uint16) *corev1.Service {
 }
 
 // next is what an allocation must say now.
-func (s *scene) next(a *v1alpha1.NodePortAllocation, wish *Wish, refusal *Refusal, pools []Pool) v1alpha1.NodePortAllocationSpec {
+func (s *scene) next(a *v1alpha1.NodePortAllocation, wish *Wish, refusal *Refusal, cluster Cluster) v1alpha1.NodePortAllocationSpec {
 	now, number := metav1.NewMicroTime(s.now), NumberOf(a)
-	holder, pool := s.holder(number), PoolOf(pools, number)
+	holder, pool := s.holder(number), PoolOf(cluster.Pools, number)
 	switch {
 	case a.Spec.State == v1alpha1.AllocationForeign:
 		carried := holder != nil && pool != nil && s.policy != nil && s.policy.Spec.Service == v1alpha1.ServiceInPlace && s.policy.Spec.ServiceRef.Name == holder.Name
@@ -212,7 +212,7 @@ func (s *scene) next(a *v1alpha1.NodePortAllocation, wish *Wish, refusal *Refusa
 	case a.Spec.Claim.Policy == "" || a.Spec.Claim.Policy != s.name():
 		return a.Spec
 	}
-	spec := Allocation(a, s.policy, wish, refusal, s.own(), pools, now)
+	spec := Allocation(a, s.policy, wish, refusal, s.own(), cluster, now)
 	inPlace := a.Spec.Carrier == v1alpha1.ServiceInPlace && holder != nil && holder.Name == a.Spec.Claim.Service
 	if spec.State == v1alpha1.AllocationOpen && holder != nil && !inPlace {
 		return Refused(a, holder)
@@ -227,12 +227,11 @@ func (s *scene) allocate(wish *Wish, pools []Pool) (unserved []string) {
 	for i := range s.allocations {
 		a := &s.allocations[i]
 		registered.Add(NumberOf(a))
-		if a.Spec.State != v1alpha1.AllocationOpen {
-			continue
+		if a.Spec.State == v1alpha1.AllocationOpen {
+			neighbours[NumberOf(a)] = SourceKey(a.Spec.Ports)
 		}
-		neighbours[NumberOf(a)] = SourceKey(a.Spec.Ports)
 		for j := range supply {
-			if supply[j].Name == a.Spec.Pool {
+			if supply[j].Name == a.Spec.Pool && a.Spec.Claim.Policy != "" {
 				supply[j].Used[a.Spec.Claim.Namespace]++
 			}
 		}

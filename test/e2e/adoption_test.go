@@ -237,3 +237,28 @@ func TestAServiceOutsideThePoolIsNotAdopted(t *testing.T) {
 	}
 	s.answers(s.office, from(officeCIDR, 1), 31465)
 }
+
+// The numbers of a Service that is gone are held for it.
+func TestAServiceInPlaceThatComesBackHasItsNumbersAgain(t *testing.T) {
+	s := open(t, "comeback", "31480-31489")
+	policy := s.inPlace("shop", "shop", officeCIDR)
+	s.create(policy)
+	port := s.awaitReady(policy)
+	s.delete(s.live("shop"))
+	s.eventually("its number is held", func() error {
+		if !slices.Contains(s.heldNumbers(), int32(port)) {
+			return fmt.Errorf("held: %v", s.heldNumbers())
+		}
+		return nil
+	})
+	s.create(s.service("shop"))
+	s.eventually("the Service has its number again", func() error {
+		for _, p := range s.live("shop").Spec.Ports {
+			if uint16(p.NodePort) == port {
+				return nil
+			}
+		}
+		return fmt.Errorf("it has %v", s.live("shop").Spec.Ports)
+	})
+	s.answers(s.office, from(officeCIDR, 1), port)
+}

@@ -35,8 +35,11 @@ type Exposure struct {
 	mu sync.Mutex
 	// refusals is since when the API server refuses a number although no Service
 	// shows it.
-	refusals map[uint16]time.Time
+	refusals map[uint16]spell
 }
+
+// spell is a time during which a number is refused again and again.
+type spell struct{ since, last time.Time }
 
 // patience is how long such a number is asked for again before it is given up: the API
 // server frees numbers a little after the Service that had them, a hold for example,
@@ -207,16 +210,18 @@ func (r *Exposure) maySoon(number uint16) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.Now()
-	for n, since := range r.refusals {
-		if now.Sub(since) > 2*patience {
-			delete(r.refusals, n) // of another time
+	for n, s := range r.refusals {
+		if now.Sub(s.last) > patience {
+			delete(r.refusals, n) // it was given, or nobody asks any more
 		}
 	}
-	since, known := r.refusals[number]
-	if !known {
-		r.refusals[number], since = now, now
+	s, known := r.refusals[number]
+	if !known || now.Sub(s.last) > time.Second {
+		s.since = now // another time
 	}
-	if now.Sub(since) < patience {
+	s.last = now
+	r.refusals[number] = s
+	if now.Sub(s.since) < patience {
 		return true
 	}
 	delete(r.refusals, number)
@@ -266,7 +271,7 @@ func refusedNumbers(err error, ports []corev1.ServicePort) []uint16 {
 // SetupWithManager wakes a policy's exposure when its allocations, its companion
 // or the referenced Service change.
 func (r *Exposure) SetupWithManager(mgr ctrl.Manager) error {
-	r.refusals = map[uint16]time.Time{}
+	r.refusals = map[uint16]spell{}
 	return builder(mgr, "exposure", 8).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
 			if key := policyOf(o.(*v1alpha1.NodePortAllocation)); key.Name != "" {

@@ -66,7 +66,7 @@ func TestACompanionIsNotRefusedItsNumberByItself(t *testing.T) {
 			now := time.Now()
 			r := &Exposure{
 				Client: cached, Snapshot: Snapshot{Reader: cached, Live: live}, Refusals: NewVerdicts(),
-				Now: func() time.Time { return now }, refusals: map[uint16]time.Time{},
+				Now: func() time.Time { return now }, refusals: map[uint16]spell{},
 			}
 			key := types.NamespacedName{Namespace: "shop", Name: "web"}
 			look := func() reconcile.Result {

@@ -207,7 +207,7 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 		return progress
 	case changed(v1alpha1.Exposed), changed(v1alpha1.CloudEnforced):
 		return transition
-	case meta.IsStatusConditionTrue(before.Conditions, v1alpha1.HostEnforced) && onlySilent(after.Nodes):
+	case meta.IsStatusConditionTrue(before.Conditions, v1alpha1.HostEnforced) && !seen.Lockdown && onlySilent(after.Nodes):
 		return doubt
 	}
 	return transition
@@ -215,7 +215,7 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 
 // onlySilent says whether all failing nodes have merely not reported yet.
 func onlySilent(nodes *v1alpha1.NodesStatus) bool {
-	return nodes != nil && !slices.ContainsFunc(nodes.Failing, func(f v1alpha1.NodeFailure) bool {
+	return nodes != nil && len(nodes.Failing) > 0 && !slices.ContainsFunc(nodes.Failing, func(f v1alpha1.NodeFailure) bool {
 		return f.Reason != compile.NodeUngated && f.Reason != compile.NodeRebooted && f.Reason != compile.NodePending && f.Reason != compile.NodeUnconfirmed
 	})
 }

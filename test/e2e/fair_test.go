@@ -60,7 +60,7 @@ func TestTheOldestClaimsWin(t *testing.T) {
 
 // Two managers that both believe to lead: the name of an allocation is the lock.
 func TestTwoManagersGiveNoPortTwice(t *testing.T) {
-	s := open(t, "rivals", "32010-32029")
+	s := open(t, "rivals", "31570-31589")
 	rival, err := town.RunRival(s.ctx, "rival", nil)
 	if err != nil {
 		t.Fatal(err)

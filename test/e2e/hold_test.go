@@ -39,7 +39,7 @@ func TestFreeNumbersAreHeld(t *testing.T) {
 	s.awaitFree(port)
 	s.awaitHeld(31200, 31201, 31202, 31203)
 	s.leaveFree()
-	s.create(s.nodePortService("taker", 31202))
+	s.createSoon(s.nodePortService("taker", 31202))
 }
 
 // kubeProxyIgnores looks into the rules that kube-proxy made on a node.

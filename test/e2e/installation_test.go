@@ -130,7 +130,7 @@ func TestAHijackerIsNamedOnItsVictim(t *testing.T) {
 	thief := s.service("thief")
 	thief.Spec.Ports = []corev1.ServicePort{{Name: "x", Port: int32(port)}}
 	thief.Spec.ExternalIPs = []string{town.Nodes()[0].Addrs[0].String()}
-	s.create(thief)
+	s.createSoon(thief)
 	if c := s.awaitReason(policy, v1alpha1.Conflict, v1alpha1.ReasonHijacked); !strings.Contains(c.Message, "hijacked by Service hijacked/thief") {
 		t.Errorf("message: %s", c.Message)
 	}

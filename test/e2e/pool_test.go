@@ -62,7 +62,7 @@ func TestAPoolThatIsDeletedGivesBackWhatItNeverOwned(t *testing.T) {
 	s := open(t, "gone", "30270-30279")
 	s.leaveFree()
 	squatter := s.nodePortService("squatter", 30275)
-	s.create(squatter)
+	s.createSoon(squatter)
 	s.awaitState(30275, v1alpha1.AllocationForeign)
 	s.silentSoon(s.street, from(streetCIDR, 1), 30275)
 	last := s.pool.DeepCopy() // agents keep the rules of a last pool, see their guard
@@ -79,7 +79,7 @@ func TestAServiceCreatedBehindOurBackIsUnreachableAndItsNumberIsPassedOver(t *te
 	s := open(t, "squat", "30220-30222")
 	s.leaveFree()
 	squatter := s.nodePortService("squatter", 30220)
-	s.create(squatter)
+	s.createSoon(squatter)
 	if a := s.awaitState(30220, v1alpha1.AllocationForeign); a.Spec.Grandfathered {
 		t.Errorf("a squatter is grandfathered: %+v", a.Spec)
 	}

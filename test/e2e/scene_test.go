@@ -168,6 +168,16 @@ func (s *scene) create(o client.Object) {
 	}
 }
 
+// createSoon creates an object for which the API server has to be ready first: it frees
+// numbers, and takes back admission policies, a little after it was told to.
+func (s *scene) createSoon(o client.Object) {
+	s.Helper()
+	s.eventually("create "+o.GetName(), func() error {
+		o.SetResourceVersion("")
+		return town.Client.Create(s.ctx, o)
+	})
+}
+
 // edit changes an object as a person would, however often others write it meanwhile.
 func edit[T client.Object](s *scene, object T, change func(T)) {
 	s.Helper()

@@ -126,10 +126,7 @@ func TestAReservedNumberIsNamed(t *testing.T) {
 		t.Errorf("got %d, want the first that is not reserved", port)
 	}
 	balancer := s.nodePortService("balancer", 31032) // not held, and never judged
-	s.eventually("a reserved number is left alone", func() error {
-		balancer.ResourceVersion = ""
-		return client.IgnoreAlreadyExists(town.Client.Create(s.ctx, balancer))
-	})
+	s.createSoon(balancer)
 	s.answers(s.street, from(streetCIDR, 1), 31032)
 }
 

@@ -194,7 +194,19 @@ func (c *Cluster) WriteKubeconfig(name string, cfg *rest.Config) (string, error)
 		}},
 	}
 	path := filepath.Join(c.dir, name+".kubeconfig")
-	return path, clientcmd.WriteToFile(file, path)
+	// Others may be reading an earlier one of the name: they must not see half a file.
+	next, err := os.CreateTemp(c.dir, name+".*.next")
+	if err != nil {
+		return "", err
+	}
+	defer os.Remove(next.Name())
+	if err := next.Close(); err != nil {
+		return "", err
+	}
+	if err := clientcmd.WriteToFile(file, next.Name()); err != nil {
+		return "", err
+	}
+	return path, os.Rename(next.Name(), path)
 }
 
 // userKubeconfig is a kubeconfig for one of Kubernetes' own components.

@@ -199,7 +199,7 @@ func (c *Cluster) WriteKubeconfig(name string, cfg *rest.Config) (string, error)
 	if err != nil {
 		return "", err
 	}
-	defer os.Remove(next.Name())
+	defer func() { _ = os.Remove(next.Name()) }()
 	if err := next.Close(); err != nil {
 		return "", err
 	}

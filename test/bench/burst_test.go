@@ -57,6 +57,11 @@ func (m *moments) first(of map[string]time.Time, name string) {
 func BenchmarkFiftyPoliciesAtOnce(b *testing.B) {
 	ctx, cancel := context.WithTimeout(b.Context(), 5*time.Minute)
 	defer cancel()
+	raise(ctx, b, lab.Options{Nodes: 3, KubeProxy: lab.NFTables, ControllerManager: true})
+	if err := town.StartAll(ctx); err != nil {
+		b.Fatal(err)
+	}
+	fmt.Printf("three lab nodes on %s, kube-proxy in nftables mode\n", machine())
 	source, err := town.AddClient("office", netip.MustParsePrefix(office))
 	if err != nil {
 		b.Fatal(err)

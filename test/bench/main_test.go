@@ -17,6 +17,10 @@ import (
 	"github.com/portreeve/portreeve/test/stage"
 )
 
+// programs is the folder of the manager and the agent.
+var programs string
+
+// The lab of the benchmark that runs: they run one after the other.
 var (
 	town  *stage.Stage
 	audit string // the API server's audit log
@@ -27,56 +31,55 @@ func TestMain(m *testing.M) { os.Exit(run(m)) }
 func run(m *testing.M) int {
 	flag.Parse()
 	if flag.Lookup("test.bench").Value.String() == "" {
-		return m.Run() // nothing is measured, so no lab is needed
+		return m.Run() // nothing is measured
 	}
 	ctrllog.SetLogger(logr.Discard())
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
-	dir, err := os.MkdirTemp("", "portreeve-bench-")
+	var err error
+	programs, err = stage.Build(ctx)
+	defer os.RemoveAll(programs)
 	if err != nil {
-		return fail(err)
+		fmt.Fprintln(os.Stderr, err)
+		return 1
 	}
-	defer os.RemoveAll(dir)
-	bin, err := stage.Build(ctx)
-	defer os.RemoveAll(bin)
-	if err != nil {
-		return fail(err)
-	}
-	policy := filepath.Join(dir, "audit.yaml")
-	audit = filepath.Join(dir, "audit.log")
-	if err := os.WriteFile(policy, []byte(auditPolicy), 0o600); err != nil {
-		return fail(err)
-	}
-	cluster, err := lab.Start(ctx, lab.Options{
-		Nodes: 3, KubeProxy: lab.NFTables, ControllerManager: true,
-		APIServerFlags: []string{"--audit-policy-file=" + policy, "--audit-log-path=" + audit},
-	})
-	if err != nil {
-		return fail(err)
-	}
-	cluster.CloseOnInterrupt()
-	defer cluster.Close()
-	if town, err = stage.New(ctx, cluster, bin); err != nil {
-		return fail(err)
-	}
-	if err := town.StartAll(ctx); err != nil {
-		return fail(err)
-	}
-	fmt.Printf("three lab nodes on a machine of %d cores, %s, kube-proxy in nftables mode\n", runtime.NumCPU(), runtime.Version())
 	return m.Run()
 }
 
-func fail(err error) int {
-	fmt.Fprintln(os.Stderr, err)
-	return 1
+// raise starts the lab of a benchmark, with Portreeve installed and not running.
+func raise(ctx context.Context, b *testing.B, options lab.Options) {
+	b.Helper()
+	dir := b.TempDir()
+	policy := filepath.Join(dir, "audit.yaml")
+	audit = filepath.Join(dir, "audit.log")
+	if err := os.WriteFile(policy, []byte(auditPolicy), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	options.APIServerFlags = append(options.APIServerFlags, "--audit-policy-file="+policy, "--audit-log-path="+audit, "--audit-log-maxsize=4096")
+	cluster, err := lab.Start(ctx, options)
+	if err != nil {
+		b.Fatal(err)
+	}
+	cluster.CloseOnInterrupt()
+	b.Cleanup(func() { _ = cluster.Close() })
+	if town, err = stage.New(ctx, cluster, programs); err != nil {
+		b.Fatal(err)
+	}
 }
 
-// auditPolicy logs each write of our own programs once, when it is answered.
+func machine() string {
+	return fmt.Sprintf("a machine of %d cores, %s", runtime.NumCPU(), runtime.Version())
+}
+
+// auditPolicy logs each write of our own programs once, when it is answered; not
+// Leases, which are written all the time, nor Events, which nobody waits for.
 const auditPolicy = `
 apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived, ResponseStarted, Panic]
 rules:
+- level: None
+  resources: [{group: coordination.k8s.io, resources: [leases]}, {group: events.k8s.io, resources: [events]}]
 - level: Metadata
   users: ["system:serviceaccount:portreeve-system:portreeve-manager", "system:serviceaccount:portreeve-system:portreeve-agent"]
   verbs: [create, update, patch, delete]

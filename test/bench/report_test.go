@@ -56,8 +56,8 @@ func note(what string, have float64, unit string) {
 	fmt.Printf("  %-70s %8.2f %s\n", what, have, unit)
 }
 
-// counts are writes that the API server has answered, without Leases and Events;
-// the manager's without the counters in a pool's status.
+// counts are writes that the API server has answered; the manager's without the
+// counters in a pool's status.
 type counts struct {
 	manager, agents int
 	// kinds of the manager's writes: "update nodeportpolicies/status 409".
@@ -97,7 +97,6 @@ func count(b *testing.B) counts {
 			continue // the last line may still be being written
 		}
 		switch {
-		case e.ObjectRef.Resource == "leases" || e.ObjectRef.Resource == "events":
 		case strings.HasSuffix(e.User.Username, "-manager"):
 			if e.ObjectRef.Resource != "nodeportpools" { // once a minute and pool, not by policy
 				n.manager++

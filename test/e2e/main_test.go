@@ -45,6 +45,7 @@ func run(m *testing.M) int {
 	if town, err = stage.New(ctx, cluster, bin); err != nil {
 		return fail(err)
 	}
+	town.Lease = 5 * time.Second
 	if account, err = town.ServeEC2(); err != nil {
 		return fail(err)
 	}

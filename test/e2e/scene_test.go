@@ -71,6 +71,13 @@ func open(t *testing.T, name string, ranges ...v1alpha1.PortRange) *scene {
 		office: sharedClient(t, "office", officeCIDR, officeCIDR6),
 		street: sharedClient(t, "street", streetCIDR, "2001:db8:51::/64"),
 	}
+	select {
+	case <-town.Manager().Done(): // its lease was lost; a Deployment would start it again
+		if err := town.StartManager(ctx, nil); err != nil {
+			t.Fatal(err)
+		}
+	default:
+	}
 	if _, err := town.AddPod(ctx, town.Nodes()[0], name, "pod", map[string]string{"app": name}); err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@
 package stage
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -31,6 +32,10 @@ type Stage struct {
 	Client client.WithWatch
 	// Bin holds the programs manager and agent.
 	Bin string
+
+	// Lease is how long a silent manager stays leader; 2 s when zero. A busy machine
+	// may be silent for longer, and the manager then ends.
+	Lease time.Duration
 
 	manager *lab.Process
 	agents  map[string]*lab.Process
@@ -124,7 +129,7 @@ func (s *Stage) RunManager(ctx context.Context, name string, through *rest.Confi
 	if err != nil {
 		return nil, err
 	}
-	argv := []string{filepath.Join(s.Bin, "manager"), "--kubeconfig", kubeconfig, "--lease-duration", "2s"}
+	argv := []string{filepath.Join(s.Bin, "manager"), "--kubeconfig", kubeconfig, "--lease-duration", cmp.Or(s.Lease, 2*time.Second).String()}
 	return s.Run(ctx, lab.Command{
 		Name: name, Argv: append(argv, flags...),
 		Env: []string{"AWS_ACCESS_KEY_ID=" + AccessKey, "AWS_SECRET_ACCESS_KEY=" + SecretKey, "AWS_EC2_METADATA_DISABLED=true"},

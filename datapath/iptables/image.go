@@ -42,8 +42,8 @@ func imageOf(s rule.Set) *image {
 	for id, prefixes := range s.Classes {
 		entries[id] = split(prefixes)
 	}
-	for port, id := range s.Ports {
-		if list := entries[id]; len(list) > 0 {
+	for port, gate := range s.Ports {
+		if list := entries[gate.Class]; len(list) > 0 {
 			im.admit[port] = list
 		}
 	}

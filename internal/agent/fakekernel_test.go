@@ -67,10 +67,10 @@ func (k *fakeKernel) Have(context.Context) (rule.Set, error) {
 		return rule.Set{}, fmt.Errorf("fake kernel: no chain: %w", datapath.ErrDamaged)
 	}
 	// As from a real kernel: ports without sources do not read back.
-	sources := rule.Set{Judged: k.loaded.Judged, Audited: k.loaded.Audited, Ports: map[rule.Port]rule.ClassID{}, Classes: k.loaded.Classes}
-	for port, class := range k.loaded.Ports {
-		if len(k.loaded.Classes[class]) > 0 {
-			sources.Ports[port] = class
+	sources := rule.Set{Judged: k.loaded.Judged, Audited: k.loaded.Audited, Ports: map[rule.Port]rule.Gate{}, Classes: k.loaded.Classes}
+	for port, gate := range k.loaded.Ports {
+		if len(k.loaded.Classes[gate.Class]) > 0 {
+			sources.Ports[port] = gate
 		}
 	}
 	return sources, nil

@@ -122,8 +122,8 @@ func vanishedSince(have, want rule.Set, read inputs) (vanished []kind) {
 }
 
 func admitsAnybody(s rule.Set) bool {
-	for _, class := range s.Ports {
-		if len(s.Classes[class]) > 0 {
+	for _, gate := range s.Ports {
+		if gate.Class != "" || gate.Audit != "" {
 			return true
 		}
 	}

@@ -21,7 +21,7 @@ func TestEqualSourcesAreOneClass(t *testing.T) {
 		t.Errorf("two sets of sources are %d classes: %v", len(set.Classes), set.Classes)
 	}
 	if a, b := set.Ports[Port{TCP, 30000}], set.Ports[Port{UDP, 30000}]; a != b {
-		t.Errorf("equal sources have the classes %s and %s", a, b)
+		t.Errorf("equal sources have the classes %v and %v", a, b)
 	}
 	if got := set.Sources(Port{UDP, 30000}); !slices.Equal(got, prefixes("10.8.0.0/16", "2001:db8::/48")) {
 		t.Errorf("the sources are not canonical: %v", got)
@@ -42,7 +42,7 @@ func TestEqualSourcesAreOneClass(t *testing.T) {
 func TestClassesKeepTheirNames(t *testing.T) {
 	set := NewSet(nil, map[Port][]netip.Prefix{{TCP, 1}: prefixes("10.8.0.0/16", "2001:db8::/48"), {TCP, 2}: nil})
 	for port, want := range map[Port]ClassID{{TCP, 1}: "00c2577b076f86f40182840ddf3cbd11", {TCP, 2}: ""} {
-		if got := set.Ports[port]; got != want {
+		if got := set.Ports[port].Class; got != want {
 			t.Errorf("class of %v is %s, want %s", port, got, want)
 		}
 	}

@@ -1,0 +1,66 @@
+package rule
+
+import "net/netip"
+
+// Gate is what a port asks of a packet: its line in the port table. The gate of a
+// port that has none lets nobody in and logs nothing.
+type Gate struct {
+	// Class may pass.
+	Class ClassID
+	// Audit passes as well, and is logged as what would be dropped.
+	Audit ClassID
+	// Limits bound what one source of Class may do.
+	Limits Limits
+	Log    Log
+	// Expires is when the gate ceases to be, in Unix seconds; 0 for never. From then
+	// on nobody passes, whether or not anybody is there to take the gate away.
+	Expires int64
+}
+
+// Limits bound the connections that one source address may have to one port; 0
+// stands for no bound. What is above them is dropped, connections that exist go on.
+type Limits struct {
+	Connections uint32 // at a time
+	PerSecond   uint32 // new ones
+	Burst       uint32 // new ones at once; with PerSecond only, and then at least 1
+}
+
+// Log says which packets that begin a connection are logged.
+type Log struct {
+	Denied    bool   // what is dropped
+	Accepted  bool   // what passes
+	PerSecond uint32 // lines a second and port, at most; at least 1 where anything is logged
+}
+
+// Terms are what Build makes a gate of; see Gate.
+type Terms struct {
+	Sources, Audited []netip.Prefix
+	Limits           Limits
+	Log              Log
+	Expires          int64
+}
+
+// canonical leaves out what has no effect, so that gates which do the same are
+// equal.
+func (g Gate) canonical() Gate {
+	if g.Class == "" {
+		g.Limits, g.Log.Accepted = Limits{}, false
+	}
+	if g.Audit == g.Class {
+		g.Audit = ""
+	}
+	if g.Limits.PerSecond == 0 {
+		g.Limits.Burst = 0
+	} else {
+		g.Limits.Burst = max(g.Limits.Burst, 1)
+	}
+	if !g.Log.Denied && !g.Log.Accepted {
+		g.Log = Log{}
+	} else {
+		g.Log.PerSecond = max(g.Log.PerSecond, 1)
+	}
+	if g.Class == "" && g.Audit == "" && g.Log == (Log{}) {
+		return Gate{}
+	}
+	return g
+}

@@ -23,8 +23,6 @@ import (
 )
 
 const (
-	// defaultCoolDown serves allocations whose pool is gone.
-	defaultCoolDown = 10 * time.Minute
 	// leastRest is the shortest cool-down, whatever the pool says: kube-proxy goes
 	// on carrying a closed companion for its minSyncPeriod of a second, and what it
 	// carries must not be reached by whoever gets the number next.
@@ -85,7 +83,8 @@ func (r *Allocation) want(ctx context.Context, a *v1alpha1.NodePortAllocation) (
 	case a.Spec.State == v1alpha1.AllocationForeign:
 		return r.wantForeign(ctx, a, now)
 	case a.Spec.Claim.Policy == "": // closed, and was Foreign
-		return &a.Spec, 0, nil
+		want, err := r.wantFormer(ctx, a)
+		return want, 0, err
 	}
 	view, err := r.Snapshot.View(ctx, policyOf(a))
 	if err != nil {
@@ -167,6 +166,20 @@ func (r *Allocation) wantForeign(ctx context.Context, a *v1alpha1.NodePortAlloca
 	return &want, max(rest, 0), nil
 }
 
+// wantFormer looks for another Service that has the number by now.
+func (r *Allocation) wantFormer(ctx context.Context, a *v1alpha1.NodePortAllocation) (*v1alpha1.NodePortAllocationSpec, error) {
+	pools, err := r.Snapshot.Pools(ctx)
+	if err != nil {
+		return nil, err
+	}
+	holder, err := r.Snapshot.Holder(ctx, compile.NumberOf(a))
+	if err != nil {
+		return nil, err
+	}
+	want := compile.Former(a, holder, compile.PoolOf(pools, compile.NumberOf(a)))
+	return &want, nil
+}
+
 // adopted turns a Foreign number into the claim of the policy that carries its holder
 // in place, in one write: no packet that the policy admits is lost. nil: there is no
 // such policy.
@@ -189,10 +202,11 @@ func (r *Allocation) adopted(ctx context.Context, a *v1alpha1.NodePortAllocation
 // release deletes a closed allocation once its cool-down is over and every node
 // and cloud has proved that nothing of it is left.
 func (r *Allocation) release(ctx context.Context, a *v1alpha1.NodePortAllocation, proof compile.Proof) (reconcile.Result, error) {
-	coolDown, err := r.coolDown(ctx, a.Spec.Pool)
+	pool, err := get[v1alpha1.NodePortPool](ctx, r, types.NamespacedName{Name: a.Spec.Pool})
 	if err != nil {
 		return reconcile.Result{}, err
 	}
+	coolDown := compile.CoolDown(a, pool)
 	if rest := a.Spec.ClosedAt.Add(max(coolDown, leastRest, restoreRest(a))).Sub(r.Now()); rest > 0 {
 		return reconcile.Result{RequeueAfter: rest}, nil
 	}
@@ -248,14 +262,6 @@ func restoreRest(a *v1alpha1.NodePortAllocation) time.Duration {
 // remove frees the number, unless somebody has written to the allocation since.
 func (r *Allocation) remove(ctx context.Context, a *v1alpha1.NodePortAllocation) error {
 	return r.Delete(ctx, a, client.Preconditions{UID: ptr.To(a.UID), ResourceVersion: ptr.To(a.ResourceVersion)})
-}
-
-func (r *Allocation) coolDown(ctx context.Context, pool string) (time.Duration, error) {
-	p, err := get[v1alpha1.NodePortPool](ctx, r, types.NamespacedName{Name: pool})
-	if err != nil || p == nil || p.Spec.CoolDown == nil {
-		return defaultCoolDown, err
-	}
-	return p.Spec.CoolDown.Duration, nil
 }
 
 // holders names the nodes and clouds that may still admit something.

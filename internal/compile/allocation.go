@@ -304,6 +304,36 @@ func Foreign(a *v1alpha1.NodePortAllocation, holder *corev1.Service, pool *Pool,
 	return spec
 }
 
+// Former returns what the closed allocation of a number that was Foreign must say now.
+// holder is the Service that has it, nil when none does. Nobody keeps such a number in
+// the API server, so it may be another's long before it has rested, and the register
+// says at once whose. That one is never passed: nodes go on dropping, and before a
+// policy has the number it is closed again, with proof.
+func Former(a *v1alpha1.NodePortAllocation, holder *corev1.Service, pool *Pool) v1alpha1.NodePortAllocationSpec {
+	if holder == nil || pool == nil {
+		return a.Spec
+	}
+	spec := NewForeign(holder, NumberOf(a), pool.NodePortPool, false)
+	spec.CloudFirewalls = a.Spec.CloudFirewalls // they may have rules of ours yet
+	return spec
+}
+
+// defaultCoolDown serves allocations whose pool is gone.
+const defaultCoolDown = 10 * time.Minute
+
+// CoolDown is how long a closed allocation rests at least. pool is the one that it was
+// drawn from, nil when that is gone. What no policy ever had, and no pool has any more,
+// is kept from nobody longer than the proof of its closing takes.
+func CoolDown(a *v1alpha1.NodePortAllocation, pool *v1alpha1.NodePortPool) time.Duration {
+	switch {
+	case pool != nil && pool.Spec.CoolDown != nil:
+		return pool.Spec.CoolDown.Duration
+	case pool == nil && a.Spec.Claim.Policy == "":
+		return 0
+	}
+	return defaultCoolDown
+}
+
 // NewForeign is the claim of a Service that is not ours on a number of a pool.
 func NewForeign(holder *corev1.Service, number uint16, pool *v1alpha1.NodePortPool, stood bool) v1alpha1.NodePortAllocationSpec {
 	return v1alpha1.NodePortAllocationSpec{

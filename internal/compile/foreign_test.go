@@ -3,8 +3,10 @@ package compile
 import (
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
@@ -103,6 +105,71 @@ func TestForeignLife(t *testing.T) {
 			}
 			if a.Spec.State != before.Spec.State || a.Spec.Claim != before.Spec.Claim || a.Spec.ClosedAt != nil {
 				t.Error("the input was changed")
+			}
+		})
+	}
+}
+
+// A closed number that was Foreign is in nobody's hands: who takes it shows in the
+// register at once, is not passed, and leaves nothing that clouds have yet to prove.
+func TestFormerForeign(t *testing.T) {
+	pool := &Owned([]v1alpha1.NodePortPool{*poolThat(nil)}, Limits{})[0]
+	for _, c := range []struct {
+		name   string
+		holder *corev1.Service
+		pool   *Pool
+		claims string // "" if it stays closed
+	}{
+		{"nobody has it", nil, pool, ""},
+		{"another has it", holding("new", 30007), pool, "new"},
+		{"the same has it again", holding("old", 30007), pool, "old"},
+		{"another has it, in no pool", holding("new", 30007), nil, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := version("30007", "1")
+			a.Spec = v1alpha1.NodePortAllocationSpec{
+				State: v1alpha1.AllocationClosed, ClosedAt: &metav1.MicroTime{Time: clock}, Protocols: []v1alpha1.Protocol{"UDP"}, Pool: "gone",
+				Claim: v1alpha1.Claim{Namespace: "ledger", Service: "old"}, CloudFirewalls: []v1alpha1.ObjectName{"aws"},
+			}
+			got := Former(a, c.holder, c.pool)
+			if c.claims == "" {
+				if !equality.Semantic.DeepEqual(got, a.Spec) {
+					t.Errorf("spec %+v", got)
+				}
+				return
+			}
+			if got.State != v1alpha1.AllocationForeign || got.ClosedAt != nil || got.Grandfathered || got.Pool != "web" ||
+				got.Claim != (v1alpha1.Claim{Namespace: "ledger", Service: c.claims}) || !slices.Equal(got.Protocols, []v1alpha1.Protocol{"TCP"}) || !slices.Equal(got.CloudFirewalls, a.Spec.CloudFirewalls) {
+				t.Errorf("spec %+v", got)
+			}
+		})
+	}
+}
+
+func TestCoolDown(t *testing.T) {
+	pool := func(rest *metav1.Duration) *v1alpha1.NodePortPool {
+		p := poolThat(nil)
+		p.Spec.CoolDown = rest
+		return p
+	}
+	given, foreign := v1alpha1.Claim{Namespace: "shop", Policy: "shop", Service: "shop"}, v1alpha1.Claim{Namespace: "ledger", Service: "old"}
+	for _, c := range []struct {
+		name  string
+		claim v1alpha1.Claim
+		pool  *v1alpha1.NodePortPool
+		want  time.Duration
+	}{
+		{"the pool's", given, pool(&metav1.Duration{Duration: time.Hour}), time.Hour},
+		{"the pool's, though no policy had it", foreign, pool(&metav1.Duration{Duration: time.Hour}), time.Hour},
+		{"the pool says nothing", given, pool(nil), 10 * time.Minute},
+		{"the pool is gone", given, nil, 10 * time.Minute},
+		{"the pool is gone, and no policy had it", foreign, nil, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := version("30007", "1")
+			a.Spec.Claim = c.claim
+			if got := CoolDown(a, c.pool); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
 			}
 		})
 	}

@@ -85,6 +85,7 @@ func NewWorld(t *testing.T, open Open) *World {
 	serve(t, w.Client, 7000)
 	serve(t, w.Client, 30080)
 	w.Restart()
+	t.Cleanup(w.close)
 	return w
 }
 
@@ -101,9 +102,17 @@ func carry(pod string) string {
 	return b.String()
 }
 
-// Restart opens the datapath anew, as an agent that starts does.
+func (w *World) close() {
+	if d, ok := w.Datapath.(interface{ Close() }); ok {
+		d.Close()
+	}
+}
+
+// Restart opens the datapath anew, as an agent that starts does; the earlier one is
+// gone by then.
 func (w *World) Restart() {
 	w.t.Helper()
+	w.close()
 	w.Node.must(w.t, func() error {
 		w.Datapath = w.open(w.t)
 		return nil

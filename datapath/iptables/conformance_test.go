@@ -25,7 +25,6 @@ func open(mode iptables.Mode) datapathtest.Open {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(d.Close)
 		return d
 	}
 }

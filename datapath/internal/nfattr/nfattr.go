@@ -59,3 +59,20 @@ func Uint8(value []byte) uint8 {
 	}
 	return value[0]
 }
+
+// Uint64 reads a number in network byte order; 0 when the value is too short.
+func Uint64(value []byte) uint64 {
+	if len(value) < 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(value)
+}
+
+// Whole says whether b is a list of attributes and nothing else.
+func Whole(b []byte) bool {
+	used := 0
+	for _, value := range All(b) {
+		used += (headerLen + len(value) + 3) &^ 3
+	}
+	return used > 0 && used >= len(b)
+}

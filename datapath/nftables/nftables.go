@@ -1,0 +1,314 @@
+package nftables
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/portreeve/portreeve/datapath"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// The flags of a table (linux/netfilter/nf_tables.h): only the socket that made it
+// may change it, and it outlives that socket.
+const (
+	flagOwner   = 1 << 1
+	flagPersist = 1 << 2
+	owned       = flagOwner | flagPersist
+)
+
+// Datapath enforces rule sets in the network namespace of the thread that called
+// New; call its methods there too.
+type Datapath struct {
+	routes *netlink.Handle // to ask for addresses
+	socket *socket         // nil after an error: what it would answer is not known
+	owning bool            // the table is bound to the socket
+	lacks  lacking
+	now    func() time.Time
+
+	// have is what the table was last seen to hold, at that generation of the
+	// ruleset; nil when that is not known.
+	have       *state
+	needs      needs
+	generation uint32
+	changes    int
+}
+
+var _ datapath.Datapath = (*Datapath)(nil)
+
+// New opens the datapath. It changes nothing in the kernel. A kernel without
+// nf_tables is an error that wraps datapath.ErrUnsupported.
+func New() (*Datapath, error) {
+	routes, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, fmt.Errorf("open netlink: %w", err)
+	}
+	d := &Datapath{routes: routes, now: time.Now}
+	if err := d.open(); err != nil {
+		d.Close()
+		return nil, err
+	}
+	return d, nil
+}
+
+// open makes sure that there is a socket, and that nf_tables answers.
+func (d *Datapath) open() error {
+	if d.socket != nil {
+		return nil
+	}
+	lacks, err := probe()
+	if err != nil {
+		return err
+	}
+	s, err := openSocket()
+	if err != nil {
+		return err
+	}
+	lacks.owner = lacks.owner || d.lacks.owner // once is enough, and a test may insist
+	d.socket, d.lacks = s, lacks
+	return nil
+}
+
+// forget gives the socket up after an error. The table stays as it is.
+func (d *Datapath) forget() {
+	if d.socket != nil {
+		d.socket.close()
+	}
+	d.socket, d.have, d.owning = nil, nil, false
+}
+
+// Owned says whether the kernel keeps the table for us alone.
+func (d *Datapath) Owned() bool { return !d.lacks.owner }
+
+// Changes counts what has been written to the kernel since New. It stands still
+// while the kernel holds what Sync is asked for.
+func (d *Datapath) Changes() int { return d.changes }
+
+// Close gives the sockets back; the kernel goes on enforcing.
+func (d *Datapath) Close() {
+	d.forget()
+	d.routes.Close()
+}
+
+// attempts of a Sync: what it remembers may be out of date once.
+const attempts = 2
+
+// Sync implements datapath.Datapath. All that changes does so in one transaction,
+// so nothing is dropped or admitted in between that neither old nor new would.
+func (d *Datapath) Sync(ctx context.Context, want rule.Set) error {
+	virtual, err := d.virtual()
+	if err != nil {
+		return err
+	}
+	for attempt := 1; ; attempt++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := d.sync(state{Set: want, virtual: virtual})
+		if err == nil || errors.Is(err, datapath.ErrUnlogged) {
+			return err
+		}
+		d.forget()
+		if attempt == attempts {
+			return err
+		}
+	}
+}
+
+func (d *Datapath) sync(want state) error {
+	if err := d.open(); err != nil {
+		return err
+	}
+	now := d.now()
+	want.mute = d.lacks.log != nil
+	want, unlimited := d.lacks.without(want.at(now))
+	replace, err := d.remember(now)
+	if err != nil {
+		return err
+	}
+	if d.have == nil || d.have.mute != want.mute {
+		err = d.load(want, replace, now)
+	} else {
+		err = d.change(want, now)
+	}
+	if err != nil {
+		return err
+	}
+	d.have = &want
+	return errors.Join(unlimited, d.lacks.unlogged(want))
+}
+
+// change takes what is remembered to want, and reads back what changed.
+func (d *Datapath) change(want state, now time.Time) error {
+	have := d.have.at(now)
+	for p, g := range d.have.Ports { // what ended by itself needs nothing any more
+		if _, still := have.Ports[p]; !still {
+			d.needs.count(g, -1)
+		}
+	}
+	c := planChange(have, want, d.needs)
+	steps, err := c.batches(have, want, now)
+	if err != nil || len(steps) == 0 {
+		return err
+	}
+	for _, b := range steps {
+		if err := d.commit(b); err != nil {
+			return err
+		}
+	}
+	return d.readBack(c, want, now)
+}
+
+// load puts a whole table in the place of whatever there is.
+func (d *Datapath) load(want state, replace bool, now time.Time) error {
+	flags := uint32(owned)
+	if d.lacks.owner {
+		flags = 0
+	}
+	b, n, err := load(want, flags, replace, now)
+	if err != nil {
+		return err
+	}
+	if err := d.commit(b); err != nil {
+		return err
+	}
+	d.owning = !d.lacks.owner
+	d.needs = n
+	return d.readWhole(want, now)
+}
+
+// commit changes the kernel and takes note of its generation.
+func (d *Datapath) commit(b batch) error {
+	if err := d.socket.commit(b); err != nil {
+		return err
+	}
+	d.changes += len(b.messages)
+	generation, err := d.socket.generation()
+	d.generation = generation
+	return err
+}
+
+// remember makes sure that have is what the kernel holds, and leaves it nil when
+// that has to be loaded as a whole, in the place of an earlier table if there is one.
+func (d *Datapath) remember(now time.Time) (replace bool, err error) {
+	generation, err := d.socket.generation()
+	if err != nil {
+		return false, err
+	}
+	if d.have != nil && (d.owning || generation == d.generation) {
+		return true, nil
+	}
+	d.have = nil
+	whole, err := d.adopt()
+	if err != nil || !whole {
+		return !errors.Is(err, unix.ENOENT), ignore(err, unix.ENOENT)
+	}
+	// Whoever changes something while we read moves the generation past this one.
+	if d.generation, err = d.socket.generation(); err != nil {
+		return false, err
+	}
+	found, n, err := d.socket.read(now)
+	if err == nil {
+		d.have, d.needs = &found, n
+	}
+	return true, ignore(err, datapath.ErrDamaged)
+}
+
+func ignore(err, expected error) error {
+	if errors.Is(err, expected) {
+		return nil
+	}
+	return err
+}
+
+// adopt binds an existing table to our socket. One that can't be bound is to be
+// replaced: whole is false then.
+func (d *Datapath) adopt() (whole bool, err error) {
+	flags, err := d.socket.tableFlags()
+	switch {
+	case err != nil:
+		return false, err
+	case d.owning || d.lacks.owner:
+		return true, nil
+	case flags&flagOwner != 0:
+		return false, fmt.Errorf("table %s belongs to another process: does a second agent run on this node?: %w", tableName, unix.EPERM)
+	case flags != flagPersist:
+		return false, nil
+	}
+	b := batch{table: tableName}
+	b.addTable(owned)
+	if err := d.commit(b); err != nil {
+		return false, fmt.Errorf("take table %s over: %w", tableName, err)
+	}
+	d.owning = true
+	return true, nil
+}
+
+// Have implements datapath.Datapath.
+func (d *Datapath) Have(context.Context) (rule.Set, error) {
+	if err := d.open(); err != nil {
+		return rule.Set{}, err
+	}
+	found, n, err := d.socket.read(d.now())
+	if err != nil {
+		d.forget()
+		return rule.Set{}, err
+	}
+	if d.owning {
+		d.have, d.needs = &found, n
+	}
+	return found.Set, nil
+}
+
+// Cleanup implements datapath.Datapath.
+func (d *Datapath) Cleanup(context.Context) error {
+	if err := d.open(); err != nil {
+		return err
+	}
+	flags, err := d.socket.tableFlags()
+	if errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err == nil && flags&flagOwner != 0 && !d.owning {
+		err = fmt.Errorf("table %s belongs to another process: stop this node's agent before", tableName)
+	}
+	if err == nil {
+		err = d.remove()
+	}
+	d.forget()
+	return err
+}
+
+// remove takes the hook's rules away, and then, when no packet is on its way through
+// the table any more, the table: one that still was would find no port in it.
+func (d *Datapath) remove() error {
+	for _, take := range []func(*batch){
+		func(b *batch) { b.flushChain(chainHook) },
+		(*batch).deleteTable,
+	} {
+		b := batch{table: tableName}
+		take(&b)
+		if err := d.commit(b); err != nil {
+			return fmt.Errorf("remove table %s: %w", tableName, err)
+		}
+	}
+	return nil
+}
+
+// virtual returns the addresses of kube-ipvs0.
+func (d *Datapath) virtual() ([]netip.Prefix, error) {
+	addresses, err := datapath.ReadAddresses(d.routes)
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.Prefix
+	for a := range addresses.Virtual {
+		out = append(out, netip.PrefixFrom(a, a.BitLen()))
+	}
+	return rule.Canonical(out), nil
+}

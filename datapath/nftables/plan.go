@@ -1,0 +1,346 @@
+package nftables
+
+import (
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// state is what the table holds, or is to hold.
+type state struct {
+	rule.Set
+	virtual []netip.Prefix // addresses of kube-ipvs0, canonical
+	mute    bool           // nothing is logged, since the kernel can't
+}
+
+// at returns the state without the gates that have ended.
+func (s state) at(now time.Time) state {
+	over := func(_ rule.Port, g rule.Gate) bool { return g.Expires != 0 && g.Expires <= now.Unix() }
+	for p, g := range s.Ports {
+		if over(p, g) {
+			s.Ports = maps.Clone(s.Ports)
+			maps.DeleteFunc(s.Ports, over)
+			break
+		}
+	}
+	return s
+}
+
+func (s state) variant() variant {
+	return variant{addresses: len(s.Addresses) > 0, virtual: len(s.virtual) > 0, denied: len(s.Denied) > 0}
+}
+
+// families in which a class has sources.
+func (s state) families(id rule.ClassID) []family {
+	return slices.DeleteFunc(slices.Clone(families), func(f family) bool { return len(f.of(s.Classes[id])) == 0 })
+}
+
+// fixedChains are those that are always there, the hook's last: it comes into force
+// when all it leads to is there.
+func (s state) fixedChains() []chain {
+	return []chain{
+		{chainAudited, auditedRules(s.mute)},
+		{chainDenied, deniedRules(s.mute)},
+		{chainJudge, judgeRules(s.variant())},
+		{chainHook, hookRules()},
+	}
+}
+
+// spans are the contents of the sets of ranges that change.
+func (s state) spans() map[string][]span {
+	out := map[string][]span{setJudged: numberSpans(s.Judged), setAudited: numberSpans(s.Audited)}
+	for _, f := range families {
+		out[setVirtual+f.suffix] = prefixSpans(f.of(s.virtual))
+		out[setDenied+f.suffix] = prefixSpans(f.of(s.Denied))
+		out[setAddresses+f.suffix] = prefixSpans(f.of(s.Addresses))
+	}
+	return out
+}
+
+// needs are the chains and sets that the gates of a state need, by how many ports.
+type needs struct {
+	gates    map[rule.Gate]int // without their end
+	classes  map[rule.ClassID]int
+	dynamics map[string]int
+}
+
+func newNeeds() needs {
+	return needs{map[rule.Gate]int{}, map[rule.ClassID]int{}, map[string]int{}}
+}
+
+// count adds n ports of a gate, and returns the gate without its end.
+func (n needs) count(g rule.Gate, ports int) rule.Gate {
+	g.Expires = 0
+	n.gates[g] += ports
+	for _, id := range []rule.ClassID{g.Class, g.Audit} {
+		if id != "" {
+			n.classes[id] += ports
+		}
+	}
+	for _, d := range dynamicsOf(g) {
+		n.dynamics[d.name] += ports
+	}
+	return g
+}
+
+// change is what one transaction does.
+type change struct {
+	addPorts, deletePorts map[rule.Port]rule.Gate
+	judge                 bool // its optional rules change
+	// spans of each set of ranges, before, in between and behind the steps.
+	spans, middle, after, want map[string][]span
+
+	addGates, deleteGates     []rule.Gate
+	addClasses, deleteClasses []rule.ClassID
+	addSets, deleteSets       []set // dynamic ones
+}
+
+// planChange returns what makes want of have, and counts in n what is needed then.
+func planChange(have, want state, n needs) change {
+	c := change{
+		addPorts: map[rule.Port]rule.Gate{}, deletePorts: map[rule.Port]rule.Gate{},
+		judge: have.variant() != want.variant(),
+	}
+	before := needs{maps.Clone(n.gates), maps.Clone(n.classes), maps.Clone(n.dynamics)}
+	for p, g := range have.Ports {
+		if want.Ports[p] != g {
+			c.deletePorts[p] = g
+			n.count(g, -1)
+		}
+	}
+	dynamics := map[string]set{}
+	for p, g := range want.Ports {
+		if have.Ports[p] != g {
+			c.addPorts[p] = g
+			n.count(g, 1)
+		}
+	}
+	for _, ports := range []map[rule.Port]rule.Gate{c.addPorts, c.deletePorts} {
+		for _, g := range ports {
+			for _, d := range dynamicsOf(g) {
+				dynamics[d.name] = d.set()
+			}
+		}
+	}
+	c.addGates, c.deleteGates = turned(before.gates, n.gates)
+	c.addClasses, c.deleteClasses = turned(before.classes, n.classes)
+	adding, deleting := turned(before.dynamics, n.dynamics)
+	for _, name := range adding {
+		c.addSets = append(c.addSets, dynamics[name])
+	}
+	for _, name := range deleting {
+		c.deleteSets = append(c.deleteSets, dynamics[name])
+	}
+	c.spans, c.want = have.spans(), want.spans()
+	c.middle, c.after = between(have, want).spans(), want.spans()
+	for _, f := range families {
+		for set, unused := range map[string]bool{
+			setVirtual: len(want.virtual) == 0, setDenied: len(want.Denied) == 0, setAddresses: len(want.Addresses) == 0,
+		} {
+			if name := set + f.suffix; unused { // it goes when its rule has gone
+				c.middle[name], c.after[name] = c.spans[name], c.spans[name]
+			}
+		}
+	}
+	return c
+}
+
+// between is what widens: it judges and denies what both do, and passes by number
+// or address what one of them does.
+func between(have, want state) state {
+	return state{
+		Set: rule.Set{
+			Judged:    have.Judged.Intersect(want.Judged),
+			Audited:   have.Audited.Union(want.Audited),
+			Denied:    rule.Intersect(have.Denied, want.Denied),
+			Addresses: rule.Intersect(have.Addresses, want.Addresses),
+		},
+		virtual: rule.Canonical(slices.Concat(have.virtual, want.virtual)),
+	}
+}
+
+// turned returns what is counted now and was not before, and what no longer is; it
+// takes the latter out of now.
+func turned[K comparable](before, now map[K]int) (added, gone []K) {
+	for k, n := range now {
+		switch {
+		case n > 0 && before[k] == 0:
+			added = append(added, k)
+		case n == 0:
+			delete(now, k)
+			if before[k] > 0 {
+				gone = append(gone, k)
+			}
+		}
+	}
+	return added, gone
+}
+
+// without returns what is in a and not in b.
+func without(a, b []span) []span {
+	if slices.Equal(a, b) {
+		return nil
+	}
+	in := make(map[span]bool, len(b))
+	for _, s := range b {
+		in[s] = true
+	}
+	return slices.DeleteFunc(slices.Clone(a), func(s span) bool { return in[s] })
+}
+
+// batches spell the change, as transactions to be committed one after the other.
+//
+// The kernel chooses the rules that a packet meets once, and looks into each set
+// anew: a packet that is on its way while a transaction is committed may find the
+// elements of the new state by the rules of the old one. So that it is not lost
+// between two states that both admit it, nor admitted by neither of them,
+//
+//	1  what is to be named is made, and nobody names it yet: to the rules of the
+//	   old state a chain of the new one is empty
+//	2  what widens comes, and fewer numbers are judged
+//	3  what narrows comes, more numbers are judged, rules change
+//	4  what nobody names any more goes
+func (c change) batches(have, want state, now time.Time) ([]batch, error) {
+	made, err := c.make(want)
+	if err != nil {
+		return nil, err
+	}
+	narrowed, err := c.narrow(have, want, now)
+	if err != nil {
+		return nil, err
+	}
+	all := []batch{made, c.widen(have, now), narrowed, c.rest(have, now)}
+	return slices.DeleteFunc(all, func(b batch) bool { return len(b.messages) == 0 }), nil
+}
+
+func (c change) make(want state) (batch, error) {
+	b := batch{table: tableName}
+	for _, s := range c.addSets {
+		b.addSet(s)
+	}
+	for _, id := range c.addClasses {
+		b.addClass(id, want)
+	}
+	for _, g := range c.addGates {
+		chains := chainsOf(g, want.families, want.mute)
+		for _, ch := range chains {
+			b.addChain(ch.name)
+		}
+		for _, ch := range chains {
+			if err := b.fill(ch); err != nil {
+				return b, err
+			}
+		}
+	}
+	return b, nil
+}
+
+func (c change) widen(have state, now time.Time) batch {
+	b := batch{table: tableName}
+	b.addElements(set{name: setPorts}, portElements(c.addPorts, func(p rule.Port) bool { return have.Ports[p] == rule.Gate{} }), now)
+	b.move(c.spans, c.middle, now)
+	return b
+}
+
+func (c change) narrow(have, want state, now time.Time) (batch, error) {
+	b := batch{table: tableName}
+	b.deleteElements(set{name: setPorts}, portElements(c.deletePorts, nil))
+	b.addElements(set{name: setPorts}, portElements(c.addPorts, func(p rule.Port) bool { return have.Ports[p] != rule.Gate{} }), now)
+	b.move(c.middle, c.after, now)
+	if c.judge {
+		b.flushChain(chainJudge)
+		if err := b.fill(chain{chainJudge, judgeRules(want.variant())}); err != nil {
+			return b, err
+		}
+	}
+	return b, nil
+}
+
+func (c change) rest(have state, now time.Time) batch {
+	b := batch{table: tableName}
+	b.move(c.after, c.want, now)
+	for _, g := range c.deleteGates {
+		for _, ch := range chainsOf(g, have.families, have.mute) {
+			b.deleteChain(ch.name)
+		}
+	}
+	for _, id := range c.deleteClasses {
+		for _, f := range have.families(id) {
+			b.deleteSet(classSet(id, f))
+		}
+	}
+	for _, s := range c.deleteSets {
+		b.deleteSet(s.name)
+	}
+	return b
+}
+
+// move takes the sets of ranges from one content to another.
+func (b *batch) move(from, to map[string][]span, now time.Time) {
+	for _, name := range slices.Sorted(maps.Keys(to)) {
+		b.deleteElements(set{name: name}, spanElements(without(from[name], to[name])))
+		b.addElements(set{name: name}, spanElements(without(to[name], from[name])), now)
+	}
+}
+
+// load spells a transaction that puts a whole table in the place of any other.
+func load(want state, flags uint32, replace bool, now time.Time) (batch, needs, error) {
+	b := batch{table: tableName}
+	if replace {
+		b.deleteTable()
+	}
+	b.addTable(flags)
+	for _, s := range fixedSets() {
+		b.addSet(s)
+	}
+	b.addElements(set{name: setProtocols}, protocolElements(), now)
+	chains := want.fixedChains()
+	for _, ch := range chains {
+		b.addChain(ch.name)
+	}
+	for _, ch := range chains {
+		if err := b.fill(ch); err != nil {
+			return b, needs{}, err
+		}
+	}
+	n := newNeeds()
+	c := planChange(state{mute: want.mute}, want, n)
+	c.judge = false // its rules are there already
+	rest, err := c.batches(state{}, want, now)
+	for _, r := range rest {
+		b.messages = append(b.messages, r.messages...)
+	}
+	return b, n, err
+}
+
+func (b *batch) addClass(id rule.ClassID, s state) {
+	for _, f := range s.families(id) {
+		made := set{classSet(id, f), unix.NFT_SET_INTERVAL, []field{f.address}}
+		b.addSet(made)
+		b.addElements(made, spanElements(prefixSpans(f.of(s.Classes[id]))), time.Time{})
+	}
+}
+
+// portElements spells the ports that are chosen, all of them with nil.
+func portElements(ports map[rule.Port]rule.Gate, chosen func(rule.Port) bool) []element {
+	out := make([]element, 0, len(ports))
+	for p, g := range ports {
+		if chosen == nil || chosen(p) {
+			out = append(out, portElement(p, g))
+		}
+	}
+	return out
+}
+
+func spanElements(spans []span) []element {
+	var out []element
+	for _, s := range spans {
+		out = append(out, s.elements()...)
+	}
+	return out
+}

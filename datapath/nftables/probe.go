@@ -1,0 +1,95 @@
+package nftables
+
+import (
+	"fmt"
+	"maps"
+
+	"github.com/portreeve/portreeve/datapath"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// lacking is what this kernel can't do.
+type lacking struct {
+	owner  bool  // keep a table for its owner, and after it
+	log    error // why it can't log
+	limits error // why it can't bound connections
+}
+
+// probeName is of a table that is made and deleted within one transaction: nobody
+// ever sees it.
+const probeName = tableName + "-probe"
+
+// probe asks the kernel what it can do.
+func probe() (lacking, error) {
+	var lacks lacking
+	if err := try(0, nil, nil); err != nil {
+		return lacks, fmt.Errorf("the kernel refuses nf_tables (CONFIG_NF_TABLES_INET, capability NET_ADMIN): %w: %w", datapath.ErrUnsupported, err)
+	}
+	lacks.owner = try(owned, nil, nil) != nil
+	log := lineSet(1)
+	lacks.log = try(0, []set{log.set()}, append(auditedRules(false), logLines(false, 1, datapath.Accepted)...))
+	var sets []set
+	var lines []line
+	for _, f := range families {
+		for _, d := range limitSets(rule.Limits{Connections: 1, PerSecond: 1, Burst: 1}, f) {
+			sets = append(sets, d.set())
+			lines = append(lines, on("", is(f), sourceProtocolNumber(f), d.update()))
+		}
+	}
+	lacks.limits = try(0, sets, lines)
+	return lacks, nil
+}
+
+// try makes a table with a chain of such rules, and deletes it in the same
+// transaction.
+func try(flags uint32, sets []set, lines []line) error {
+	s, err := openSocket()
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	b := batch{table: probeName}
+	b.addTable(flags)
+	for _, s := range sets {
+		b.addSet(s)
+	}
+	c := chain{"probe", lines}
+	b.addChain(c.name)
+	if err := b.fill(c); err != nil {
+		return err
+	}
+	b.deleteTable()
+	return s.commit(b)
+}
+
+// without returns the state less what the kernel can't do, and says so: a port
+// whose limits can't be kept stays closed.
+func (l lacking) without(want state) (state, error) {
+	if l.limits == nil {
+		return want, nil
+	}
+	limited := func(_ rule.Port, g rule.Gate) bool { return g.Limits != (rule.Limits{}) }
+	ports := maps.Clone(want.Ports)
+	maps.DeleteFunc(ports, limited)
+	if len(ports) == len(want.Ports) {
+		return want, nil
+	}
+	closed := len(want.Ports) - len(ports)
+	want.Ports = ports
+	return want, fmt.Errorf("the kernel can't bound connections (modules nft_connlimit, nft_limit), so the %d ports with limits stay closed: %w: %w", closed, l.limits, datapath.ErrFull)
+}
+
+// unlogged says that something is to be logged and can't be.
+func (l lacking) unlogged(want state) error {
+	if l.log == nil {
+		return nil
+	}
+	asks := len(want.Audited) > 0
+	for _, g := range want.Ports {
+		asks = asks || g.Audit != "" || g.Log != (rule.Log{})
+	}
+	if !asks {
+		return nil
+	}
+	return fmt.Errorf("the kernel refuses the rules that log (modules nft_log, nfnetlink_log, nft_limit): %w: %w", l.log, datapath.ErrUnlogged)
+}

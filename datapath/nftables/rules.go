@@ -1,0 +1,196 @@
+package nftables
+
+import (
+	"slices"
+
+	"encoding/binary"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/portreeve/portreeve/datapath"
+)
+
+// line is one rule: what it matches, in order, and its verdict at the end.
+type line struct {
+	comment string // for who lists the table
+	exprs   []expr.Any
+}
+
+func on(comment string, parts ...[]expr.Any) line {
+	return line{comment, slices.Concat(parts...)}
+}
+
+// The registers. The second is the one behind the first four bytes of the first,
+// for keys of two and three fields.
+const (
+	first  = unix.NFT_REG_1
+	second = unix.NFT_REG32_00 + 1
+)
+
+// variant says which optional rules the chain judge has: those whose sets are
+// empty cost no packet a lookup.
+type variant struct{ addresses, virtual, denied bool }
+
+// hookRules lead to judge what may be our business. Each part that a packet lacks
+// (a header cut short) makes the rule not match: it is not judged.
+func hookRules() []line {
+	return []line{on("pool ports only", notOnLoopback(), protocolIn(setProtocols), numberIn(setJudged), gotoChain(chainJudge))}
+}
+
+// judgeRules end in a drop, so that what no rule before it accepts is dropped.
+func judgeRules(v variant) []line {
+	out := []line{
+		on("replies, masqueraded ones too", ct(expr.CtKeyDIRECTION), equal([]byte{1}), accept()),
+		// Such a packet opens nothing unless it is a SYN. By UDP or SCTP it could.
+		on("no connection, and opens none", stateIn(expr.CtStateBitINVALID|expr.CtStateBitUNTRACKED),
+			protocolIs(unix.IPPROTO_TCP), transport(13, 1), masked([]byte{0x17}), unequal([]byte{0x02}), accept()),
+		on("forwarded", toUnowned(), accept()),
+	}
+	for _, f := range families {
+		if v.addresses {
+			out = append(out, on("addresses that are not judged", is(f), destination(f), notIn(setAddresses+f.suffix), accept()))
+		}
+		if v.virtual {
+			out = append(out, on("addresses of kube-ipvs0", is(f), destination(f), lookup(setVirtual+f.suffix), accept()))
+		}
+	}
+	for _, f := range families {
+		if v.denied {
+			out = append(out, on("", is(f), source(f), lookup(setDenied+f.suffix), gotoChain(chainDenied)))
+		}
+	}
+	return append(out,
+		on("", protocolAndNumber(first, second), gateIn(setPorts)),
+		on("", number(), lookup(setAudited), gotoChain(chainAudited)),
+		on("closed", drop()),
+	)
+}
+
+// auditedRules pass everybody, and log some of them.
+func auditedRules(mute bool) []line {
+	return append(atMostRules(mute, datapath.Unclaimed), on("", accept()))
+}
+
+func deniedRules(mute bool) []line {
+	return append(atMostRules(mute, datapath.Denied), on("", drop()))
+}
+
+func atMostRules(mute bool, reason datapath.Reason) []line {
+	if mute {
+		return nil
+	}
+	return []line{on("", beginning(), atMost(datapath.AuditRate, datapath.AuditBurst), logAs(reason))}
+}
+
+// Matches and verdicts.
+
+func notOnLoopback() []expr.Any {
+	name := make([]byte, unix.IFNAMSIZ)
+	copy(name, "lo")
+	return []expr.Any{&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: first}, &expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: name}}
+}
+
+func protocolIn(set string) []expr.Any {
+	return append([]expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first}}, lookup(set)...)
+}
+
+func protocolIs(protocol byte) []expr.Any {
+	return append([]expr.Any{&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: first}}, equal([]byte{protocol})...)
+}
+
+func is(f family) []expr.Any {
+	return append([]expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: first}}, equal([]byte{f.nfproto})...)
+}
+
+func source(f family) []expr.Any      { return network(f, f.source) }
+func destination(f family) []expr.Any { return network(f, f.destination) }
+
+func network(f family, offset uint32) []expr.Any {
+	return []expr.Any{&expr.Payload{DestRegister: first, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: f.address.length}}
+}
+
+func transport(offset, length uint32) []expr.Any {
+	return []expr.Any{&expr.Payload{DestRegister: first, Base: expr.PayloadBaseTransportHeader, Offset: offset, Len: length}}
+}
+
+func number() []expr.Any { return transport(2, 2) }
+
+func numberIn(set string) []expr.Any { return append(number(), lookup(set)...) }
+
+func protocolAndNumber(protocol, number uint32) []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: protocol},
+		&expr.Payload{DestRegister: number, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+	}
+}
+
+// sourceProtocolNumber is the key by which limits are kept.
+func sourceProtocolNumber(f family) []expr.Any {
+	return append(source(f), protocolAndNumber(f.behind[0], f.behind[1])...)
+}
+
+func lookup(set string) []expr.Any {
+	return []expr.Any{&expr.Lookup{SourceRegister: first, SetName: set}}
+}
+
+func notIn(set string) []expr.Any {
+	return []expr.Any{&expr.Lookup{SourceRegister: first, SetName: set, Invert: true}}
+}
+
+// gateIn does what the set says of the key in the registers.
+func gateIn(set string) []expr.Any {
+	return []expr.Any{&expr.Lookup{SourceRegister: first, SetName: set, IsDestRegSet: true, DestRegister: unix.NFT_REG_VERDICT}}
+}
+
+func ct(key expr.CtKey) []expr.Any { return []expr.Any{&expr.Ct{Key: key, Register: first}} }
+
+func equal(value []byte) []expr.Any {
+	return []expr.Any{&expr.Cmp{Op: expr.CmpOpEq, Register: first, Data: value}}
+}
+
+func unequal(value []byte) []expr.Any {
+	return []expr.Any{&expr.Cmp{Op: expr.CmpOpNeq, Register: first, Data: value}}
+}
+
+func masked(mask []byte) []expr.Any {
+	return []expr.Any{&expr.Bitwise{SourceRegister: first, DestRegister: first, Len: uint32(len(mask)), Mask: mask, Xor: make([]byte, len(mask))}}
+}
+
+func native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
+
+// stateIn matches a connection in one of the states.
+func stateIn(bits uint32) []expr.Any {
+	return slices.Concat(ct(expr.CtKeySTATE), masked(native(bits)), unequal(native(0)))
+}
+
+// beginning matches a packet that belongs to no established connection.
+func beginning() []expr.Any {
+	return slices.Concat(ct(expr.CtKeySTATE), masked(native(expr.CtStateBitESTABLISHED)), equal(native(0)))
+}
+
+func established() []expr.Any { return stateIn(expr.CtStateBitESTABLISHED) }
+
+// toUnowned matches a destination that the kernel does not take as its own.
+func toUnowned() []expr.Any {
+	return append([]expr.Any{&expr.Fib{Register: first, ResultADDRTYPE: true, FlagDADDR: true}}, unequal(native(unix.RTN_LOCAL))...)
+}
+
+func atMost(perSecond, burst uint32) []expr.Any {
+	return []expr.Any{&expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(perSecond), Unit: expr.LimitTimeSecond, Burst: burst}}
+}
+
+// snapLength is how much of a packet is logged: the headers, and room for options.
+const snapLength = 128
+
+func logAs(reason datapath.Reason) []expr.Any {
+	return []expr.Any{&expr.Log{
+		Key:   1<<unix.NFTA_LOG_PREFIX | 1<<unix.NFTA_LOG_GROUP | 1<<unix.NFTA_LOG_SNAPLEN,
+		Group: datapath.LogGroup, Snaplen: snapLength, Data: []byte(datapath.LogPrefix + reason),
+	}}
+}
+
+func accept() []expr.Any { return []expr.Any{&expr.Verdict{Kind: expr.VerdictAccept}} }
+func drop() []expr.Any   { return []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}} }
+func gotoChain(chain string) []expr.Any {
+	return []expr.Any{&expr.Verdict{Kind: expr.VerdictGoto, Chain: chain}}
+}

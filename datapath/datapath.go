@@ -17,20 +17,34 @@ type Datapath interface {
 	// before or what want admits; an error that wraps nothing but ErrPreempted or
 	// ErrUnlogged comes after all was applied and read back.
 	Sync(ctx context.Context, want rule.Set) error
-	// Have reads from the kernel, whole, what is enforced now. An absent or
-	// damaged skeleton is an error that wraps ErrDamaged, never an empty Set;
-	// the next Sync repairs it. A port that is judged and has no source reads
-	// back as closed whether or not want named it: compare by what is admitted.
+	// Have reads from the kernel, whole, what is enforced now: after Sync, a set
+	// that is Equal to want, until somebody changes it. The second in which a gate
+	// ends is read as it was given, also once it is past. An absent or damaged
+	// skeleton is an error that wraps ErrDamaged, never an empty Set; the next Sync
+	// repairs it.
 	Have(ctx context.Context) (rule.Set, error)
 	// Cleanup removes every trace of ours and nothing else. It may be called
 	// again, also when there is nothing of ours.
 	Cleanup(ctx context.Context) error
 }
 
-// Of the packets that pass only because their number is audited, a datapath logs
-// those that begin a connection: at most so many a second in each family, and so
-// many at once. SCTP need not be logged.
+// What a datapath logs goes to the netlink log group LogGroup, where package nflog
+// reads it, with LogPrefix and the Reason before it. Only a packet that begins a
+// connection is logged; connections that nobody tracks (NOTRACK) need not be.
+//
+//	reason        logged when            at most, in each family
+//	not-admitted  Gate.Log.Denied        Gate.Log.PerSecond a second for each port
+//	limited       Gate.Log.Denied        the same
+//	accepted      Gate.Log.Accepted      the same
+//	audited       always                 AuditRate a second for each port
+//	unclaimed     always                 AuditRate a second in all
+//	denied        always                 AuditRate a second in all
+//
+// A datapath may count each reason and each protocol for itself, and lets so many
+// through at once as in a second, or AuditBurst.
 const (
+	LogGroup   = 9465
+	LogPrefix  = "portreeve "
 	AuditRate  = 10
 	AuditBurst = 20
 )
@@ -43,8 +57,8 @@ var (
 	// ErrPreempted: somebody else's rule ahead of ours may accept packets that
 	// we would drop. Ours are in force behind it.
 	ErrPreempted = fmt.Errorf("preempted: %w", ErrUnsupported)
-	// ErrUnlogged: the kernel can't log. Packets to audited numbers pass as they
-	// are to, without a line; nothing else is amiss.
+	// ErrUnlogged: the kernel can't log what want logs. Packets pass or are dropped
+	// as they are to be, without a line; nothing else is amiss.
 	ErrUnlogged = fmt.Errorf("not logged: %w", ErrUnsupported)
 	// ErrFull: the kernel's table can't hold all of want. What does not fit is
 	// not admitted; everything that want takes away is taken away.

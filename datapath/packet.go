@@ -6,39 +6,24 @@ import (
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
-// Reason is what befell a packet that a datapath logged.
+// Reason says why a packet was logged.
 type Reason string
 
-// The reasons, a closed list.
+// The reasons.
 const (
-	// NotAdmitted: dropped, because the port's gate does not hold its source.
-	NotAdmitted Reason = "not-admitted"
-	// Limited: dropped, because its source is above the port's limits.
-	Limited Reason = "limited"
-	// Denied: dropped, because its source is denied on every port.
-	Denied Reason = "denied"
-	// Unclaimed: passed, because its number is audited.
-	Unclaimed Reason = "unclaimed"
-	// Audited: passed, because its port is audited.
-	Audited Reason = "audited"
-	// Accepted: passed, because the port's gate holds its source.
-	Accepted Reason = "accepted"
+	NotAdmitted Reason = "not-admitted" // dropped: its source is not in the port's gate, or there is no gate, or it has ended
+	Limited     Reason = "limited"      // dropped: its source is above the port's limits
+	Denied      Reason = "denied"       // dropped: its source is denied everywhere
+	Unclaimed   Reason = "unclaimed"    // passed: its number is audited
+	Audited     Reason = "audited"      // passed: its source is in the port's audited class
+	Accepted    Reason = "accepted"     // passed: its source is in the port's class
 )
 
-// LogGroup is the netfilter log group in which a datapath logs packets, under a
-// prefix made of LogPrefix and the reason.
-const (
-	LogGroup  = 9465
-	LogPrefix = "portreeve "
-)
-
-// Packet is one packet that began a connection, as the kernel logged it before
-// DNAT: Port is the node port.
+// Packet is one packet that a datapath logged.
 type Packet struct {
 	Reason              Reason
 	Protocol            rule.Protocol
 	Source, Destination netip.Addr
 	SourcePort, Port    uint16
-	// Interface it came in by.
-	Interface string
+	Interface           string // on which it came
 }

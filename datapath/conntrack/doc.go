@@ -5,11 +5,12 @@
 // sweep ends the other half: no reply is translated any more, no idle entry
 // waits days for its timeout, and if the source is admitted again it begins anew.
 //
-//	swept      protocol, number  judged by want and not audited, and among the
-//	                             numbers asked for
-//	           source            not admitted by want, and not the node itself
-//	           destination       an address of the node, as the client wrote it
-//	                             (before DNAT); not one of kube-ipvs0
+//	swept      protocol, number  judged by want, and among the numbers asked for
+//	           source            not admitted by want, or only by a gate that has
+//	                             ended, and not the node itself; an audited number
+//	                             admits all whom want does not deny
+//	           destination       an address of the node on which want judges, as the
+//	                             client wrote it (before DNAT); not one of kube-ipvs0
 //	spared     everything else: a pod's masqueraded connection to somebody else's
 //	           :30080 has that port too, but not the node as its destination
 package conntrack

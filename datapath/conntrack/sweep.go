@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -20,11 +21,12 @@ const dumps = 3
 
 // Sweep deletes the connections to this node, on the given port numbers, whose
 // source want does not admit, and returns how many there were. Call it after the
-// datapath enforces want: then no new one can come up behind it. It works in the
+// datapath enforces want: then no new one can come up behind it. A gate that has
+// ended by the clock of this machine admits nobody. It works in the
 // network namespace of the calling thread and may be called again after an
 // error.
 func Sweep(ctx context.Context, numbers rule.PortRanges, want rule.Set) (int, error) {
-	if numbers = numbers.Intersect(want.Judged).Subtract(want.Audited); len(numbers) == 0 {
+	if numbers = numbers.Intersect(want.Judged); len(numbers) == 0 {
 		return 0, nil
 	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -43,9 +45,9 @@ func Sweep(ctx context.Context, numbers rule.PortRanges, want rule.Set) (int, er
 	defer socket.Close()
 	sockets := map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: socket}}
 
-	swept := 0
+	now, swept := time.Now().Unix(), 0
 	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		victims, err := find(sockets, family, func(f flow) bool { return lost(f, addresses.Node, numbers, want) })
+		victims, err := find(sockets, family, func(f flow) bool { return lost(f, addresses.Node, numbers, want, now) })
 		if err != nil {
 			return swept, err
 		}
@@ -65,9 +67,16 @@ func Sweep(ctx context.Context, numbers rule.PortRanges, want rule.Set) (int, er
 
 // lost says whether the flow may no longer be. The node's own addresses as
 // source mean lo, which is never judged.
-func lost(f flow, node map[netip.Addr]bool, numbers rule.PortRanges, want rule.Set) bool {
-	return f.protocol != "" && numbers.Contains(f.port) && node[f.destination] && !node[f.source] &&
-		!want.Admits(rule.Port{Protocol: f.protocol, Number: f.port}, f.source)
+func lost(f flow, node map[netip.Addr]bool, numbers rule.PortRanges, want rule.Set, now int64) bool {
+	if f.protocol == "" || !numbers.Contains(f.port) || !node[f.destination] || node[f.source] {
+		return false
+	}
+	if len(want.Addresses) > 0 && !rule.Covers(want.Addresses, netip.PrefixFrom(f.destination, f.destination.BitLen())) {
+		return false
+	}
+	port := rule.Port{Protocol: f.protocol, Number: f.port}
+	end := want.Ports[port].Expires
+	return end != 0 && end <= now || !want.Admits(port, f.source)
 }
 
 // find dumps the table of one family and keeps what matches.

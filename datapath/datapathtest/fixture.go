@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -31,7 +32,9 @@ var (
 	nodeIP  = Host{"node", netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1")}
 	podIP   = Host{"pod", netip.MustParseAddr("10.244.0.2"), netip.MustParseAddr("fd00:10:244::2")}
 	virtual = Host{"virtual", netip.MustParseAddr("10.96.0.10"), netip.MustParseAddr("fd00:10:96::a")}
-	hosts   = []Host{alice, mallory, remote, nodeIP, podIP, virtual}
+	second  = Host{"second", netip.MustParseAddr("10.0.0.7"), netip.MustParseAddr("2001:db8::7")}     // of the node; see twoAddresses
+	outer   = Host{"outer", netip.MustParseAddr("10.96.0.20"), netip.MustParseAddr("fd00:10:96::14")} // nobody's; the node carries it on
+	hosts   = []Host{alice, mallory, remote, nodeIP, podIP, virtual, second, outer}
 )
 
 // in returns the host's address in a family (4 or 6).
@@ -56,7 +59,6 @@ type World struct {
 	open              Open
 	Client, Node, Pod *Namespace
 	Datapath          datapath.Datapath
-	logged            func(t *testing.T, node *Namespace) int // may be nil
 }
 
 // NewWorld builds the namespaces and opens the datapath, which has done nothing
@@ -142,18 +144,63 @@ func (w *World) Cleanup() {
 
 // Set writes a rule.Set down as a person would: the judged ranges, then a line
 // "tcp/30050 10.8.0.0/16 2001:db8:8::/48" per port. "alice" and "mallory" stand
-// for their addresses, "world" for everybody; no source closes the port.
+// for their addresses, "world" for everybody; no source closes the port. Words with
+// "=" are the other terms of its gate: audited=mallory, connections=2, persecond=1,
+// burst=5, log=denied,accepted, lines=10, expires=1767225600.
 func Set(judged string, lines ...string) rule.Set {
-	sources := map[rule.Port][]netip.Prefix{}
+	terms := map[rule.Port]rule.Terms{}
 	for _, line := range lines {
 		words := strings.Fields(line)
-		var prefixes []netip.Prefix
+		var t rule.Terms
 		for _, w := range words[1:] {
-			prefixes = append(prefixes, prefixesOf(w)...)
+			addTerm(&t, w)
 		}
-		sources[portOf(words[0])] = prefixes
+		terms[portOf(words[0])] = t
 	}
-	return rule.NewSet(Numbers(judged), sources)
+	return rule.Build(Numbers(judged), terms)
+}
+
+func addTerm(t *rule.Terms, word string) {
+	key, value, isTerm := strings.Cut(word, "=")
+	if !isTerm {
+		t.Sources = append(t.Sources, prefixesOf(word)...)
+		return
+	}
+	switch key {
+	case "audited":
+		t.Audited = append(t.Audited, prefixesOf(value)...)
+	case "connections":
+		t.Limits.Connections = uint32(number(value))
+	case "persecond":
+		t.Limits.PerSecond = uint32(number(value))
+	case "burst":
+		t.Limits.Burst = uint32(number(value))
+	case "log":
+		t.Log.Denied, t.Log.Accepted = strings.Contains(value, "denied"), strings.Contains(value, "accepted")
+	case "lines":
+		t.Log.PerSecond = uint32(number(value))
+	case "expires":
+		t.Expires = number(value)
+	default:
+		panic("no term is called " + key)
+	}
+}
+
+func number(text string) int64 {
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		panic(err)
+	}
+	return n
+}
+
+// Prefixes lists the addresses of hosts, and prefixes, as Set reads them.
+func Prefixes(words ...string) []netip.Prefix {
+	var out []netip.Prefix
+	for _, w := range words {
+		out = append(out, prefixesOf(w)...)
+	}
+	return out
 }
 
 // Numbers reads ranges as a person would write them: "30000-30009 30050".

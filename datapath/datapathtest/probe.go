@@ -149,6 +149,10 @@ func (w *World) probe(from, to netip.Addr, port rule.Port, want verdict) (verdic
 	if want == dropped {
 		wait = silence
 	}
+	return w.probeFor(from, to, port, wait)
+}
+
+func (w *World) probeFor(from, to netip.Addr, port rule.Port, wait time.Duration) (verdict, error) {
 	n := w.namespaceOf(from)
 	if port.Protocol == rule.SCTP {
 		source := uint16(20000 + sctpPort.Add(1)%5000)

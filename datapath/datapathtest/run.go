@@ -17,9 +17,6 @@ type Subject struct {
 	// Damage maps what a foreign hand may do, as a sentence, to the commands
 	// that do it to this datapath on the node.
 	Damage map[string][][]string
-	// Logged counts the packets that the datapath on the node has logged since
-	// it was first synced. Without it nobody asks whether any were.
-	Logged func(t *testing.T, node *Namespace) int
 }
 
 // Run holds the subject to the contract of datapath.Datapath. It needs root, and
@@ -34,9 +31,7 @@ func Run(t *testing.T, s Subject) {
 	for _, c := range cases() {
 		t.Run(c.sentence, func(t *testing.T) {
 			t.Parallel()
-			w := NewWorld(t, s.Open)
-			w.logged = s.Logged
-			c.run(w)
+			c.run(NewWorld(t, s.Open))
 		})
 	}
 	for sentence, commands := range s.Damage {
@@ -64,19 +59,40 @@ func cases() []testCase {
 		{"addresses of kube-ipvs0 are not judged", virtualAddresses},
 		{"a connection nobody tracks is judged at its SYN", untracked},
 		{"a pool may be the whole range of numbers", wholeRange},
+		{"every address of the node is judged, or those that the set names", someAddresses},
+		{"host ports and addresses of load balancers are not judged", otherDNAT},
+		{"a path's smaller packets are negotiated through a node port", pathMTU},
+		{"a denied source is dropped on every judged number", denied},
+		{"a source that comes to be denied is cut, and another is not", deniedCut},
+		{"no sync that denies or stops denying drops whom both admit", deniedNoGap},
+		{"an audited source passes beside those who are admitted", auditedSource},
+		{"a source has so many connections to a port at a time", limitsConnections},
+		{"a source begins so many connections to a port a second", limitsPerSecond},
+		{"limits that are set on a busy port cut nobody", limitsBegin},
+		{"an access ends at its second by itself", expires},
+		{"an access that has ended stays ended until it is prolonged", expiresProlonged},
+		{"an access of years outlasts what the kernel can count", expiresFar},
+		{"what a gate drops is logged if it says so", logsDenied},
+		{"what a gate lets in is logged if it says so", logsAccepted},
+		{"what only auditing lets in is logged", logsAudited},
+		{"nobody can make a port write more lines than it may", logsBounded},
 		{"replies of masqueraded connections are never hurt", masqueradeTrap},
 		{"an audited number passes everybody, and the one beside it does not", audited},
 		{"an audited number that is enforced again cuts whom it does not admit", auditEnds},
-		{"what nobody admits is logged once, and not without end", auditLogs},
+		{"what nobody admits on an audited number is logged once", auditLogs},
 		{"no sync that audits or stops auditing drops whom both admit", auditNoGap},
 		{"a revoked source is cut mid-connection", cutMidConnection},
 		{"the sweep ends what was cut and spares the rest", sweepEnds},
 		{"the sweep finds every protocol and counts", sweepCounts},
 		{"the sweep spares a connection to someone else's equal port", sweepSparesUnrelated},
 		{"the sweep spares what never was judged", sweepSparesUnjudged},
+		{"the sweep ends what has expired or come to be denied", sweepEnded},
+		{"a port handed to another team cuts the first and never lets it to the second", handedOver},
 		{"what others own stays byte-identical", foreignUntouched},
 		{"a second sync writes nothing", syncTwice},
 		{"have reads back what sync wrote", readsBack},
+		{"have reads back gates, whom the set denies and where it judges", readsBackGates},
+		{"no sync that changes gates drops whom both admit", gatesNoGap},
 		{"the first sync drops nothing that it admits", firstSync},
 		{"a restart takes over without a gap", restart},
 		{"no sync drops what old and new admit or admits what neither does", noGap},

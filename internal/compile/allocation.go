@@ -235,7 +235,7 @@ func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPol
 		pool = cluster.Pools[i].NodePortPool
 		spec.NodeSelector = pool.Spec.Guardrails.AllowedNodes
 	}
-	if ends := policy.Spec.ExpiresAt; ends != nil && spec.ExpiresAt != nil && ends.Before(spec.ExpiresAt) {
+	if ends := policy.Spec.ExpiresAt; ends != nil && (spec.ExpiresAt == nil || ends.Before(spec.ExpiresAt)) {
 		spec.ExpiresAt = ends
 	}
 	if pool == nil && policy.Spec.Sources == nil {

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -68,6 +69,31 @@ func TestRefusedPoliciesOnlyNarrow(t *testing.T) {
 			t.Fatal("the input was changed")
 		}
 	})
+}
+
+// Nor does it end later than it did, or than it says now.
+func TestRefusedPoliciesEndWhenEitherSays(t *testing.T) {
+	soon, late := &metav1.Time{Time: clock.Add(time.Hour)}, &metav1.Time{Time: clock.Add(2 * time.Hour)}
+	for _, c := range []struct {
+		name               string
+		before, says, want *metav1.Time
+	}{
+		{"neither", nil, nil, nil},
+		{"it gets an end", nil, soon, soon},
+		{"a sooner one", late, soon, soon},
+		{"a later one", soon, late, soon},
+		{"none any more", soon, nil, soon},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := version("30007", "1")
+			a.Spec = v1alpha1.NodePortAllocationSpec{State: v1alpha1.AllocationOpen, Pool: "web", ExpiresAt: c.before}
+			policy := &v1alpha1.NodePortPolicy{Spec: v1alpha1.NodePortPolicySpec{ExpiresAt: c.says}}
+			got := Allocation(a, policy, nil, &Refusal{Reason: v1alpha1.ReasonPinOutsidePool}, nil, Cluster{}, metav1.NewMicroTime(clock))
+			if got.State != v1alpha1.AllocationOpen || !got.ExpiresAt.Equal(c.want) {
+				t.Errorf("%s until %v, want %v", got.State, got.ExpiresAt, c.want)
+			}
+		})
+	}
 }
 
 func samePort(a, b v1alpha1.ClaimedPort) bool {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
@@ -102,9 +103,9 @@ func linkLocal(w *World) {
 	w.Node.address(w.t, "outside", "fe80::a/64")
 	w.Client.address(w.t, "eth0", "fe80::b/64")
 	w.Sync(Set(Pool, fmt.Sprintf("tcp/%d alice", HostPort)))
-	try := func() (got verdict, err error) {
+	try := func(wait time.Duration) (got verdict, err error) {
 		err = w.Client.Do(func() error {
-			dialer := net.Dialer{Timeout: silence, LocalAddr: &net.TCPAddr{IP: net.ParseIP("fe80::b"), Zone: "eth0"}}
+			dialer := net.Dialer{Timeout: wait, LocalAddr: &net.TCPAddr{IP: net.ParseIP("fe80::b"), Zone: "eth0"}}
 			conn, err := dialer.Dial("tcp", fmt.Sprintf("[fe80::a%%eth0]:%d", HostPort))
 			if err != nil {
 				got, err = verdictOf(err)
@@ -115,11 +116,11 @@ func linkLocal(w *World) {
 		})
 		return got, err
 	}
-	if got, err := try(); err != nil || got != dropped {
+	if got, err := try(silence); err != nil || got != dropped {
 		w.t.Errorf("from fe80::b to fe80::a: %s, %v; want it dropped", got, err)
 	}
 	w.Sync(Set(Pool, fmt.Sprintf("tcp/%d fe80::/64", HostPort)))
-	if got, err := try(); err != nil || got != answered {
+	if got, err := try(patience); err != nil || got != answered {
 		w.t.Errorf("from fe80::b to fe80::a, now admitted: %s, %v; want it answered", got, err)
 	}
 }

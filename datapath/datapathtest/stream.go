@@ -47,11 +47,12 @@ func (w *World) Watch(target string, who ...string) (stop func()) {
 			streams = append(streams, s)
 		}
 	}
-	quit, done := make(chan struct{}), make(chan struct{})
+	quit, done, begun := make(chan struct{}), make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		tick := time.NewTicker(200 * time.Microsecond)
 		defer tick.Stop()
+		var once sync.Once
 		for {
 			select {
 			case <-quit:
@@ -61,8 +62,10 @@ func (w *World) Watch(target string, who ...string) (stop func()) {
 			for _, s := range streams {
 				s.send()
 			}
+			once.Do(func() { close(begun) })
 		}
 	}()
+	<-begun // what comes next may take less than a tick
 	return func() {
 		w.t.Helper()
 		close(quit)

@@ -18,11 +18,11 @@ import (
 
 // kernelElement is an element as the kernel lists it.
 type kernelElement struct {
-	key   []byte
-	end   bool
-	chain string
-	left  time.Duration // until it ends, 0 for never
-	until string        // the comment that says so
+	key     []byte
+	end     bool
+	chain   string
+	left    time.Duration // until it ends, 0 for never
+	comment string
 }
 
 func (s *socket) elements(name string) ([]kernelElement, error) {
@@ -58,7 +58,7 @@ func parseElement(attributes []byte) kernelElement {
 		case unix.NFTA_SET_ELEM_EXPIRATION:
 			e.left = time.Duration(nfattr.Uint64(value)) * time.Millisecond
 		case unix.NFTA_SET_ELEM_USERDATA:
-			e.until, _ = userdata.GetString(value, userdata.NFTNL_UDATA_SET_ELEM_COMMENT)
+			e.comment, _ = userdata.GetString(value, userdata.NFTNL_UDATA_SET_ELEM_COMMENT)
 		}
 	}
 	return e

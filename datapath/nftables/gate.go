@@ -1,7 +1,6 @@
 package nftables
 
 import (
-	"slices"
 	"time"
 
 	"github.com/google/nftables/expr"
@@ -33,22 +32,24 @@ func chainsOf(g rule.Gate, in func(rule.ClassID) []family, mute bool) []chain {
 	}
 	main.lines = sourceLines(g.Class, in(g.Class), pass)
 	if g.Audit != "" {
-		audited := chain{name + ".audited", append(logLines(mute, linesFor(g.Log), datapath.Audited), on("", accept()))}
+		audited := chain{name + ".audited", append(logLines(mute, datapath.AuditRate, datapath.Audited), on("", accept()))}
 		behind = append(behind, audited)
 		main.lines = append(main.lines, sourceLines(g.Audit, in(g.Audit), gotoChain(audited.name))...)
 	}
 	if g.Log.Denied {
-		main.lines = append(main.lines, logLines(mute, g.Log.PerSecond, datapath.NotAdmitted)...)
+		denied := logLines(mute, g.Log.PerSecond, datapath.NotAdmitted)
+		main.lines = append(main.lines, denied...)
+		behind = append(behind, chain{endedChain(g), append(denied, on("", drop()))})
 	}
 	return append([]chain{main}, behind...)
 }
 
-// linesFor says how many lines a second a port that is audited may log.
-func linesFor(l rule.Log) uint32 {
-	if l.PerSecond > 0 {
-		return l.PerSecond
+// endedChain is where a port leads when its gate has ended.
+func endedChain(g rule.Gate) string {
+	if g.Log.Denied {
+		return chainOf(g) + ".ended"
 	}
-	return datapath.AuditRate
+	return chainEnded
 }
 
 // sourceLines deal with the sources of a class.
@@ -77,20 +78,21 @@ func limitLines(g rule.Gate, pass []expr.Any, mute bool) []line {
 	return append(out, on("above the limits", drop()))
 }
 
-// logLines log what begins a connection, so many lines a second for each port.
+// logLines log what begins a connection, so many lines a second for each port and
+// family.
 func logLines(mute bool, perSecond uint32, reason datapath.Reason) []line {
 	if mute {
 		return nil
 	}
-	d := lineSet(perSecond)
-	return []line{on("", beginning(), protocolAndNumber(first, second), d.update(), logAs(reason))}
+	d := lineSet(reason, perSecond)
+	return []line{on("", beginning(), familyProtocolNumber(), d.update(), logAs(reason))}
 }
 
 // dynamic is a set that packets fill: each element bounds what comes under its key.
 type dynamic struct {
 	name    string
 	key     []field
-	timeout time.Duration // of an element that nothing came under; 0: as long as it counts connections
+	timeout time.Duration // of an element that nothing came under; 0: while it counts connections
 	limit   expr.Any
 }
 
@@ -121,9 +123,10 @@ func limitSets(l rule.Limits, f family) []dynamic {
 	return out
 }
 
-func lineSet(perSecond uint32) dynamic {
+func lineSet(reason datapath.Reason, perSecond uint32) dynamic {
 	return dynamic{
-		name: nameLimit("lines", family{}, perSecond), key: []field{fieldProtocol, fieldNumber}, timeout: refill(perSecond, perSecond),
+		name: nameLimit("lines-"+string(reason), family{}, perSecond),
+		key:  []field{fieldFamily, fieldProtocol, fieldNumber}, timeout: refill(perSecond, perSecond),
 		limit: &expr.Limit{Type: expr.LimitTypePkts, Rate: uint64(perSecond), Unit: expr.LimitTimeSecond, Burst: perSecond},
 	}
 }
@@ -139,15 +142,17 @@ func dynamicsOf(g rule.Gate) []dynamic {
 	for _, f := range families {
 		out = append(out, limitSets(g.Limits, f)...)
 	}
-	var lines []uint32
 	if g.Audit != "" {
-		lines = append(lines, linesFor(g.Log))
+		out = append(out, lineSet(datapath.Audited, datapath.AuditRate))
 	}
-	if g.Log != (rule.Log{}) && !slices.Contains(lines, g.Log.PerSecond) {
-		lines = append(lines, g.Log.PerSecond)
+	if g.Log.Accepted {
+		out = append(out, lineSet(datapath.Accepted, g.Log.PerSecond))
 	}
-	for _, n := range lines {
-		out = append(out, lineSet(n))
+	if g.Log.Denied {
+		out = append(out, lineSet(datapath.NotAdmitted, g.Log.PerSecond))
+		if g.Limits != (rule.Limits{}) {
+			out = append(out, lineSet(datapath.Limited, g.Log.PerSecond))
+		}
 	}
 	return out
 }

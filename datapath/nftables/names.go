@@ -14,12 +14,17 @@ import (
 // family inet.
 const tableName = "portreeve"
 
+// nextName is of a table that does the same while a damaged or outdated one is
+// replaced: a packet on its way through a table that goes would pass unjudged.
+const nextName = tableName + "-next"
+
 // The chains that are always there; the others are those of gates.
 const (
 	chainHook    = "prerouting"
 	chainJudge   = "judge"
 	chainAudited = "audited" // packets to numbers that are audited
 	chainDenied  = "denied"  // packets of sources that pass nowhere
+	chainEnded   = "ended"   // packets to ports whose gate has ended
 )
 
 // priority of the hook: after conntrack (-200), which tells replies from originals
@@ -33,7 +38,8 @@ const (
 	setProtocols = "protocols"
 	setJudged    = "judged"
 	setAudited   = "audited"
-	setPorts     = "ports"     // protocol and number to the chain of a gate
+	setPorts     = "ports"     // protocol and number to the chain of a gate; it ends with it
+	setEnds      = "ends"      // the same of a gate that ends, to what stands behind it
 	setVirtual   = "virtual"   // addresses of kube-ipvs0
 	setDenied    = "denied"    // sources
 	setAddresses = "addresses" // of the node, those on which packets are judged
@@ -70,7 +76,7 @@ func classSet(id rule.ClassID, f family) string { return "class-" + string(id) +
 
 // chainOf names the chain of a gate by all that it does, so that a person can read
 // it and the next agent can tell what it ought to hold. The end of a gate stands
-// in the set of ports.
+// with its port.
 func chainOf(g rule.Gate) string {
 	var b strings.Builder
 	b.WriteString("gate")

@@ -37,6 +37,8 @@ type Datapath struct {
 	needs      needs
 	generation uint32
 	changes    int
+	// settled: nothing is left of a table that was to be replaced.
+	settled bool
 }
 
 var _ datapath.Datapath = (*Datapath)(nil)
@@ -126,7 +128,7 @@ func (d *Datapath) sync(want state) error {
 	}
 	now := d.now()
 	want.mute = d.lacks.log != nil
-	want, unlimited := d.lacks.without(want.at(now))
+	want, unlimited := d.lacks.without(want)
 	replace, err := d.remember(now)
 	if err != nil {
 		return err
@@ -140,19 +142,19 @@ func (d *Datapath) sync(want state) error {
 		return err
 	}
 	d.have = &want
+	if !d.settled { // an earlier agent may have ended while it replaced the table
+		if err := d.remove(nextName); err != nil {
+			return err
+		}
+		d.settled = true
+	}
 	return errors.Join(unlimited, d.lacks.unlogged(want))
 }
 
 // change takes what is remembered to want, and reads back what changed.
 func (d *Datapath) change(want state, now time.Time) error {
-	have := d.have.at(now)
-	for p, g := range d.have.Ports { // what ended by itself needs nothing any more
-		if _, still := have.Ports[p]; !still {
-			d.needs.count(g, -1)
-		}
-	}
-	c := planChange(have, want, d.needs)
-	steps, err := c.batches(have, want, now)
+	c := planChange(*d.have, want, d.needs)
+	steps, err := c.batches(*d.have, want, now)
 	if err != nil || len(steps) == 0 {
 		return err
 	}
@@ -164,22 +166,40 @@ func (d *Datapath) change(want state, now time.Time) error {
 	return d.readBack(c, want, now)
 }
 
-// load puts a whole table in the place of whatever there is.
+// load makes the table, in the place of an earlier one if there is one.
 func (d *Datapath) load(want state, replace bool, now time.Time) error {
+	if replace {
+		if err := d.loadTable(nextName, want, 0, true, now); err != nil {
+			return err
+		}
+	}
 	flags := uint32(owned)
 	if d.lacks.owner {
 		flags = 0
 	}
-	b, n, err := load(want, flags, replace, now)
-	if err != nil {
-		return err
-	}
-	if err := d.commit(b); err != nil {
+	d.settled = false
+	if err := d.loadTable(tableName, want, flags, replace, now); err != nil {
 		return err
 	}
 	d.owning = !d.lacks.owner
-	d.needs = n
 	return d.readWhole(want, now)
+}
+
+func (d *Datapath) loadTable(name string, want state, flags uint32, replace bool, now time.Time) error {
+	if replace {
+		switch _, err := d.socket.tableFlags(name); {
+		case errors.Is(err, unix.ENOENT):
+			replace = false
+		case err != nil:
+			return err
+		}
+	}
+	b, n, err := load(name, want, flags, replace, now)
+	if err != nil {
+		return err
+	}
+	d.needs = n
+	return d.commit(b)
 }
 
 // commit changes the kernel and takes note of its generation.
@@ -229,7 +249,7 @@ func ignore(err, expected error) error {
 // adopt binds an existing table to our socket. One that can't be bound is to be
 // replaced: whole is false then.
 func (d *Datapath) adopt() (whole bool, err error) {
-	flags, err := d.socket.tableFlags()
+	flags, err := d.socket.tableFlags(tableName)
 	switch {
 	case err != nil:
 		return false, err
@@ -270,34 +290,31 @@ func (d *Datapath) Cleanup(context.Context) error {
 	if err := d.open(); err != nil {
 		return err
 	}
-	flags, err := d.socket.tableFlags()
-	if errors.Is(err, unix.ENOENT) {
-		return nil
-	}
-	if err == nil && flags&flagOwner != 0 && !d.owning {
-		err = fmt.Errorf("table %s belongs to another process: stop this node's agent before", tableName)
-	}
-	if err == nil {
-		err = d.remove()
-	}
+	err := errors.Join(d.remove(nextName), d.remove(tableName))
 	d.forget()
 	return err
 }
 
-// remove takes the hook's rules away, and then, when no packet is on its way through
-// the table any more, the table: one that still was would find no port in it.
-func (d *Datapath) remove() error {
-	for _, take := range []func(*batch){
-		func(b *batch) { b.flushChain(chainHook) },
-		(*batch).deleteTable,
-	} {
-		b := batch{table: tableName}
-		take(&b)
-		if err := d.commit(b); err != nil {
-			return fmt.Errorf("remove table %s: %w", tableName, err)
-		}
+// remove takes the rules of a table's hook away, and then, when no packet is on its
+// way through the table any more, the table: one that still was would find no port
+// in it.
+func (d *Datapath) remove(name string) error {
+	flags, err := d.socket.tableFlags(name)
+	if errors.Is(err, unix.ENOENT) {
+		return nil
 	}
-	return nil
+	if err == nil && flags&flagOwner != 0 && !d.owning {
+		err = errors.New("it belongs to another process: stop this node's agent before")
+	}
+	for _, take := range []func(*batch){func(b *batch) { b.flushChain(chainHook) }, (*batch).deleteTable} {
+		if err != nil {
+			return fmt.Errorf("remove table %s: %w", name, err)
+		}
+		b := batch{table: name}
+		take(&b)
+		err = ignore(d.commit(b), unix.ENOENT) // a damaged one may lack its hook
+	}
+	return err
 }
 
 // virtual returns the addresses of kube-ipvs0.

@@ -20,6 +20,7 @@ type field struct {
 }
 
 var (
+	fieldFamily   = field{2, 1}
 	fieldIPv4     = field{7, 4}
 	fieldIPv6     = field{8, 16}
 	fieldProtocol = field{12, 1}
@@ -40,7 +41,11 @@ type set struct {
 func (s set) verdicts() bool { return s.flags&unix.NFT_SET_MAP != 0 }
 
 func (d dynamic) set() set {
-	return set{d.name, unix.NFT_SET_EVAL | unix.NFT_SET_TIMEOUT, d.key}
+	flags := uint32(unix.NFT_SET_EVAL)
+	if d.timeout > 0 { // the kernel has no set whose elements do both
+		flags |= unix.NFT_SET_TIMEOUT
+	}
+	return set{d.name, flags, d.key}
 }
 
 // fixedSets are those that are always there.
@@ -50,6 +55,7 @@ func fixedSets() []set {
 		{setJudged, unix.NFT_SET_INTERVAL, []field{fieldNumber}},
 		{setAudited, unix.NFT_SET_INTERVAL, []field{fieldNumber}},
 		{setPorts, unix.NFT_SET_MAP | unix.NFT_SET_TIMEOUT, []field{fieldProtocol, fieldNumber}},
+		{setEnds, unix.NFT_SET_MAP, []field{fieldProtocol, fieldNumber}},
 	}
 	for _, f := range families {
 		out = append(out,
@@ -175,32 +181,33 @@ func encode(l line) ([][]byte, error) {
 
 // element of a set.
 type element struct {
-	key   []byte
-	end   bool      // of a range: the first value behind it
-	chain string    // where it leads, in a set of verdicts
-	until time.Time // when it ends by itself; zero for never
+	key     []byte
+	end     bool          // of a range: the first value behind it
+	chain   string        // where it leads, in a set of verdicts
+	left    time.Duration // until it ends by itself; 0 for never
+	comment string
 }
 
 // chunk bounds the elements of one message, in which 64 KiB have room.
 const chunk = 250
 
-func (b *batch) addElements(s set, elements []element, now time.Time) {
-	b.elements(unix.NFT_MSG_NEWSETELEM, netlink.Create, s, elements, now)
+func (b *batch) addElements(set string, elements []element) {
+	b.elements(unix.NFT_MSG_NEWSETELEM, netlink.Create, set, elements)
 }
 
-func (b *batch) deleteElements(s set, elements []element) {
-	b.elements(unix.NFT_MSG_DELSETELEM, 0, s, elements, time.Time{})
+func (b *batch) deleteElements(set string, elements []element) {
+	b.elements(unix.NFT_MSG_DELSETELEM, 0, set, elements)
 }
 
-func (b *batch) elements(operation int, flags netlink.HeaderFlags, s set, elements []element, now time.Time) {
+func (b *batch) elements(operation int, flags netlink.HeaderFlags, set string, elements []element) {
 	for len(elements) > 0 {
 		n := min(chunk, len(elements))
 		b.add(operation, flags, func(a *nfattr.Builder) {
 			a.String(unix.NFTA_SET_ELEM_LIST_TABLE, b.table)
-			a.String(unix.NFTA_SET_ELEM_LIST_SET, s.name)
+			a.String(unix.NFTA_SET_ELEM_LIST_SET, set)
 			a.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func() {
 				for _, e := range elements[:n] {
-					a.Nest(unix.NFTA_LIST_ELEM, func() { e.encode(a, operation == unix.NFT_MSG_NEWSETELEM, now) })
+					a.Nest(unix.NFTA_LIST_ELEM, func() { e.encode(a, operation == unix.NFT_MSG_NEWSETELEM) })
 				}
 			})
 		})
@@ -209,7 +216,7 @@ func (b *batch) elements(operation int, flags netlink.HeaderFlags, s set, elemen
 }
 
 // encode spells the element; to delete one, its key is enough.
-func (e element) encode(a *nfattr.Builder, whole bool, now time.Time) {
+func (e element) encode(a *nfattr.Builder, whole bool) {
 	a.Nest(unix.NFTA_SET_ELEM_KEY, func() { a.Bytes(unix.NFTA_DATA_VALUE, e.key) })
 	if e.end {
 		a.Uint32(unix.NFTA_SET_ELEM_FLAGS, unix.NFT_SET_ELEM_INTERVAL_END)
@@ -226,14 +233,13 @@ func (e element) encode(a *nfattr.Builder, whole bool, now time.Time) {
 			})
 		})
 	}
-	if !e.until.IsZero() {
-		a.Uint64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(max(e.until.Sub(now), time.Millisecond).Milliseconds()))
-		a.Bytes(unix.NFTA_SET_ELEM_USERDATA, userdata.AppendString(nil, userdata.NFTNL_UDATA_SET_ELEM_COMMENT, untilComment(e.until)))
+	if e.left > 0 {
+		a.Uint64(unix.NFTA_SET_ELEM_TIMEOUT, uint64(max(e.left.Milliseconds(), 1)))
+	}
+	if e.comment != "" {
+		a.Bytes(unix.NFTA_SET_ELEM_USERDATA, userdata.AppendString(nil, userdata.NFTNL_UDATA_SET_ELEM_COMMENT, e.comment))
 	}
 }
-
-// untilComment keeps the moment itself, which can't be told from how long is left.
-func untilComment(t time.Time) string { return "until " + t.UTC().Format(time.RFC3339) }
 
 // portKey is the key of the set of ports.
 func portKey(p rule.Port) []byte {
@@ -242,15 +248,27 @@ func portKey(p rule.Port) []byte {
 	return key
 }
 
-func portElement(p rule.Port, g rule.Gate) element {
+// openElement leads to the gate of a port, as long as it lasts.
+func openElement(p rule.Port, g rule.Gate, now time.Time) element {
 	e := element{key: portKey(p)}
 	if g.Expires != 0 {
-		e.until = time.Unix(g.Expires, 0)
+		e.left = time.Unix(g.Expires, 0).Sub(now)
 	}
 	g.Expires = 0
 	e.chain = chainOf(g)
 	return e
 }
+
+// endElement stands behind the gate of a port that ends, and says when that is and
+// what it was.
+func endElement(p rule.Port, g rule.Gate) element {
+	until := time.Unix(g.Expires, 0).UTC().Format(time.RFC3339)
+	g.Expires = 0
+	return element{key: portKey(p), chain: endedChain(g), comment: until + " " + chainOf(g)}
+}
+
+// ended says whether the gate lets nobody in any more.
+func ended(g rule.Gate, now time.Time) bool { return g.Expires != 0 && g.Expires <= now.Unix() }
 
 var protocolNumbers = map[rule.Protocol]byte{
 	rule.TCP: unix.IPPROTO_TCP, rule.UDP: unix.IPPROTO_UDP, rule.SCTP: unix.IPPROTO_SCTP,

@@ -18,19 +18,6 @@ type state struct {
 	mute    bool           // nothing is logged, since the kernel can't
 }
 
-// at returns the state without the gates that have ended.
-func (s state) at(now time.Time) state {
-	over := func(_ rule.Port, g rule.Gate) bool { return g.Expires != 0 && g.Expires <= now.Unix() }
-	for p, g := range s.Ports {
-		if over(p, g) {
-			s.Ports = maps.Clone(s.Ports)
-			maps.DeleteFunc(s.Ports, over)
-			break
-		}
-	}
-	return s
-}
-
 func (s state) variant() variant {
 	return variant{addresses: len(s.Addresses) > 0, virtual: len(s.virtual) > 0, denied: len(s.Denied) > 0}
 }
@@ -46,6 +33,7 @@ func (s state) fixedChains() []chain {
 	return []chain{
 		{chainAudited, auditedRules(s.mute)},
 		{chainDenied, deniedRules(s.mute)},
+		{chainEnded, []line{on("", drop())}},
 		{chainJudge, judgeRules(s.variant())},
 		{chainHook, hookRules()},
 	}
@@ -214,7 +202,7 @@ func (c change) batches(have, want state, now time.Time) ([]batch, error) {
 	if err != nil {
 		return nil, err
 	}
-	all := []batch{made, c.widen(have, now), narrowed, c.rest(have, now)}
+	all := []batch{made, c.widen(have, now), narrowed, c.rest(have)}
 	return slices.DeleteFunc(all, func(b batch) bool { return len(b.messages) == 0 }), nil
 }
 
@@ -242,30 +230,33 @@ func (c change) make(want state) (batch, error) {
 
 func (c change) widen(have state, now time.Time) batch {
 	b := batch{table: tableName}
-	b.addElements(set{name: setPorts}, portElements(c.addPorts, func(p rule.Port) bool { return have.Ports[p] == rule.Gate{} }), now)
-	b.move(c.spans, c.middle, now)
+	fresh := func(p rule.Port, _ rule.Gate) bool { return have.Ports[p] == rule.Gate{} }
+	b.addPorts(c.addPorts, fresh, now)
+	b.move(c.spans, c.middle)
 	return b
 }
 
 func (c change) narrow(have, want state, now time.Time) (batch, error) {
 	b := batch{table: tableName}
-	b.deleteElements(set{name: setPorts}, portElements(c.deletePorts, nil))
-	b.addElements(set{name: setPorts}, portElements(c.addPorts, func(p rule.Port) bool { return have.Ports[p] != rule.Gate{} }), now)
-	b.move(c.middle, c.after, now)
-	if c.judge {
-		b.flushChain(chainJudge)
-		if err := b.fill(chain{chainJudge, judgeRules(want.variant())}); err != nil {
-			return b, err
-		}
+	open := func(_ rule.Port, g rule.Gate) bool { return !ended(g, now) }
+	b.deleteElements(setPorts, portElements(c.deletePorts, open, func(p rule.Port, _ rule.Gate) element { return element{key: portKey(p)} }))
+	b.deleteElements(setEnds, portElements(c.deletePorts, ends, func(p rule.Port, _ rule.Gate) element { return element{key: portKey(p)} }))
+	b.addPorts(c.addPorts, func(p rule.Port, _ rule.Gate) bool { return have.Ports[p] != rule.Gate{} }, now)
+	b.move(c.middle, c.after)
+	if !c.judge {
+		return b, nil
 	}
-	return b, nil
+	b.flushChain(chainJudge)
+	return b, b.fill(chain{chainJudge, judgeRules(want.variant())})
 }
 
-func (c change) rest(have state, now time.Time) batch {
+func (c change) rest(have state) batch {
 	b := batch{table: tableName}
-	b.move(c.after, c.want, now)
+	b.move(c.after, c.want)
 	for _, g := range c.deleteGates {
-		for _, ch := range chainsOf(g, have.families, have.mute) {
+		chains := chainsOf(g, have.families, have.mute)
+		b.deleteChain(chains[0].name) // it names the others, and of those a later one the earlier
+		for _, ch := range slices.Backward(chains[1:]) {
 			b.deleteChain(ch.name)
 		}
 	}
@@ -281,16 +272,27 @@ func (c change) rest(have state, now time.Time) batch {
 }
 
 // move takes the sets of ranges from one content to another.
-func (b *batch) move(from, to map[string][]span, now time.Time) {
+func (b *batch) move(from, to map[string][]span) {
 	for _, name := range slices.Sorted(maps.Keys(to)) {
-		b.deleteElements(set{name: name}, spanElements(without(from[name], to[name])))
-		b.addElements(set{name: name}, spanElements(without(to[name], from[name])), now)
+		b.deleteElements(name, spanElements(without(from[name], to[name])))
+		b.addElements(name, spanElements(without(to[name], from[name])))
 	}
 }
 
-// load spells a transaction that puts a whole table in the place of any other.
-func load(want state, flags uint32, replace bool, now time.Time) (batch, needs, error) {
-	b := batch{table: tableName}
+// addPorts opens those of the ports that are chosen. What is to stand behind a gate
+// that ends comes with it.
+func (b *batch) addPorts(ports map[rule.Port]rule.Gate, chosen func(rule.Port, rule.Gate) bool, now time.Time) {
+	b.addElements(setEnds, portElements(ports, func(p rule.Port, g rule.Gate) bool { return chosen(p, g) && ends(p, g) }, endElement))
+	b.addElements(setPorts, portElements(ports, func(p rule.Port, g rule.Gate) bool { return chosen(p, g) && !ended(g, now) },
+		func(p rule.Port, g rule.Gate) element { return openElement(p, g, now) }))
+}
+
+func ends(_ rule.Port, g rule.Gate) bool { return g.Expires != 0 }
+
+// load spells a transaction that makes a whole table, in the place of an earlier
+// one if it is to replace that.
+func load(table string, want state, flags uint32, replace bool, now time.Time) (batch, needs, error) {
+	b := batch{table: table}
 	if replace {
 		b.deleteTable()
 	}
@@ -298,7 +300,7 @@ func load(want state, flags uint32, replace bool, now time.Time) (batch, needs, 
 	for _, s := range fixedSets() {
 		b.addSet(s)
 	}
-	b.addElements(set{name: setProtocols}, protocolElements(), now)
+	b.addElements(setProtocols, protocolElements())
 	chains := want.fixedChains()
 	for _, ch := range chains {
 		b.addChain(ch.name)
@@ -322,16 +324,16 @@ func (b *batch) addClass(id rule.ClassID, s state) {
 	for _, f := range s.families(id) {
 		made := set{classSet(id, f), unix.NFT_SET_INTERVAL, []field{f.address}}
 		b.addSet(made)
-		b.addElements(made, spanElements(prefixSpans(f.of(s.Classes[id]))), time.Time{})
+		b.addElements(made.name, spanElements(prefixSpans(f.of(s.Classes[id]))))
 	}
 }
 
-// portElements spells the ports that are chosen, all of them with nil.
-func portElements(ports map[rule.Port]rule.Gate, chosen func(rule.Port) bool) []element {
+// portElements spells the ports that are chosen.
+func portElements(ports map[rule.Port]rule.Gate, chosen func(rule.Port, rule.Gate) bool, spell func(rule.Port, rule.Gate) element) []element {
 	out := make([]element, 0, len(ports))
 	for p, g := range ports {
-		if chosen == nil || chosen(p) {
-			out = append(out, portElement(p, g))
+		if chosen(p, g) {
+			out = append(out, spell(p, g))
 		}
 	}
 	return out

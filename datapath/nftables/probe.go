@@ -26,7 +26,7 @@ func probe() (lacking, error) {
 		return lacks, fmt.Errorf("the kernel refuses nf_tables (CONFIG_NF_TABLES_INET, capability NET_ADMIN): %w: %w", datapath.ErrUnsupported, err)
 	}
 	lacks.owner = try(owned, nil, nil) != nil
-	log := lineSet(1)
+	log := lineSet(datapath.Accepted, 1)
 	lacks.log = try(0, []set{log.set()}, append(auditedRules(false), logLines(false, 1, datapath.Accepted)...))
 	var sets []set
 	var lines []line

@@ -21,12 +21,12 @@ func damaged(format string, args ...any) error {
 	return fmt.Errorf("table %s: %s: %w", tableName, fmt.Sprintf(format, args...), datapath.ErrDamaged)
 }
 
-// tableFlags returns the flags of our table; an error that wraps unix.ENOENT says
+// tableFlags returns the flags of a table; an error that wraps unix.ENOENT says
 // that there is none.
-func (s *socket) tableFlags() (flags uint32, err error) {
-	found, err := s.get(unix.NFT_MSG_GETTABLE, func(a *nfattr.Builder) { a.String(unix.NFTA_TABLE_NAME, tableName) })
+func (s *socket) tableFlags(name string) (flags uint32, err error) {
+	found, err := s.get(unix.NFT_MSG_GETTABLE, func(a *nfattr.Builder) { a.String(unix.NFTA_TABLE_NAME, name) })
 	if err != nil {
-		return 0, fmt.Errorf("look for table %s: %w", tableName, err)
+		return 0, fmt.Errorf("look for table %s: %w", name, err)
 	}
 	for typ, value := range nfattr.All(found) {
 		if typ == unix.NFTA_TABLE_FLAGS {
@@ -39,7 +39,7 @@ func (s *socket) tableFlags() (flags uint32, err error) {
 // read reads the whole table. What is not as we make it is an error that wraps
 // datapath.ErrDamaged.
 func (s *socket) read(now time.Time) (state, needs, error) {
-	switch _, err := s.tableFlags(); {
+	switch _, err := s.tableFlags(tableName); {
 	case errors.Is(err, unix.ENOENT):
 		return state{}, needs{}, damaged("it is not there")
 	case err != nil:
@@ -60,11 +60,11 @@ func (s *socket) read(now time.Time) (state, needs, error) {
 	for _, g := range found.Ports {
 		n.count(g, 1)
 	}
-	for _, mute := range []bool{false, true} {
-		found.mute = mute
-		if err = found.check(n, chains); err == nil {
-			return found, n, nil
-		}
+	if err = found.check(n, chains); err == nil {
+		return found, n, nil
+	}
+	if found.mute = true; found.check(n, chains) == nil { // the table of a kernel that could not log
+		return found, n, nil
 	}
 	return state{}, needs{}, err
 }
@@ -229,7 +229,7 @@ func sameData(sent, have []byte, skip uint16) bool {
 // kernel marks and orders its own way, what they hold.
 func sameValue(sent, have []byte) bool {
 	if have == nil {
-		return false
+		return allZero(sent) // the kernel leaves some out
 	}
 	if bytes.Equal(sent, have) {
 		return true
@@ -253,7 +253,7 @@ func (s *socket) contents(now time.Time) (state, error) {
 	if err != nil {
 		return state{}, err
 	}
-	classes := map[rule.ClassID][]netip.Prefix{}
+	classes, ports := map[rule.ClassID][]netip.Prefix{}, portTables{}
 	for _, name := range names {
 		if name == setProtocols || isDynamic(name) {
 			continue
@@ -262,9 +262,19 @@ func (s *socket) contents(now time.Time) (state, error) {
 		if err != nil {
 			return state{}, err
 		}
-		if err := found.take(name, elements, classes, now); err != nil {
-			return state{}, err
+		switch name {
+		case setPorts:
+			ports.open = elements
+		case setEnds:
+			ports.ends = elements
+		default:
+			if err := found.take(name, elements, classes); err != nil {
+				return state{}, err
+			}
 		}
+	}
+	if err := found.takePorts(ports, now); err != nil {
+		return state{}, err
 	}
 	for id, prefixes := range classes {
 		canonical := rule.Canonical(prefixes)
@@ -298,10 +308,7 @@ func (s *socket) setNames() ([]string, error) {
 }
 
 // take adds the elements of one set to the state.
-func (s *state) take(name string, elements []kernelElement, classes map[rule.ClassID][]netip.Prefix, now time.Time) error {
-	if name == setPorts {
-		return s.takePorts(elements, now)
-	}
+func (s *state) take(name string, elements []kernelElement, classes map[rule.ClassID][]netip.Prefix) error {
 	spans, err := spansOf(name, elements)
 	if err != nil {
 		return err
@@ -326,28 +333,47 @@ func (s *state) take(name string, elements []kernelElement, classes map[rule.Cla
 	return nil
 }
 
+// portTables are the elements of the sets that lead from a port to its gate.
+type portTables struct{ open, ends []kernelElement }
+
 // takePorts reads which port leads to which gate, and until when.
-func (s *state) takePorts(elements []kernelElement, now time.Time) error {
-	for _, e := range elements {
-		g, ok := gateOf(e.chain)
+func (s *state) takePorts(from portTables, now time.Time) error {
+	open := map[rule.Port]kernelElement{}
+	for _, e := range from.open {
 		port, known := portOf(e.key)
+		g, ok := gateOf(e.chain)
 		if !ok || !known {
 			return damaged("set %s has an element that leads to %q", setPorts, e.chain)
 		}
-		if e.until != "" {
-			until, err := time.Parse(time.RFC3339, strings.TrimPrefix(e.until, "until "))
-			if err != nil || (now.Add(e.left).Sub(until)).Abs() > tolerance {
-				return damaged("%s ends in %s, not %s", port, e.left, e.until)
-			}
-			g.Expires = until.Unix()
-		} else if e.left > 0 {
+		open[port], s.Ports[port] = e, g
+	}
+	for _, e := range from.ends {
+		port, known := portOf(e.key)
+		until, name, _ := strings.Cut(e.comment, " ")
+		end, err := time.Parse(time.RFC3339, until)
+		g, ok := gateOf(name)
+		if !known || !ok || err != nil || e.chain != endedChain(g) {
+			return damaged("set %s has an element that leads to %q, %q", setEnds, e.chain, e.comment)
+		}
+		o, still := open[port]
+		switch {
+		case still && (o.chain != name || o.left == 0 || now.Add(o.left).Sub(end).Abs() > tolerance):
+			return damaged("%s leads to %s for %s more, instead of %s until %s", port, o.chain, o.left, name, until)
+		case !still && end.Sub(now) > tolerance:
+			return damaged("%s is closed, before %s", port, until)
+		}
+		delete(open, port)
+		g.Expires = end.Unix()
+		s.Ports[port] = g
+	}
+	for port, e := range open {
+		if e.left > 0 {
 			return damaged("%s ends in %s, and is to stay", port, e.left)
 		}
-		s.Ports[port] = g
 	}
 	return nil
 }
 
-// tolerance between the end of a port that is written beside it and the one that
+// tolerance between the end of a gate that is written beside it and the one that
 // the kernel counts down to: it stops counting while the machine sleeps.
 const tolerance = 5 * time.Second

@@ -95,8 +95,12 @@ func (d *Datapath) checkSpans(name string, want []span) error {
 
 // checkPort asks where one port leads.
 func (d *Datapath) checkPort(port rule.Port, want state, now time.Time) error {
-	found, err := d.socket.element(setPorts, portKey(port))
-	if err != nil {
+	var found portTables
+	var err error
+	if found.open, err = d.socket.element(setPorts, portKey(port)); err != nil {
+		return err
+	}
+	if found.ends, err = d.socket.element(setEnds, portKey(port)); err != nil {
 		return err
 	}
 	have := state{Set: rule.Set{Ports: map[rule.Port]rule.Gate{}}}

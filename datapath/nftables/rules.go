@@ -61,6 +61,7 @@ func judgeRules(v variant) []line {
 	}
 	return append(out,
 		on("", protocolAndNumber(first, second), gateIn(setPorts)),
+		on("", protocolAndNumber(first, second), gateIn(setEnds)),
 		on("", number(), lookup(setAudited), gotoChain(chainAudited)),
 		on("closed", drop()),
 	)
@@ -122,6 +123,11 @@ func protocolAndNumber(protocol, number uint32) []expr.Any {
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: protocol},
 		&expr.Payload{DestRegister: number, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 	}
+}
+
+// familyProtocolNumber is the key by which lines are counted.
+func familyProtocolNumber() []expr.Any {
+	return append([]expr.Any{&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: first}}, protocolAndNumber(second, second+1)...)
 }
 
 // sourceProtocolNumber is the key by which limits are kept.

@@ -1,0 +1,101 @@
+package nftables_test
+
+import (
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/portreeve/portreeve/datapath"
+	"github.com/portreeve/portreeve/datapath/datapathtest"
+	"github.com/portreeve/portreeve/datapath/iptables"
+	"github.com/portreeve/portreeve/datapath/nftables"
+)
+
+// Whoever flushes or edits the ruleset does not touch a table that is owned, and
+// lists it like any other.
+func TestNobodyElseChangesAnOwnedTable(t *testing.T) {
+	w := datapathtest.NewWorld(t, open(nftables.New))
+	if !w.Datapath.(*nftables.Datapath).Owned() {
+		t.Skip("this kernel keeps no table for its owner")
+	}
+	port := strconv.Itoa(datapathtest.HostPort)
+	want := datapathtest.Set(datapathtest.Pool, "tcp/"+port+" alice persecond=50 log=denied,accepted", "udp/"+port+" world expires=4000000000").
+		WithAudited(datapathtest.Numbers("30060")).WithDenied(datapathtest.Prefixes("172.16.0.0/12"))
+	w.Sync(want)
+	for _, argv := range [][]string{
+		{"nft", "flush", "ruleset"},
+		{"nft", "flush", "chain", "inet", "portreeve", "judge"},
+		{"nft", "delete", "table", "inet", "portreeve"},
+		{"nft", "add", "element", "inet", "portreeve", "audited", "{ " + port + " }"},
+	} {
+		refused := w.Node.Do(func() error { return exec.Command(argv[0], argv[1:]...).Run() })
+		if (refused == nil) != (argv[1] == "flush" && argv[2] == "ruleset") {
+			t.Errorf("%s: %v", strings.Join(argv, " "), refused)
+		}
+		if have, err := w.Have(); err != nil || !have.Equal(want) {
+			t.Errorf("after %s the kernel holds %+v, %v", strings.Join(argv, " "), have, err)
+		}
+		w.Expect("alice tcp/"+port+" answered", "mallory tcp/"+port+" dropped", "mallory udp/"+port+" answered")
+	}
+	listed := w.Node.Command(t, "", "nft", "list", "ruleset")
+	for _, word := range []string{"table inet portreeve", "flags owner", "pool ports only", "10.8.0.1", "gate.class-", ".limits-0-50-"} {
+		if !strings.Contains(listed, word) {
+			t.Errorf("the listing lacks %q:\n%s", word, listed)
+		}
+	}
+	w.Restart() // the table outlives its owner, and finds the next one
+	if have, err := w.Have(); err != nil || !have.Equal(want) {
+		t.Errorf("after a restart the kernel holds %+v, %v", have, err)
+	}
+	w.Sync(want)
+	if w.Datapath.(*nftables.Datapath).Changes() != 1 {
+		t.Errorf("taking the table over took %d changes, want 1", w.Datapath.(*nftables.Datapath).Changes())
+	}
+}
+
+// A second agent on a node is told so, and changes nothing.
+func TestTheTableOfALivingOwnerIsLeftAlone(t *testing.T) {
+	w := datapathtest.NewWorld(t, open(nftables.New))
+	want := datapathtest.Set(datapathtest.Pool, "tcp/30050 alice")
+	w.Sync(want)
+	if !w.Datapath.(*nftables.Datapath).Owned() {
+		t.Skip("this kernel keeps no table for its owner")
+	}
+	err := w.Node.Do(func() error {
+		second, err := nftables.New()
+		if err != nil {
+			return err
+		}
+		defer second.Close()
+		for what, got := range map[string]error{
+			"Sync":    second.Sync(t.Context(), datapathtest.Set(datapathtest.Pool)),
+			"Cleanup": second.Cleanup(t.Context()),
+		} {
+			if got == nil || !strings.Contains(got.Error(), "belongs to another process") {
+				t.Errorf("%s of a second owner: %v", what, got)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if have, err := w.Have(); err != nil || !have.Equal(want) {
+		t.Errorf("the kernel holds %+v, %v", have, err)
+	}
+}
+
+func TestHandoverBetweenDatapaths(t *testing.T) {
+	for _, mode := range []iptables.Mode{iptables.NFT, iptables.Legacy} {
+		t.Run(string(mode), func(t *testing.T) {
+			datapathtest.Handover(t, open(nftables.New), func(t *testing.T) datapath.Datapath {
+				d, err := iptables.New(mode)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return d
+			})
+		})
+	}
+}

@@ -164,10 +164,21 @@ func (a *Agent) bounded(ctx context.Context, run func(context.Context) outcome) 
 // check looks whether the kernel still enforces what it was seen to, and repairs
 // it. It is also the retry of what no change can be hoped to cure.
 func (a *Agent) check(ctx context.Context) outcome {
-	if a.kernel.sure {
+	if a.kernel.sure && !ended(a.kernel.inforce, time.Now()) {
 		a.kernel.verify(ctx)
 	}
 	return a.round(ctx)
+}
+
+// ended says whether a gate of the set has come to its end: the kernel has taken it
+// away by itself, which is no damage, and the next round agrees with it.
+func ended(s rule.Set, now time.Time) bool {
+	for _, gate := range s.Ports {
+		if gate.Expires != 0 && gate.Expires <= now.Unix() {
+			return true
+		}
+	}
+	return false
 }
 
 // read takes what the mirrors hold, and says so in the outcome where it is not
@@ -191,9 +202,13 @@ func (a *Agent) round(ctx context.Context) outcome {
 		return o
 	}
 	var j judged
-	a.guard, j = a.guard.judge(a.applied, read, time.Now())
+	now := time.Now()
+	a.guard, j = a.guard.judge(a.applied, read, now)
 	o.vanished, o.again = j.vanished, j.again
-	want, problems := j.use.compile()
+	if end := j.use.untilEnd(now); end > 0 && (o.again == 0 || end < o.again) {
+		o.again = end
+	}
+	want, problems := j.use.compile(now)
 	o.problems = problems
 	if !a.begun {
 		have, err := a.kernel.leftovers(ctx)

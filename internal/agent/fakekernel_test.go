@@ -69,7 +69,7 @@ func (k *fakeKernel) Have(context.Context) (rule.Set, error) {
 	// As from a real kernel: ports without sources do not read back.
 	sources := rule.Set{Judged: k.loaded.Judged, Audited: k.loaded.Audited, Ports: map[rule.Port]rule.Gate{}, Classes: k.loaded.Classes}
 	for port, gate := range k.loaded.Ports {
-		if len(k.loaded.Classes[gate.Class]) > 0 {
+		if len(k.loaded.Passing(port)) > 0 {
 			sources.Ports[port] = gate
 		}
 	}

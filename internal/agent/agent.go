@@ -22,12 +22,13 @@ import (
 // of everything takes, so that it only ever ends what hangs.
 const kernelTimeout = time.Minute
 
-// Config is what an agent is made of. Every field is needed.
+// Config is what an agent is made of. Every field is needed, unless it says otherwise.
 type Config struct {
-	Node   string
-	BootID string // of the running kernel
-	Open   Opener
-	Sweep  Sweep
+	Node    string
+	BootID  string // of the running kernel
+	Open    Opener
+	Sweep   Sweep
+	Packets Packets // may be nil: then no packet is logged or counted
 
 	Sources Sources
 	Reports Reports
@@ -53,8 +54,9 @@ type Agent struct {
 	alive     atomic.Int64 // Unix seconds of the last turn of the loop
 	ready     atomic.Bool  // the last round ended with the kernel in step
 
-	kernel *kernel
-	guard  guard
+	kernel  *kernel
+	journal *journal
+	guard   guard
 	// applied is what the kernel was last seen to enforce; until begun, no more of
 	// it is known than what the disk remembers.
 	applied inputs
@@ -77,6 +79,7 @@ func New(c Config) *Agent {
 		reporter:  newReporter(c.Reports, c.Node, c.ReportInterval, c.Log, m),
 		marksFile: newMarksFile(c.StateDir),
 		kernel:    &kernel{open: c.Open, sweep: c.Sweep, log: c.Log, metrics: m},
+		journal:   newJournal(c.Log, m),
 	}
 	for k := range kinds {
 		a.mirrors[k] = newMirror(k, *remembered.of(k), changed)
@@ -97,6 +100,9 @@ func (a *Agent) Run(ctx context.Context) {
 		running.Go(func() { follow(ctx, a.config.Sources[k], a.mirrors[k], a.log) })
 	}
 	running.Go(func() { a.reporter.run(ctx) })
+	if a.config.Packets != nil {
+		running.Go(func() { a.journal.run(ctx, a.config.Packets) })
+	}
 	a.loop(ctx)
 	running.Wait()
 }
@@ -231,6 +237,9 @@ func (a *Agent) round(ctx context.Context) outcome {
 	}
 	o.unlogged = a.kernel.unlogged
 	a.applied, a.begun = j.use, true
+	if a.config.Packets != nil {
+		a.journal.know(a.applied)
+	}
 	a.metrics.judged.Set(float64(want.Judged.Len()))
 	o.err = a.advance(views, o.vanished)
 	return o

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -19,6 +20,7 @@ func TestAClientHasNoMoreConnectionsThanItsLimit(t *testing.T) {
 	policy := s.policy("shop", officeCIDR)
 	policy.Spec.Limits.ConnectionsPerSource = 2
 	s.create(policy)
+	t.Cleanup(func() { _ = town.Client.Delete(context.Background(), policy) }) // a kernel without limits fails no other test
 	port := s.awaitReady(policy)
 	node := town.Nodes()[0]
 	var held []*lab.Held
@@ -59,6 +61,7 @@ func TestAClientBeginsNoMoreConnectionsThanItsLimit(t *testing.T) {
 	policy := s.policy("shop", officeCIDR)
 	policy.Spec.Limits = v1alpha1.Limits{NewConnectionsPerSecond: 1, Burst: 4}
 	s.create(policy)
+	t.Cleanup(func() { _ = town.Client.Delete(context.Background(), policy) })
 	port := s.awaitReady(policy)
 	node := town.Nodes()[0]
 	begun, start := 0, time.Now()
@@ -167,6 +170,7 @@ func TestAnEndComesWithEverythingDown(t *testing.T) {
 	s.create(stays)
 	s.create(policy)
 	kept, port := s.awaitReady(stays), s.awaitReady(policy)
+	s.answers(s.office, from(officeCIDR, 1), port) // kube-proxy has heard of it, too
 	held, err := s.office.Hold(s.ctx, flow(town.Nodes()[0], from(officeCIDR, 2), port))
 	if err != nil {
 		t.Fatal(err)

@@ -207,10 +207,17 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 		return progress
 	case changed(v1alpha1.Exposed), changed(v1alpha1.CloudEnforced):
 		return transition
-	case meta.IsStatusConditionTrue(before.Conditions, v1alpha1.HostEnforced) && !seen.Lockdown && onlySilent(after.Nodes):
+	case proved(before) && !seen.Lockdown && onlySilent(after.Nodes):
 		return doubt
 	}
 	return transition
+}
+
+// proved says whether every node had proved that it does what the policy wants: that it
+// enforces, or audits.
+func proved(status v1alpha1.NodePortPolicyStatus) bool {
+	c := meta.FindStatusCondition(status.Conditions, v1alpha1.HostEnforced)
+	return c != nil && (c.Status == metav1.ConditionTrue || c.Reason == v1alpha1.ReasonAudit)
 }
 
 // onlySilent says whether all failing nodes have merely not reported yet.
@@ -297,6 +304,6 @@ func (r *Policy) ofNodes(ctx context.Context, o client.Object) []reconcile.Reque
 		return nil
 	}
 	return requests(slices.DeleteFunc(list.Items, func(p v1alpha1.NodePortPolicy) bool {
-		return meta.IsStatusConditionTrue(p.Status.Conditions, v1alpha1.HostEnforced) && p.Status.ObservedGeneration == p.Generation
+		return proved(p.Status) && p.Status.ObservedGeneration == p.Generation
 	}), policyKey)
 }

@@ -58,6 +58,7 @@ const (
 	ReasonServiceInPlace          = "ServiceInPlace"
 	ReasonExpired                 = "Expired"
 	ReasonPlanned                 = "Planned"
+	ReasonAudit                   = "Audit"
 
 	// Allocated.
 	ReasonPoolNotArmed  = "PoolNotArmed"

@@ -95,8 +95,20 @@ type NodePortAllocationSpec struct {
 	// closed. Absent: all nodes.
 	// +optional
 	NodeSelector *LabelSelector `json:"nodeSelector,omitempty"`
+	// Mode Audit: nodes also pass, and log, who is in the pool's allowed sources and
+	// would be dropped, as long as the pool allows it; clouds admit them. Absent:
+	// nobody but the sources.
+	// +kubebuilder:validation:Enum=Enforce;Audit
+	// +optional
+	Mode PolicyMode `json:"mode,omitempty"`
+	// Limits of one client address, on each node.
+	// +optional
+	Limits Limits `json:"limits,omitempty,omitzero"`
+	// Log says for which connections nodes write a line.
+	// +optional
+	Log Log `json:"log,omitempty,omitzero"`
 	// ExpiresAt is the end that was last accepted: an edit that can't be honoured does
-	// not put it off.
+	// not put it off. Nodes close the number then, by themselves.
 	// +kubebuilder:validation:Schemaless
 	// +kubebuilder:validation:Type=string
 	// +kubebuilder:validation:MaxLength=64

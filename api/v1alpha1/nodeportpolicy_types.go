@@ -82,10 +82,11 @@ type NodePortPolicySpec struct {
 	// +optional
 	ExpiresAt *metav1.Time `json:"expiresAt,omitempty"`
 
-	// Mode: Enforce, or Plan, which writes nothing and shows in status.plan what
-	// Enforce would do. What a policy holds when it turns to Plan stays, less the
-	// sources it no longer names.
-	// +kubebuilder:validation:Enum=Enforce;Plan
+	// Mode: Enforce; or Audit, which passes and logs what would be dropped, from the
+	// sources that the pool allows, and needs its word; or Plan, which writes nothing and
+	// shows in status.plan what Enforce would do. What a policy holds when it turns to
+	// Plan stays, less the sources it no longer names.
+	// +kubebuilder:validation:Enum=Enforce;Audit;Plan
 	// +default="Enforce"
 	// +optional
 	Mode PolicyMode `json:"mode,omitempty"`
@@ -97,6 +98,15 @@ type NodePortPolicySpec struct {
 	// +default="Companion"
 	// +optional
 	Service ServiceMode `json:"service,omitempty"`
+
+	// Limits bound what one client address may do on each port and node. What is above
+	// them is dropped; connections that exist go on. Not applied in mode Audit.
+	// +optional
+	Limits Limits `json:"limits,omitempty,omitzero"`
+
+	// Log has nodes write a line for connections as they begin.
+	// +optional
+	Log Log `json:"log,omitempty,omitzero"`
 }
 
 // PolicyMode says whether a policy acts.
@@ -105,6 +115,7 @@ type PolicyMode string
 // The modes of a policy.
 const (
 	ModeEnforce PolicyMode = "Enforce"
+	ModeAudit   PolicyMode = "Audit"
 	ModePlan    PolicyMode = "Plan"
 )
 

@@ -212,6 +212,13 @@ type Guardrails struct {
 	// +default="Deny"
 	// +optional
 	World Permission `json:"world,omitempty"`
+	// Audit says whether policies may use mode Audit, which opens a port to all of
+	// AllowedSources, on nodes and in clouds; to everybody where those are empty and
+	// World is Allow.
+	// +kubebuilder:validation:Enum=Deny;Allow
+	// +default="Deny"
+	// +optional
+	Audit Permission `json:"audit,omitempty"`
 	// RequireExpiry refuses policies without expiresAt.
 	// +optional
 	RequireExpiry bool `json:"requireExpiry,omitempty"`

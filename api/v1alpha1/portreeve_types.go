@@ -69,6 +69,12 @@ type PortreeveSpec struct {
 	// +optional
 	DenyUndeclared *NamespaceChoice `json:"denyUndeclared,omitempty"`
 
+	// Firewall with which nodes filter: Auto is nf_tables where the kernel has it, else
+	// iptables and ipset.
+	// +default="Auto"
+	// +optional
+	Firewall Firewall `json:"firewall,omitempty"`
+
 	// Lockdown closes every port of every pool to everybody, at once, until it is
 	// taken back. Nodes obey it by themselves, without the manager.
 	// +optional

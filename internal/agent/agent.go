@@ -22,12 +22,13 @@ import (
 // of everything takes, so that it only ever ends what hangs.
 const kernelTimeout = time.Minute
 
-// Config is what an agent is made of. Every field is needed.
+// Config is what an agent is made of. Every field is needed, unless it says otherwise.
 type Config struct {
-	Node   string
-	BootID string // of the running kernel
-	Open   Opener
-	Sweep  Sweep
+	Node    string
+	BootID  string // of the running kernel
+	Open    Opener
+	Sweep   Sweep
+	Packets Packets // may be nil: then no packet is logged or counted
 
 	Sources Sources
 	Reports Reports
@@ -53,8 +54,9 @@ type Agent struct {
 	alive     atomic.Int64 // Unix seconds of the last turn of the loop
 	ready     atomic.Bool  // the last round ended with the kernel in step
 
-	kernel *kernel
-	guard  guard
+	kernel  *kernel
+	journal *journal
+	guard   guard
 	// applied is what the kernel was last seen to enforce; until begun, no more of
 	// it is known than what the disk remembers.
 	applied inputs
@@ -77,6 +79,7 @@ func New(c Config) *Agent {
 		reporter:  newReporter(c.Reports, c.Node, c.ReportInterval, c.Log, m),
 		marksFile: newMarksFile(c.StateDir),
 		kernel:    &kernel{open: c.Open, sweep: c.Sweep, log: c.Log, metrics: m},
+		journal:   newJournal(c.Log, m),
 	}
 	for k := range kinds {
 		a.mirrors[k] = newMirror(k, *remembered.of(k), changed)
@@ -97,6 +100,9 @@ func (a *Agent) Run(ctx context.Context) {
 		running.Go(func() { follow(ctx, a.config.Sources[k], a.mirrors[k], a.log) })
 	}
 	running.Go(func() { a.reporter.run(ctx) })
+	if a.config.Packets != nil {
+		running.Go(func() { a.journal.run(ctx, a.config.Packets) })
+	}
 	a.loop(ctx)
 	running.Wait()
 }
@@ -164,10 +170,21 @@ func (a *Agent) bounded(ctx context.Context, run func(context.Context) outcome) 
 // check looks whether the kernel still enforces what it was seen to, and repairs
 // it. It is also the retry of what no change can be hoped to cure.
 func (a *Agent) check(ctx context.Context) outcome {
-	if a.kernel.sure {
+	if a.kernel.sure && !ended(a.kernel.inforce, time.Now()) {
 		a.kernel.verify(ctx)
 	}
 	return a.round(ctx)
+}
+
+// ended says whether a gate of the set has come to its end: the kernel has taken it
+// away by itself, which is no damage, and the next round agrees with it.
+func ended(s rule.Set, now time.Time) bool {
+	for _, gate := range s.Ports {
+		if gate.Expires != 0 && gate.Expires <= now.Unix() {
+			return true
+		}
+	}
+	return false
 }
 
 // read takes what the mirrors hold, and says so in the outcome where it is not
@@ -191,9 +208,13 @@ func (a *Agent) round(ctx context.Context) outcome {
 		return o
 	}
 	var j judged
-	a.guard, j = a.guard.judge(a.applied, read, time.Now())
+	now := time.Now()
+	a.guard, j = a.guard.judge(a.applied, read, now)
 	o.vanished, o.again = j.vanished, j.again
-	want, problems := j.use.compile()
+	if end := j.use.untilEnd(now); end > 0 && (o.again == 0 || end < o.again) {
+		o.again = end
+	}
+	want, problems := j.use.compile(now)
 	o.problems = problems
 	if !a.begun {
 		have, err := a.kernel.leftovers(ctx)
@@ -216,6 +237,9 @@ func (a *Agent) round(ctx context.Context) outcome {
 	}
 	o.unlogged = a.kernel.unlogged
 	a.applied, a.begun = j.use, true
+	if a.config.Packets != nil {
+		a.journal.know(a.applied)
+	}
 	a.metrics.judged.Set(float64(want.Judged.Len()))
 	o.err = a.advance(views, o.vanished)
 	return o

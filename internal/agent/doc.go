@@ -11,6 +11,7 @@
 //	                  (as of a                                           │
 //	                   version)                                          ▼
 //	  NodeDatapath ◄─ reporter ◄─ marks on disk ◄─ marks ◄───────── read back
+//	  lines, counters ◄─ journal ◄───────────────────── what the kernel logs
 //
 // What holds at any moment, whatever fails or is killed:
 //

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"slices"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -84,13 +85,15 @@ type Sources [kinds]cache.ListerWatcherWithContext
 // inputs are what a node's rules are compiled from. Nobody changes the objects.
 type inputs [kinds][]metav1.Object
 
-// compile returns what the node must enforce, and what of the inputs it can't.
-func (in inputs) compile() (rule.Set, []compile.NodeProblem) {
+// compile returns what the node must enforce at that time, and what of the inputs it
+// can't.
+func (in inputs) compile(now time.Time) (rule.Set, []compile.NodeProblem) {
 	from := compile.NodeInput{
 		Pools:        copies[v1alpha1.NodePortPool](in[kindPools]),
 		Allocations:  copies[v1alpha1.NodePortAllocation](in[kindAllocations]),
 		AddressSets:  copies[v1alpha1.AddressSet](in[kindAddressSets]),
 		Installation: only[v1alpha1.Portreeve](in[kindInstallation]),
+		Now:          now,
 	}
 	if node := only[metav1.PartialObjectMetadata](in[kindNode]); node != nil {
 		from.Labels = node.Labels
@@ -103,6 +106,30 @@ func (in inputs) compile() (rule.Set, []compile.NodeProblem) {
 		}
 	}
 	return compile.Node(from)
+}
+
+// untilEnd is how long it is until the next Open allocation ends, 0 if none will.
+func (in inputs) untilEnd(now time.Time) (next time.Duration) {
+	for _, o := range in[kindAllocations] {
+		a := o.(*v1alpha1.NodePortAllocation)
+		if a.Spec.State != v1alpha1.AllocationOpen || a.Spec.ExpiresAt == nil || compile.Ended(a, now) {
+			continue
+		}
+		if ends := a.Spec.ExpiresAt.Sub(now); next == 0 || ends < next {
+			next = ends
+		}
+	}
+	return next
+}
+
+// firewall returns with what the installation wants nodes to filter: Auto where it
+// does not say, or says what this agent does not know.
+func (in inputs) firewall() v1alpha1.Firewall {
+	p := only[v1alpha1.Portreeve](in[kindInstallation])
+	if p == nil || !slices.Contains([]v1alpha1.Firewall{v1alpha1.FirewallNFTables, v1alpha1.FirewallIPTables}, p.Spec.Firewall) {
+		return v1alpha1.FirewallAuto
+	}
+	return p.Spec.Firewall
 }
 
 // lockdown returns the installation's spec if it orders a lockdown, else nil.

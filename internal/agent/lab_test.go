@@ -40,6 +40,8 @@ type lab struct {
 	node         *fakeNode
 	reports      *fakeReports
 	stateDir     string
+	packets      Packets      // of the agent that starts; nil: none
+	lines        slog.Handler // of its log; nil: nowhere
 
 	agent *Agent
 	stop  func()
@@ -83,11 +85,14 @@ func (l *lab) start() {
 	for k, f := range l.fakes() {
 		sources[k] = f
 	}
+	if l.lines == nil {
+		l.lines = slog.DiscardHandler
+	}
 	a := New(Config{
 		Node: "n1", BootID: "boot-1", Open: l.kernel.open, Sweep: l.kernel.Sweep,
 		Sources: sources, Reports: l.reports, StateDir: l.stateDir,
 		CheckInterval: checkInterval, ReportInterval: reportInterval,
-		Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(),
+		Packets: l.packets, Log: slog.New(l.lines), Registerer: prometheus.NewRegistry(),
 	})
 	done := make(chan struct{})
 	go func() { defer close(done); a.Run(ctx) }()

@@ -12,7 +12,8 @@ import (
 	"github.com/portreeve/portreeve/api/v1alpha1"
 )
 
-// metrics are few, and none grows with the number of ports.
+// metrics are few, and none grows with the number of ports; packets grows with the
+// policies that have packets logged, and shrinks with them.
 type metrics struct {
 	syncs        *prometheus.CounterVec
 	syncTime     prometheus.Histogram
@@ -22,6 +23,8 @@ type metrics struct {
 	enforced     prometheus.Gauge
 	judged       prometheus.Gauge
 	marks        *prometheus.GaugeVec
+	packets      *prometheus.CounterVec
+	suppressed   prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -41,8 +44,10 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		enforced:     prometheus.NewGauge(prometheus.GaugeOpts(name("enforced", "1 if the node enforces everything it has read, else 0."))),
 		judged:       prometheus.NewGauge(prometheus.GaugeOpts(name("judged_ports", "Port numbers that this node judges."))),
 		marks:        prometheus.NewGaugeVec(prometheus.GaugeOpts(name("mark", "Resource version up to which the kernel agrees, by resource; 0 if none is vouched for.")), []string{"resource"}),
+		packets:      prometheus.NewCounterVec(prometheus.CounterOpts(name("packets_total", "Packets that began a connection and were logged by the kernel, by policy (empty: no policy's) and reason.")), []string{"namespace", "policy", "reason"}),
+		suppressed:   prometheus.NewCounter(prometheus.CounterOpts(name("packet_lines_suppressed_total", "Packets that were counted but not written down, because their policy had its lines for that second."))),
 	}
-	r.MustRegister(m.syncs, m.syncTime, m.repairs, m.swept, m.reportErrors, m.enforced, m.judged, m.marks)
+	r.MustRegister(m.syncs, m.syncTime, m.repairs, m.swept, m.reportErrors, m.enforced, m.judged, m.marks, m.packets, m.suppressed)
 	return m
 }
 

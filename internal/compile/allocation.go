@@ -158,6 +158,7 @@ func (w *Wish) Claim(wanted Number, pool string) v1alpha1.NodePortAllocationSpec
 		})
 	}
 	slices.Sort(spec.CloudFirewalls)
+	offer.gated(&spec, policy)
 	return spec
 }
 
@@ -219,6 +220,7 @@ func closed(spec v1alpha1.NodePortAllocationSpec, now metav1.MicroTime) v1alpha1
 		return spec
 	}
 	spec.State, spec.ClosedAt, spec.Grandfathered = v1alpha1.AllocationClosed, &now, false
+	spec.Mode, spec.Limits, spec.Log = "", v1alpha1.Limits{}, v1alpha1.Log{}
 	spec.Ports = slices.Clone(spec.Ports)
 	for i := range spec.Ports {
 		spec.Ports[i].Sources, spec.Ports[i].AddressSets, spec.Ports[i].World = nil, nil, false
@@ -238,6 +240,7 @@ func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPol
 	if ends := policy.Spec.ExpiresAt; ends != nil && (spec.ExpiresAt == nil || ends.Before(spec.ExpiresAt)) {
 		spec.ExpiresAt = ends
 	}
+	spec.Mode = narrowedMode(spec.Mode, policy, pool)
 	if pool == nil && policy.Spec.Sources == nil {
 		return spec
 	}

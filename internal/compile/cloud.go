@@ -16,7 +16,8 @@ type Admission struct {
 }
 
 // Cloud returns what a cloud firewall must admit: the sources of every Open
-// allocation that names it. Merging atoms into fewer rules is the cloud's affair.
+// allocation that names it, and those it audits: an audit that let the cloud drop them
+// would cut off whom it is to observe. Merging atoms into fewer rules is the cloud's affair.
 func Cloud(firewall string, allocations []v1alpha1.NodePortAllocation, places Places) []Admission {
 	var out []Admission
 	for i := range allocations {
@@ -33,8 +34,8 @@ func Cloud(firewall string, allocations []v1alpha1.NodePortAllocation, places Pl
 	return out
 }
 
-// Atoms returns what an allocation admits, one protocol, port and prefix each;
-// nothing unless it is Open.
+// Atoms returns what passes an allocation's ports, one protocol, port and prefix
+// each; nothing unless it is Open.
 func (p Places) Atoms(a *v1alpha1.NodePortAllocation) []rule.Rule {
 	number := NumberOf(a)
 	if a.Spec.State != v1alpha1.AllocationOpen || number == 0 {
@@ -42,7 +43,7 @@ func (p Places) Atoms(a *v1alpha1.NodePortAllocation) []rule.Rule {
 	}
 	var atoms []rule.Rule
 	for _, port := range a.Spec.Ports {
-		for _, source := range p.Admitted(a.Spec.Pool, port) {
+		for _, source := range p.passing(a, port) {
 			atoms = append(atoms, rule.Rule{Protocol: rule.Protocol(port.Protocol), Ports: rule.PortRange{First: number, Last: number}, Source: source})
 		}
 	}

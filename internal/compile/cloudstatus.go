@@ -51,6 +51,9 @@ func (s Seen) cloudEnforced() (gate, []v1alpha1.CloudStatus) {
 	}
 	var all []v1alpha1.CloudStatus
 	result := passed(v1alpha1.CloudEnforced, v1alpha1.ReasonOK, "every cloud firewall was re-read and admits exactly these sources")
+	if s.auditing() {
+		result.message += " and those that are audited"
+	}
 	for _, name := range firewalls {
 		status, g := s.cloud(name)
 		all = append(all, status)
@@ -182,6 +185,6 @@ func (r Admission) defeats(a *v1alpha1.NodePortAllocation, places Places) bool {
 	}
 	return slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
 		same := r.Protocol == rule.Protocol(p.Protocol) || !slices.Contains(rule.Protocols, r.Protocol)
-		return same && !rule.Covers(places.Admitted(a.Spec.Pool, p), r.Source)
+		return same && !rule.Covers(places.passing(a, p), r.Source)
 	})
 }

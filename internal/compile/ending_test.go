@@ -113,7 +113,7 @@ func describeAllocation(a *v1alpha1.NodePortAllocation) (out []string) {
 		if a.Spec.NodeSelector != nil {
 			line += " on " + metav1.FormatLabelSelector(a.Spec.NodeSelector)
 		}
-		out = append(out, line+carrier)
+		out = append(out, line+carrier+describeGate(a))
 	}
 	return out
 }

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strconv"
+	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
 
@@ -31,18 +32,20 @@ type NodeInput struct {
 	Installation *v1alpha1.Portreeve
 	// Labels are the node's own.
 	Labels map[string]string
+	// Now is the time by which an Open allocation has ended; zero: none has.
+	Now time.Time
 }
 
 // Node returns what a node must enforce, and what of the input it can't.
 //
 // Judged are the armed ranges of the pools and the number of every allocation,
 // never a fail-safe port. A judged number admits the sources of an Open
-// allocation, everybody for the protocols of a grandfathered Foreign one, and
-// otherwise nobody. What can't be read admits nobody, and so does a /0 in an
-// Open allocation: the world is never opened by a list of networks. In lockdown
+// allocation until its end, everybody for the protocols of a grandfathered Foreign
+// one, and otherwise nobody. What can't be read admits nobody, and so does a /0 in
+// an Open allocation: the world is never opened by a list of networks. In lockdown
 // nobody is admitted anywhere.
 func Node(in NodeInput) (rule.Set, []NodeProblem) {
-	n := nodeRules{sources: map[rule.Port][]netip.Prefix{}, places: NewPlaces(in.Pools, in.AddressSets), labels: in.Labels}
+	n := nodeRules{terms: map[rule.Port]rule.Terms{}, places: NewPlaces(in.Pools, in.AddressSets), labels: in.Labels, now: in.Now}
 	n.safe = rule.FailSafe
 	if in.Installation != nil {
 		n.lockdown = in.Installation.Spec.Lockdown
@@ -64,22 +67,23 @@ func Node(in NodeInput) (rule.Set, []NodeProblem) {
 	// Where two pools have armed a number, while it changes hands, the one that drops wins.
 	closed := rule.NewPortRanges(slices.Concat(n.claimed, n.dropped)...)
 	audited := rule.NewPortRanges(n.audited...).Subtract(closed)
-	return rule.NewSet(closed.Union(audited).Subtract(n.safe), n.sources).WithAudited(audited), slices.Compact(n.problems)
+	return rule.Build(closed.Union(audited).Subtract(n.safe), n.terms).WithAudited(audited), slices.Compact(n.problems)
 }
 
-// nodeRules collects a node's rules. A port in sources without prefixes is
-// closed. No fail-safe number ever gets into sources.
+// nodeRules collects a node's rules. A port in terms without prefixes is closed. No
+// fail-safe number ever gets into terms.
 type nodeRules struct {
 	claimed []rule.PortRange // numbers with an allocation
 	// Armed numbers that are dropped, and that pass and are logged, while nobody claims
 	// them. Those that just pass are in neither.
 	dropped, audited []rule.PortRange
 	safe             rule.PortRanges // never judged
-	sources          map[rule.Port][]netip.Prefix
+	terms            map[rule.Port]rule.Terms
 	problems         []NodeProblem
 	places           Places
 	labels           map[string]string
 	lockdown         bool
+	now              time.Time
 }
 
 func (n *nodeRules) problem(port uint16, format string, args ...any) {
@@ -135,7 +139,7 @@ func (n *nodeRules) addAllocation(a *v1alpha1.NodePortAllocation, claims map[uin
 	}
 	for _, p := range a.Spec.Protocols {
 		if port, ok := n.port(a, p, number); ok {
-			n.sources[port] = nil
+			n.terms[port] = rule.Terms{}
 		}
 	}
 	if n.lockdown {
@@ -143,9 +147,7 @@ func (n *nodeRules) addAllocation(a *v1alpha1.NodePortAllocation, claims map[uin
 	}
 	switch a.Spec.State {
 	case v1alpha1.AllocationOpen:
-		if a.Spec.NodeSelector == nil || selects(a.Spec.NodeSelector).Matches(labels.Set(n.labels)) {
-			n.admitSources(a, number)
-		}
+		n.addOpen(a, number)
 	case v1alpha1.AllocationForeign:
 		if a.Spec.Grandfathered {
 			n.admitWorld(a, number)
@@ -178,29 +180,56 @@ func (n *nodeRules) port(a *v1alpha1.NodePortAllocation, p v1alpha1.Protocol, nu
 func (n *nodeRules) admitWorld(a *v1alpha1.NodePortAllocation, number uint16) {
 	for _, p := range a.Spec.Protocols {
 		if port, ok := n.port(a, p, number); ok {
-			n.sources[port] = rule.World
+			n.terms[port] = rule.Terms{Sources: rule.World}
 		}
 	}
 }
 
-func (n *nodeRules) admitSources(a *v1alpha1.NodePortAllocation, number uint16) {
+// addOpen judges an Open allocation until its end. On a node that is not selected it
+// admits nobody, and logs what it drops all the same.
+func (n *nodeRules) addOpen(a *v1alpha1.NodePortAllocation, number uint16) {
+	terms := rule.Terms{Limits: limitsOf(a), Log: LogOf(a)}
+	switch ends := a.Spec.ExpiresAt; {
+	case Ended(a, n.now):
+		return
+	case !slices.Contains(knownModes, a.Spec.Mode):
+		n.problem(number, "NodePortAllocation %s: mode %q is not known to this agent, so nobody is admitted; upgrade it", a.Name, a.Spec.Mode)
+		return
+	case ends != nil:
+		terms.Expires = ends.Unix()
+	}
+	if a.Spec.NodeSelector == nil || selects(a.Spec.NodeSelector).Matches(labels.Set(n.labels)) {
+		n.admitSources(a, number, terms)
+		return
+	}
+	for _, p := range a.Spec.Ports {
+		if port, ok := n.port(a, p.Protocol, number); ok {
+			n.terms[port] = rule.Terms{Log: terms.Log}
+		}
+	}
+}
+
+// admitSources fills in, by protocol, whom the terms are for.
+func (n *nodeRules) admitSources(a *v1alpha1.NodePortAllocation, number uint16, terms rule.Terms) {
 	listed := map[v1alpha1.Protocol]int{}
 	for _, p := range a.Spec.Ports {
 		listed[p.Protocol]++
 	}
+	terms.Audited = n.places.Audited(a)
 	for _, p := range a.Spec.Ports {
 		port, ok := n.port(a, p.Protocol, number)
 		if !ok {
 			continue
 		}
-		n.sources[port] = nil
+		n.terms[port] = rule.Terms{}
 		if listed[p.Protocol] > 1 {
 			// Which of them was meant? Their union could be wider than either.
 			n.problem(number, "NodePortAllocation %s: ports lists %s %d times, so nobody is admitted by it; keep one", a.Name, p.Protocol, listed[p.Protocol])
 			continue
 		}
 		p.Sources = spell(n.prefixes(a, p.Sources, number))
-		n.sources[port] = n.places.Admitted(a.Spec.Pool, p)
+		terms.Sources = n.places.Admitted(a.Spec.Pool, p)
+		n.terms[port] = terms
 	}
 }
 

@@ -22,7 +22,8 @@ import (
 // TestNodeScenarios sends the packets of each scenario through the compiled
 // rules. A scenario holds in/*.yaml (pools, allocations, AddressSets, the Portreeve
 // object, the node for its labels), packets and, if there are any, the port numbers of
-// the problems; all of them are written by hand.
+// the problems; now, if it matters, the time; and gates, which say what else ports ask of
+// connections; all of them are written by hand.
 func TestNodeScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/node/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -41,13 +42,17 @@ func TestNodeScenarios(t *testing.T) {
 
 func runNodeScenario(t *testing.T, archive *txtar.Archive) {
 	var in NodeInput
-	var packets, problems []string
+	var packets, problems, gates []string
 	for _, f := range archive.Files {
 		switch {
 		case f.Name == "packets":
 			packets = lines(f.Data)
 		case f.Name == "problems":
 			problems = lines(f.Data)
+		case f.Name == "gates":
+			gates = append([]string{}, lines(f.Data)...)
+		case f.Name == "now":
+			in.Now = timeOf(t, f.Data)
 		case strings.HasPrefix(f.Name, "in/"):
 			for doc := range strings.SplitSeq(string(f.Data), "\n---\n") {
 				readNodeInput(t, doc, &in)
@@ -65,6 +70,9 @@ func runNodeScenario(t *testing.T, archive *txtar.Archive) {
 		if got := verdict(t, set, sent); got != want {
 			t.Errorf("%s -> %s, want %s", sent, got, want)
 		}
+	}
+	if got := gatesOf(set); gates != nil && !slices.Equal(got, gates) {
+		t.Errorf("gates %q, want %q", got, gates)
 	}
 	var ports []string
 	for _, p := range found {
@@ -117,8 +125,10 @@ func verdict(t *testing.T, set rule.Set, packet string) string {
 		return "not judged"
 	case set.Audited.Contains(port.Number):
 		return "pass, audited"
-	case set.Admits(port, addr):
+	case rule.Covers(set.Sources(port), netip.PrefixFrom(addr, addr.BitLen())):
 		return "pass"
+	case set.Admits(port, addr):
+		return "pass, audited"
 	}
 	return "drop"
 }

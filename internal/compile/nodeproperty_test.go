@@ -40,6 +40,9 @@ func TestNodeForAnyInput(t *testing.T) {
 			if !mayAdmit(in, port, set.Sources(port)) {
 				t.Fatalf("%s admits %v", port, set.Sources(port))
 			}
+			if audited := set.Classes[set.Ports[port].Audit]; !mayAudit(in, port, audited) {
+				t.Fatalf("%s audits %v", port, audited)
+			}
 		}
 		for i := range in.Allocations {
 			n := claimedNumber(&in.Allocations[i])
@@ -65,7 +68,10 @@ func mayAdmit(in NodeInput, port rule.Port, sources []netip.Prefix) bool {
 		claims++
 		selected := a.Spec.NodeSelector == nil || in.Labels["role"] == a.Spec.NodeSelector.MatchLabels["role"]
 		byWord := slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool { return p.World && rule.Protocol(p.Protocol) == port.Protocol })
-		admits = a.Spec.State == v1alpha1.AllocationOpen && selected && (!world || byWord) ||
+		if a.Spec.State == v1alpha1.AllocationOpen && len(sources) > 0 && (Ended(&a, in.Now) || a.Spec.Mode == "Later") {
+			return false
+		}
+		admits = a.Spec.State == v1alpha1.AllocationOpen && (selected || len(sources) == 0) && (!world || byWord) ||
 			a.Spec.State == v1alpha1.AllocationForeign && a.Spec.Grandfathered
 	}
 	lockdown := in.Installation != nil && in.Installation.Spec.Lockdown
@@ -100,7 +106,8 @@ func TestNodesCloudsAndManagerAgree(t *testing.T) {
 		pools := []v1alpha1.NodePortPool{anyPool(t)}
 		sets := anySets(t)
 		a := anyAllocation(t)
-		a.Name, a.Spec.State, a.Spec.NodeSelector = "30007", v1alpha1.AllocationOpen, nil
+		a.Name, a.Spec.State, a.Spec.NodeSelector, a.Spec.ExpiresAt = "30007", v1alpha1.AllocationOpen, nil, nil
+		a.Spec.Mode = rapid.SampledFrom(knownModes).Draw(t, "known mode")
 		a.Spec.Pool = rapid.SampledFrom([]string{pools[0].Name, pools[0].Name, "gone"}).Draw(t, "pool")
 		a.Spec.CloudFirewalls = []v1alpha1.ObjectName{"aws-prod"}
 		a.Spec.Protocols, a.Spec.Ports = nil, nil
@@ -118,7 +125,7 @@ func TestNodesCloudsAndManagerAgree(t *testing.T) {
 			byProtocol[admission.Protocol] = append(byProtocol[admission.Protocol], admission.Source)
 		}
 		for _, protocol := range rule.Protocols {
-			node, cloud := set.Sources(rule.Port{Protocol: protocol, Number: 30007}), rule.Canonical(byProtocol[protocol])
+			node, cloud := set.Passing(rule.Port{Protocol: protocol, Number: 30007}), rule.Canonical(byProtocol[protocol])
 			if !slices.Equal(node, cloud) {
 				t.Fatalf("%s: nodes admit %v, the cloud %v", protocol, node, cloud)
 			}
@@ -140,6 +147,7 @@ func anyInput(t *rapid.T) NodeInput {
 		Pools:       rapid.SliceOfNDistinct(rapid.Custom(anyPool), 0, 5, func(p v1alpha1.NodePortPool) string { return p.Name }).Draw(t, "pools"),
 		Allocations: rapid.SliceOfN(rapid.Custom(anyAllocation), 0, 8).Draw(t, "allocations"),
 		AddressSets: anySets(t),
+		Now:         clock,
 		Labels:      map[string]string{"role": rapid.SampledFrom([]string{"edge", "core"}).Draw(t, "role")},
 	}
 	if rapid.Bool().Draw(t, "installed") {
@@ -179,7 +187,8 @@ func anyRails(t *rapid.T) (g v1alpha1.Guardrails) {
 	if n := rapid.Int32Range(0, 3).Draw(t, "most networks"); n > 0 {
 		g.MaxCIDRs = &n
 	}
-	g.World = rapid.SampledFrom([]v1alpha1.Permission{v1alpha1.Deny, v1alpha1.Allow}).Draw(t, "world")
+	permission := rapid.SampledFrom([]v1alpha1.Permission{v1alpha1.Deny, v1alpha1.Allow})
+	g.World, g.Audit = permission.Draw(t, "world"), permission.Draw(t, "audit")
 	g.AllowedSources = rapid.SliceOfN(rapid.SampledFrom([]v1alpha1.CIDR{"10.0.0.0/8", "203.0.112.0/20", "2001:db8::/32", "x"}), 0, 2).Draw(t, "allowed")
 	return g
 }
@@ -210,6 +219,7 @@ func anyAllocation(t *rapid.T) v1alpha1.NodePortAllocation {
 	a.Spec.Grandfathered = rapid.Bool().Draw(t, "grandfathered")
 	a.Spec.Pool = rapid.SampledFrom([]string{"0", "1", "2", "gone"}).Draw(t, "pool")
 	a.Spec.Protocols = rapid.SliceOfN(protocol, 0, 3).Draw(t, "protocols")
+	anyGate(t, &a.Spec)
 	if rapid.Bool().Draw(t, "selects nodes") {
 		a.Spec.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"role": rapid.SampledFrom([]string{"edge", "core"}).Draw(t, "on")}}
 	}

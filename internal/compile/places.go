@@ -34,7 +34,7 @@ type rails struct {
 	widest4, widest6 int
 	maxAddresses     uint64
 	maxCIDRs         int
-	world            bool
+	world, audit     bool
 	bounded          bool           // all sources must lie
 	within           []netip.Prefix // these, canonical
 	sets             []v1alpha1.ObjectName
@@ -66,7 +66,7 @@ func NewPlaces(pools []v1alpha1.NodePortPool, sets []v1alpha1.AddressSet) Places
 func railsOf(pool *v1alpha1.NodePortPool) rails {
 	g := pool.Spec.Guardrails
 	r := rails{
-		pool: pool.Name, world: g.World == v1alpha1.Allow, bounded: len(g.AllowedSources) > 0,
+		pool: pool.Name, world: g.World == v1alpha1.Allow, audit: g.Audit == v1alpha1.Allow, bounded: len(g.AllowedSources) > 0,
 		sets: g.AddressSets, version: pool.ResourceVersion,
 	}
 	if g.WidestIPv4 != nil {

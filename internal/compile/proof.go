@@ -109,7 +109,8 @@ func (p Proof) missingOpen(n NodeReport, a *v1alpha1.NodePortAllocation) string 
 	case c != nil && c.Status == metav1.ConditionFalse && c.Reason == v1alpha1.ReasonVanished:
 		return c.Reason // the rules are of another time: a lockdown that is gone, for example
 	case a.Spec.NodeSelector != nil && n.Datapath.Status.NodeLabels != LabelsHash(n.Labels),
-		p.Installation != "" && !AtLeast(marks.Installation, p.Installation):
+		p.Installation != "" && !AtLeast(marks.Installation, p.Installation),
+		p.auditUnheard(a, marks):
 		return NodePending
 	}
 	for _, port := range a.Spec.Ports {

@@ -68,6 +68,10 @@ func stalled(kind, reason, message string) gate {
 	return gate{kind: kind, reason: reason, message: message, stalled: true}
 }
 
+// blocks says whether the gate keeps its object from being Ready. One that does not
+// enforce because it audits is as wished.
+func (g gate) blocks() bool { return !g.passed && g.reason != v1alpha1.ReasonAudit }
+
 // Status computes a policy's status. Transition times move only with a
 // condition's status; previous is not changed.
 func Status(seen Seen, now metav1.Time) v1alpha1.NodePortPolicyStatus {
@@ -122,11 +126,11 @@ func setCondition(conditions *[]metav1.Condition, g gate, generation int64, now 
 func summary(gates []gate) []gate {
 	ready := passed(v1alpha1.Ready, v1alpha1.ReasonOK, "in force at every gate")
 	stuck := waiting(v1alpha1.Stalled, v1alpha1.ReasonProgressing, "nothing waits for a person")
-	if reason := gates[0].reason; reason == v1alpha1.ReasonExpired || reason == v1alpha1.ReasonPlanned {
+	if reason := gates[0].reason; reason == v1alpha1.ReasonExpired || reason == v1alpha1.ReasonPlanned || reason == v1alpha1.ReasonAudit {
 		ready.reason, ready.message = reason, gates[0].message
 	}
 	for _, g := range slices.Backward(gates) {
-		if !g.passed {
+		if g.blocks() {
 			ready = gate{kind: v1alpha1.Ready, reason: g.reason, message: g.message}
 		}
 	}
@@ -165,6 +169,9 @@ func (s Seen) accepted() gate {
 	}
 	if s.Wish.Planned {
 		return passed(v1alpha1.Accepted, v1alpha1.ReasonPlanned, "valid; mode Plan writes nothing; see status.plan, and set mode Enforce to act")
+	}
+	if s.auditing() {
+		return passed(v1alpha1.Accepted, v1alpha1.ReasonAudit, "valid; mode Audit passes and logs what would be dropped, from the sources that the pool allows; set mode Enforce to drop it")
 	}
 	return passed(v1alpha1.Accepted, v1alpha1.ReasonOK, "valid together with its pool and Service")
 }
@@ -222,7 +229,7 @@ func (s Seen) hostEnforced(nodes v1alpha1.NodesStatus, eligible int) gate {
 	case eligible == 0:
 		return waiting(v1alpha1.HostEnforced, v1alpha1.ReasonNoNodes, "no Linux node is Ready; nothing is reachable")
 	case nodes.Enforced == v1alpha1.EnforcedAll:
-		return passed(v1alpha1.HostEnforced, v1alpha1.ReasonOK, "every Ready node has proved it")
+		return s.hostProved()
 	}
 	reason, build := v1alpha1.ReasonNodesPending, waiting
 	var names []string

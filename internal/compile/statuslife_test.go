@@ -44,6 +44,20 @@ var lifeCases = []statusCase{
 	{"a plan whose port is not proved", func(s *Seen) { s.plan(); s.Nodes[0] = node("a", ungated) }, []string{"Accepted True Planned", "Allocated True NotRequired", "HostEnforced False NodesFailing", "in progress NodesFailing"}},
 	{"a plan with a source that contributes nothing", func(s *Seen) { s.plan(); s.Wish.Problems = []string{"sources[0] is none"} }, []string{"Accepted False SourceRefused", "Allocated True NotRequired", "stalled SourceRefused"}},
 
+	// Audit
+	{"in audit", func(s *Seen) { s.audit() }, []string{"Accepted True Audit", "HostEnforced False Audit", "ready Audit"}},
+	{"in audit, and a node lags behind", func(s *Seen) { s.audit(); s.Nodes[0] = node("a", mark("1")) }, []string{"Accepted True Audit", "HostEnforced False NodesPending", "in progress NodesPending"}},
+	{"in audit, and a node has not heard what the pool allows", func(s *Seen) {
+		s.audit()
+		s.Nodes[0].Datapath.Status.Marks.Pools = "1"
+	}, []string{"Accepted True Audit", "HostEnforced False NodesPending", "in progress NodesPending"}},
+	{"in audit, and the cloud drops whom it is to observe", func(s *Seen) { s.audit(); s.revoked(); s.admit(30007) }, []string{
+		"Accepted True Audit", "HostEnforced False Audit", "CloudEnforced False Progressing", "in progress Progressing",
+	}},
+	{"in audit, and a foreign rule within what is audited", func(s *Seen) { s.audit(); s.shadow("TCP", 30007, 30007, "198.51.100.0/25") }, []string{"Accepted True Audit", "HostEnforced False Audit", "ready Audit"}},
+	{"in audit, in lockdown", func(s *Seen) { s.audit(); s.Lockdown = true }, []string{"Accepted True Audit", "HostEnforced False Lockdown", "in progress Lockdown"}},
+	{"an audit that is refused enforces", func(s *Seen) { s.Wish.Problems = []string{"mode Audit is not allowed"} }, []string{"Accepted False SourceRefused", "stalled SourceRefused"}},
+
 	// Allocated
 	{"the quota is used up", func(s *Seen) {
 		s.want("http")
@@ -105,6 +119,16 @@ func (s *Seen) expire() {
 func (s *Seen) plan() {
 	s.Policy.Spec.Mode = v1alpha1.ModePlan
 	s.Wish.Planned = true
+}
+
+// audit lets the port pass 198.51.100.0/24 as well, on nodes and in the cloud.
+func (s *Seen) audit() {
+	s.Policy.Spec.Mode, s.Allocations[0].Spec.Mode = v1alpha1.ModeAudit, v1alpha1.ModeAudit
+	pools := railed(v1alpha1.Guardrails{Audit: v1alpha1.Allow, AllowedSources: []v1alpha1.CIDR{"198.51.100.0/24"}})
+	pools[0].ResourceVersion = "4"
+	s.Places = NewPlaces(pools, nil)
+	s.Proof.Places = s.Places
+	s.admit(30007, "198.51.100.0/24")
 }
 
 // revoked: the cloud has no rule of ours left.

@@ -50,6 +50,8 @@ type offer struct {
 	// ports are those wanted, with their sources.
 	ports    map[portKey]v1alpha1.ClaimedPort
 	problems []string
+	audits   bool             // mode Audit has an effect there
+	silent   map[portKey]bool // ports that admit nobody, whatever the policy says
 }
 
 type portKey struct {
@@ -105,15 +107,19 @@ func NewWish(policy *v1alpha1.NodePortPolicy, service *corev1.Service, cluster C
 		return nil, refusal
 	}
 	for _, p := range candidates {
-		wish.offers[p.Name] = cluster.offer(policy, p, chosen)
+		wish.offers[p.Name] = cluster.offer(policy, p, chosen, wish.Numbers)
 	}
 	wish.Problems = sortedSet(unknownSourcePorts(policy, service, chosen))
 	return wish, nil
 }
 
 // offer resolves the sources of the chosen ports in a pool.
-func (c Cluster) offer(policy *v1alpha1.NodePortPolicy, pool *Pool, chosen []chosenPort) offer {
-	o := offer{pool: pool, ports: map[portKey]v1alpha1.ClaimedPort{}}
+func (c Cluster) offer(policy *v1alpha1.NodePortPolicy, pool *Pool, chosen []chosenPort, numbers []Number) offer {
+	o := offer{pool: pool, ports: map[portKey]v1alpha1.ClaimedPort{}, silent: map[portKey]bool{}}
+	refused := c.Places.rails[pool.Name].refuseAudit(policy)
+	if o.audits = refused == ""; !o.audits {
+		o.problems = append(o.problems, refused)
+	}
 	for _, port := range chosen {
 		claimed := port.claimed()
 		if !port.silent {
@@ -121,8 +127,9 @@ func (c Cluster) offer(policy *v1alpha1.NodePortPolicy, pool *Pool, chosen []cho
 			claimed, problems = c.admit(policy, pool.NodePortPool, claimed)
 			o.problems = append(o.problems, problems...)
 		}
-		o.ports[keyOf(claimed)] = claimed
+		o.ports[keyOf(claimed)], o.silent[keyOf(claimed)] = claimed, port.silent
 	}
+	o.problems = append(o.problems, o.unaudited(numbers, policy)...)
 	return o
 }
 

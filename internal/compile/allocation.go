@@ -221,7 +221,8 @@ func closed(spec v1alpha1.NodePortAllocationSpec, now metav1.MicroTime) v1alpha1
 	spec.State, spec.ClosedAt, spec.Grandfathered = v1alpha1.AllocationClosed, &now, false
 	spec.Ports = slices.Clone(spec.Ports)
 	for i := range spec.Ports {
-		spec.Ports[i].Sources, spec.Ports[i].AddressSets, spec.Ports[i].World = nil, nil, false
+		p := &spec.Ports[i]
+		p.Sources, p.AddressSets, p.Entities, p.World = nil, nil, nil, false
 	}
 	return spec
 }
@@ -244,45 +245,66 @@ func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPol
 	sources, _, _ := sourcesOf(policy, pool)
 	spec.Ports = slices.Clone(spec.Ports)
 	for i, p := range spec.Ports {
-		named, sets, world := namedFor(p.Name, sources)
+		named := cluster.namedFor(p.Name, sources)
 		if pool != nil {
-			named, sets, world = cluster.allowed(policy, pool, p)
+			named = cluster.allowed(policy, pool, p)
 		}
 		have := parseSources(p.Sources)
 		switch {
-		case world && !p.World:
-			named = have
-		case p.World && !world:
+		case named.world && !p.World:
+			named.networks = have
+		case p.World && !named.world:
 			have = rule.World
 		}
-		spec.Ports[i].World = p.World && world
-		spec.Ports[i].Sources = spell(rule.Intersect(have, named))
+		spec.Ports[i].World = p.World && named.world
+		// What both hold may be in more parts than either.
+		spec.Ports[i].Sources = spell(atMost(maxSources, rule.Intersect(have, named.networks)))
 		spec.Ports[i].AddressSets = slices.DeleteFunc(slices.Clone(p.AddressSets), func(set v1alpha1.ObjectName) bool {
-			return !world && !slices.Contains(sets, set)
+			return !named.world && !slices.Contains(named.sets, set)
+		})
+		spec.Ports[i].Entities = slices.DeleteFunc(slices.Clone(p.Entities), func(e v1alpha1.Entity) bool {
+			return !named.world && !slices.Contains(named.entities, e)
 		})
 	}
 	return spec
 }
 
-// allowed are the networks, AddressSets and perhaps the world that the policy names for
-// a port, and that the pool allows now.
-func (c Cluster) allowed(policy *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortPool, p v1alpha1.ClaimedPort) (networks []netip.Prefix, sets []v1alpha1.ObjectName, world bool) {
-	now, _ := c.admit(policy, pool, v1alpha1.ClaimedPort{Protocol: p.Protocol, Name: p.Name, Port: p.Port})
-	return parseSources(now.Sources), now.AddressSets, now.World
+func atMost(n int, prefixes []netip.Prefix) []netip.Prefix { return prefixes[:min(n, len(prefixes))] }
+
+// named are those whom sources name for a port.
+type named struct {
+	networks []netip.Prefix
+	sets     []v1alpha1.ObjectName
+	entities []v1alpha1.Entity
+	world    bool
 }
 
-// namedFor are the networks, AddressSets and perhaps the world that sources name for a
-// port, unjudged.
-func namedFor(port string, sources []v1alpha1.Source) (networks []netip.Prefix, sets []v1alpha1.ObjectName, world bool) {
-	var cidrs []v1alpha1.CIDR
+// allowed are those whom the policy names for a port, and the pool allows now.
+func (c Cluster) allowed(policy *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortPool, p v1alpha1.ClaimedPort) named {
+	now, _ := c.admit(policy, pool, v1alpha1.ClaimedPort{Protocol: p.Protocol, Name: p.Name, Port: p.Port})
+	return named{parseSources(now.Sources), now.AddressSets, now.Entities, now.World}
+}
+
+// namedFor are those whom sources name for a port, unjudged.
+func (c Cluster) namedFor(port string, sources []v1alpha1.Source) (n named) {
 	for _, s := range sources {
 		if len(s.Ports) > 0 && !slices.Contains(s.Ports, port) {
 			continue
 		}
-		world = world || s.Entity == v1alpha1.EntityWorld
-		cidrs, sets = append(cidrs, s.CIDR), append(sets, s.AddressSet)
+		switch {
+		case s.Entity == v1alpha1.EntityWorld:
+			n.world = true
+		case s.Entity != "":
+			n.entities = append(n.entities, s.Entity)
+		case s.AddressSet != "":
+			n.sets = append(n.sets, s.AddressSet)
+		default:
+			networks, _ := c.candidate("", s, "", rails{}, true)
+			n.networks = append(n.networks, networks.prefixes...)
+		}
 	}
-	return parseSources(cidrs), sets, world
+	n.networks = withoutWorld(n.networks)
+	return n
 }
 
 // Foreign returns what the allocation of a number that somebody else holds must

@@ -40,13 +40,14 @@ type NodeInput struct {
 // allocation, everybody for the protocols of a grandfathered Foreign one, and
 // otherwise nobody. What can't be read admits nobody, and so does a /0 in an
 // Open allocation: the world is never opened by a list of networks. In lockdown
-// nobody is admitted anywhere.
+// nobody is admitted anywhere. What the installation denies is denied on every number.
 func Node(in NodeInput) (rule.Set, []NodeProblem) {
-	n := nodeRules{sources: map[rule.Port][]netip.Prefix{}, places: NewPlaces(in.Pools, in.AddressSets), labels: in.Labels}
+	n := nodeRules{sources: map[rule.Port][]netip.Prefix{}, places: NewPlaces(in.Pools, in.AddressSets).Within(in.Installation), labels: in.Labels}
 	n.safe = rule.FailSafe
 	if in.Installation != nil {
 		n.lockdown = in.Installation.Spec.Lockdown
 		n.safe = n.safe.Union(failSafe(in.Installation))
+		n.addInstallation(in.Installation)
 	}
 	for i := range in.Pools {
 		n.addPool(&in.Pools[i])
@@ -64,7 +65,8 @@ func Node(in NodeInput) (rule.Set, []NodeProblem) {
 	// Where two pools have armed a number, while it changes hands, the one that drops wins.
 	closed := rule.NewPortRanges(slices.Concat(n.claimed, n.dropped)...)
 	audited := rule.NewPortRanges(n.audited...).Subtract(closed)
-	return rule.NewSet(closed.Union(audited).Subtract(n.safe), n.sources).WithAudited(audited), slices.Compact(n.problems)
+	set := rule.NewSet(closed.Union(audited).Subtract(n.safe), n.sources).WithAudited(audited)
+	return set.WithDenied(n.denied).WithAddresses(n.addresses), slices.Compact(n.problems)
 }
 
 // nodeRules collects a node's rules. A port in sources without prefixes is
@@ -80,6 +82,8 @@ type nodeRules struct {
 	places           Places
 	labels           map[string]string
 	lockdown         bool
+	// What the installation denies everywhere, and the addresses on which ports are judged.
+	denied, addresses []netip.Prefix
 }
 
 func (n *nodeRules) problem(port uint16, format string, args ...any) {

@@ -115,12 +115,12 @@ func verdict(t *testing.T, set rule.Set, packet string) string {
 		return ""
 	case !set.Judged.Contains(port.Number):
 		return "not judged"
+	case !set.Admits(port, addr):
+		return "drop"
 	case set.Audited.Contains(port.Number):
 		return "pass, audited"
-	case set.Admits(port, addr):
-		return "pass"
 	}
-	return "drop"
+	return "pass"
 }
 
 func lines(data []byte) (out []string) {

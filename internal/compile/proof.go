@@ -113,6 +113,11 @@ func (p Proof) missingOpen(n NodeReport, a *v1alpha1.NodePortAllocation) string 
 		p.Installation != "" && !AtLeast(marks.Installation, p.Installation):
 		return NodePending
 	}
+	return p.missingSets(marks, a)
+}
+
+// missingSets looks at the AddressSets that decide about an Open allocation.
+func (p Proof) missingSets(marks v1alpha1.Marks, a *v1alpha1.NodePortAllocation) string {
 	sets, pool, judged := p.Places.deniedVersion(), p.Places.rails[a.Spec.Pool].version, false
 	for _, port := range a.Spec.Ports {
 		for _, set := range port.AddressSets {

@@ -342,11 +342,12 @@ func (r *CloudFirewall) SetupWithManager(mgr ctrl.Manager) error {
 			return out
 		})).
 		Watches(&v1alpha1.AddressSet{}, each(r.all)).
+		Watches(&v1alpha1.Portreeve{}, each(r.all), ofSpec).
 		Watches(&v1alpha1.NodePortPool{}, each(r.all), ofSpec).
 		Complete(r)
 }
 
-// all firewalls: what a set or a guard-rail holds may be in each.
+// all firewalls: what a set, the cluster or a guard-rail holds may be in each.
 func (r *CloudFirewall) all(ctx context.Context, _ client.Object) []reconcile.Request {
 	var list v1alpha1.CloudFirewallList
 	if err := r.List(ctx, &list, readOnly); err != nil {

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -21,6 +22,7 @@ const (
 	byClaimed  = "spec.claim.service"      // allocations of policies, as namespace/name
 	byNodePort = "spec.ports.nodePort"     // Services, every number they hold
 	bySet      = "spec.sources.addressSet" // policies
+	byEntity   = "spec.sources.entity"     // policies
 )
 
 func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
@@ -46,6 +48,15 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 				}
 			}
 			return names
+		}},
+		{&v1alpha1.NodePortPolicy{}, byEntity, func(o client.Object) []string {
+			var entities []string
+			for _, s := range o.(*v1alpha1.NodePortPolicy).Spec.Sources {
+				if s.Entity != "" && !slices.Contains(entities, string(s.Entity)) {
+					entities = append(entities, string(s.Entity))
+				}
+			}
+			return entities
 		}},
 		{&v1alpha1.NodePortPolicy{}, byService, func(o client.Object) []string {
 			return []string{o.(*v1alpha1.NodePortPolicy).Spec.ServiceRef.Name}

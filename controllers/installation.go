@@ -65,6 +65,13 @@ func (r *Installation) Reconcile(ctx context.Context, _ reconcile.Request) (reco
 		return reconcile.Result{}, errors.Join(guardErr, err)
 	}
 	seen.NodePorts = limits.NodePorts
+	var sets v1alpha1.AddressSetList
+	if err := r.Snapshot.List(ctx, &sets, readOnly); err != nil {
+		return reconcile.Result{}, errors.Join(guardErr, err)
+	}
+	for i := range sets.Items {
+		seen.AddressSets = append(seen.AddressSets, sets.Items[i].Name)
+	}
 	status := compile.InstallationStatus(object, seen, metav1.NewTime(r.Now()))
 	if !equality.Semantic.DeepEqual(status, object.Status) && guardErr == nil {
 		object.Status = status
@@ -140,6 +147,12 @@ func (r *Installation) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.Portreeve{}, each(func(context.Context, client.Object) []reconcile.Request {
 			return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: v1alpha1.InstallationName}}}
 		}), ofSpec).
+		Watches(&v1alpha1.AddressSet{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			if !r.Snapshot.denies(ctx, o) {
+				return nil
+			}
+			return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: v1alpha1.InstallationName}}}
+		}), comeOrGone).
 		WatchesRawSource(source.Channel(first, &handler.EnqueueRequestForObject{})).
 		Complete(r)
 }

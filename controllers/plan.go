@@ -54,7 +54,7 @@ func (r *Policy) plan(ctx context.Context, view View) (*v1alpha1.PolicyPlan, err
 				Name: p.Name, Protocol: string(p.Protocol), Port: p.Port, NodePort: int32(compile.NumberOf(&a)), Pool: a.Spec.Pool,
 			})
 		}
-		for _, atom := range view.Places.Atoms(&a) {
+		for _, atom := range view.Places.Passing(&a) {
 			plan.Nodes = append(plan.Nodes, fmt.Sprintf("%s/%s from %s", strings.ToLower(string(atom.Protocol)), atom.Ports, atom.Source))
 		}
 	}

@@ -260,7 +260,12 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Service{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			return append(r.Snapshot.policiesOf(ctx, o), r.Snapshot.captured(ctx, o.(*corev1.Service))...)
 		})).
-		Watches(&v1alpha1.AddressSet{}, each(r.Snapshot.policiesUsing)).
+		Watches(&v1alpha1.AddressSet{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			if r.Snapshot.denies(ctx, o) {
+				return r.all(ctx, o)
+			}
+			return r.Snapshot.policiesUsing(ctx, o)
+		})).
 		Watches(&v1alpha1.Portreeve{}, each(r.all), ofSpec).
 		Watches(&corev1.Namespace{}, each(r.inNamespace), ofLabels).
 		Watches(&v1alpha1.NodePortPool{}, each(r.all), ofSpec).

@@ -45,6 +45,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	verdicts, refusals, clouds := NewVerdicts(), NewVerdicts(), NewClouds()
 	for _, controller := range []interface{ SetupWithManager(ctrl.Manager) error }{
 		&Installation{Client: c, Snapshot: snapshot, Live: live, Now: o.Now},
+		&NodeAddresses{Client: c, Snapshot: snapshot},
 		&Pool{Client: c, Snapshot: snapshot, Live: live, Events: recorder, Now: o.Now},
 		&Allocator{Client: c, Snapshot: snapshot, Verdicts: verdicts, Now: o.Now},
 		&Allocation{Client: c, Snapshot: snapshot, Clouds: clouds, Events: recorder, Now: o.Now},

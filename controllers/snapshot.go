@@ -99,7 +99,11 @@ func (s Snapshot) Cluster(ctx context.Context) (compile.Cluster, error) {
 	if err := s.List(ctx, &sets, readOnly); err != nil {
 		return compile.Cluster{}, err
 	}
-	cluster := s.Resolved.of(limits, pools.Items, sets.Items)
+	installation, err := s.Installation(ctx)
+	if err != nil {
+		return compile.Cluster{}, err
+	}
+	cluster := s.Resolved.of(limits, installation, pools.Items, sets.Items)
 	cluster.Now = s.now()
 	return cluster, nil
 }
@@ -112,14 +116,17 @@ type Resolved struct {
 	cluster compile.Cluster
 }
 
-func (r *Resolved) of(limits compile.Limits, pools []v1alpha1.NodePortPool, sets []v1alpha1.AddressSet) compile.Cluster {
+func (r *Resolved) of(limits compile.Limits, installation *v1alpha1.Portreeve, pools []v1alpha1.NodePortPool, sets []v1alpha1.AddressSet) compile.Cluster {
 	resolve := func() compile.Cluster {
-		return compile.Cluster{Pools: compile.Owned(pools, limits), Places: compile.NewPlaces(pools, sets)}
+		return compile.Cluster{Pools: compile.Owned(pools, limits), Places: compile.NewPlaces(pools, sets).Within(installation)}
 	}
 	if r == nil {
 		return resolve()
 	}
 	var versions []string
+	if installation != nil {
+		versions = append(versions, "installation "+string(installation.UID)+" "+installation.ResourceVersion)
+	}
 	for i := range pools {
 		versions = append(versions, "pool "+pools[i].Name+" "+string(pools[i].UID)+" "+pools[i].ResourceVersion)
 	}
@@ -282,29 +289,6 @@ func (s Snapshot) policiesOf(ctx context.Context, service client.Object) []recon
 		out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: service.GetNamespace(), Name: policy}})
 	}
 	return out
-}
-
-// policiesUsing returns the policies that refer to an AddressSet, or that get it by a
-// pool's defaults.
-func (s Snapshot) policiesUsing(ctx context.Context, set client.Object) []reconcile.Request {
-	var list v1alpha1.NodePortPolicyList
-	if err := s.List(ctx, &list, readOnly, client.MatchingFields{bySet: set.GetName()}); err != nil {
-		return nil
-	}
-	out := requests(list.Items, policyKey)
-	var pools v1alpha1.NodePortPoolList
-	if err := s.List(ctx, &pools, readOnly); err != nil {
-		return out
-	}
-	names := func(d v1alpha1.DefaultSource) bool { return string(d.AddressSet) == set.GetName() }
-	if !slices.ContainsFunc(pools.Items, func(p v1alpha1.NodePortPool) bool { return slices.ContainsFunc(p.Spec.DefaultSources, names) }) {
-		return out
-	}
-	var all v1alpha1.NodePortPolicyList
-	if err := s.List(ctx, &all, readOnly); err != nil {
-		return out
-	}
-	return append(out, requests(slices.DeleteFunc(all.Items, func(p v1alpha1.NodePortPolicy) bool { return p.Spec.Sources != nil }), policyKey)...)
 }
 
 // conflict turns a lost race into "look again"; the next event or this request

@@ -41,6 +41,9 @@ var deletionBegan = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	return e.ObjectOld.GetDeletionTimestamp() == nil && e.ObjectNew.GetDeletionTimestamp() != nil
 }}
 
+// comeOrGone lets through objects that appear or vanish, whatever they say.
+var comeOrGone = ctrlbuilder.WithPredicates(predicate.Funcs{UpdateFunc: func(event.UpdateEvent) bool { return false }})
+
 // freedOrLost lets through allocations that end or change hands: then somebody
 // may get, or need, a number.
 var freedOrLost = ctrlbuilder.WithPredicates(predicate.Funcs{

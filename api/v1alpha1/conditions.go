@@ -85,6 +85,9 @@ const (
 	ReasonThrottled             = "Throttled"
 	ReasonUnreachable           = "Unreachable"
 
+	// The Portreeve object.
+	ReasonAddressSetNotFound = "AddressSetNotFound"
+
 	// Shadowed.
 	ReasonServiceNodePort = "ServiceNodePort"
 	ReasonForeignRule     = "ForeignRule"

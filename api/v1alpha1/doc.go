@@ -41,6 +41,9 @@ const (
 	// LabelHold on a Service in our namespace says that it only holds free numbers
 	// of pools in the API server; its value is "true".
 	LabelHold = "portreeve.dev/hold"
+	// LabelEntity on an AddressSet of the manager's own names the entity whose addresses
+	// it has: Nodes.
+	LabelEntity = "portreeve.dev/entity"
 	// ServiceProxyName is the value of service.kubernetes.io/service-proxy-name
 	// that takes a Service away from kube-proxy which only holds numbers in the API
 	// server: a closing companion, or a hold.

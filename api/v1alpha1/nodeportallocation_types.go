@@ -188,6 +188,12 @@ type ClaimedPort struct {
 	// +listType=atomic
 	// +optional
 	AddressSets []ObjectName `json:"addressSets,omitempty"`
+	// Entities to admit as well. Nodes resolve them, within the pool's guard-rails.
+	// +kubebuilder:validation:MaxItems=2
+	// +kubebuilder:validation:XValidation:rule="!('World' in self)",message="entities lists World, which has a field of its own; set world to true"
+	// +listType=set
+	// +optional
+	Entities []Entity `json:"entities,omitempty"`
 	// World admits everybody.
 	// +optional
 	World bool `json:"world,omitempty"`

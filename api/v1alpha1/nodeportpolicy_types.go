@@ -172,23 +172,39 @@ type CIDR string
 
 // Entity is a place that has a meaning rather than addresses.
 //
-// +kubebuilder:validation:Enum=World
+// +kubebuilder:validation:Enum=Cluster;Nodes;World
 type Entity string
 
-// EntityWorld is everybody, IPv4 and IPv6.
-const EntityWorld Entity = "World"
+// The entities.
+const (
+	// EntityCluster is Portreeve.spec.clusterCIDRs and the addresses of all Nodes.
+	EntityCluster Entity = "Cluster"
+	// EntityNodes is the internal and external addresses of all Nodes.
+	EntityNodes Entity = "Nodes"
+	// EntityWorld is everybody, IPv4 and IPv6.
+	EntityWorld Entity = "World"
+)
 
 // Source is who may connect.
 //
 // +kubebuilder:validation:XValidation:rule="[has(self.cidr), has(self.addressSet), has(self.entity)].exists_one(s, s)",messageExpression="!has(self.cidr) && !has(self.addressSet) && !has(self.entity) ? 'none of cidr, addressSet and entity is set; set one of them' : !has(self.addressSet) ? 'cidr \"%s\" and entity %s are both set; keep one of them, and write the other as a source of its own'.format([self.cidr, self.entity]) : !has(self.cidr) ? 'addressSet \"%s\" and entity %s are both set; keep one of them, and write the other as a source of its own'.format([self.addressSet, self.entity]) : 'cidr \"%s\" and addressSet \"%s\" are both set; keep one of them, and write the other as a source of its own'.format([self.cidr, self.addressSet])"
+// +kubebuilder:validation:XValidation:rule="!has(self.except) || has(self.cidr)",messageExpression="'except goes with cidr only, and this source has %s; leave except out, or write a cidr'.format([has(self.addressSet) ? 'addressSet \"%s\"'.format([self.addressSet]) : has(self.entity) ? 'entity %s'.format([self.entity]) : 'none'])",fieldPath=".except"
+// +kubebuilder:validation:XValidation:rule="!has(self.except) || !has(self.cidr) || !isCIDR(self.cidr) || self.except.all(e, !isCIDR(e) || cidr(self.cidr).containsCIDR(e) && cidr(self.cidr).prefixLength() < cidr(e).prefixLength())",messageExpression="'except %s must lie inside cidr \"%s\" and be narrower; write networks that are part of it, or leave except out'.format([self.except, self.cidr])",fieldPath=".except"
 type Source struct {
 	// CIDR of the clients' addresses as the node sees them.
 	// +optional
 	CIDR CIDR `json:"cidr,omitempty"`
+	// Except are parts of the CIDR that this source does not admit.
+	// +kubebuilder:validation:MaxItems=32
+	// +listType=set
+	// +optional
+	Except []CIDR `json:"except,omitempty"`
 	// AddressSet by name. The set and the pool must allow it.
 	// +optional
 	AddressSet ObjectName `json:"addressSet,omitempty"`
-	// Entity is World: everybody. The guard-rails of the pool must allow it.
+	// Entity is Nodes, the addresses of all Nodes; Cluster, those and the networks that
+	// Portreeve.spec.clusterCIDRs names; or World, everybody, if the guard-rails of the
+	// pool allow it.
 	// +optional
 	Entity Entity `json:"entity,omitempty"`
 	// Ports limits the source to some of the policy's ports, by Service port name.

@@ -45,7 +45,7 @@ type PortSpan string
 // NodePortPoolSpec is what the platform decides.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.reserved) || !self.ranges.all(q, q.matches('^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$')) || !self.reserved.all(r, r.ports.matches('^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$')) || [self.ranges.map(q, q.split('-').map(n, int(n)))].all(m, self.reserved.all(r, [r.ports.split('-').map(n, int(n))].all(p, m.exists(q, q[0] <= p[0] && p[size(p)-1] <= q[size(q)-1]))))",messageExpression="'reserved ports \"%s\" do not lie within one of the ranges %s; write numbers of one range to an entry'.format([[self.ranges.map(q, q.split('-').map(n, int(n)))].map(m, self.reserved.filter(r, ![r.ports.split('-').map(n, int(n))].all(p, m.exists(q, q[0] <= p[0] && p[size(p)-1] <= q[size(q)-1]))))[0][0].ports, self.ranges])",fieldPath=".reserved"
-// +kubebuilder:validation:XValidation:rule="!has(self.defaultSources) || !self.defaultSources.exists(s, has(s.entity)) || (has(self.guardrails) && has(self.guardrails.world) && self.guardrails.world == 'Allow')",message="defaultSources has entity World, and guardrails.world is not Allow; set guardrails.world to Allow, or name the networks",fieldPath=".defaultSources"
+// +kubebuilder:validation:XValidation:rule="!has(self.defaultSources) || !self.defaultSources.exists(s, has(s.entity) && s.entity == 'World') || (has(self.guardrails) && has(self.guardrails.world) && self.guardrails.world == 'Allow')",message="defaultSources has entity World, and guardrails.world is not Allow; set guardrails.world to Allow, or name the networks",fieldPath=".defaultSources"
 type NodePortPoolSpec struct {
 	// Category that policies ask for: web, api, db, monitor, or any name the platform chooses.
 	// +kubebuilder:validation:MaxLength=253
@@ -109,7 +109,7 @@ type NodePortPoolSpec struct {
 
 	// DefaultSources are those of policies that name none. Empty: nobody.
 	// +kubebuilder:validation:MaxItems=64
-	// +kubebuilder:validation:XValidation:rule="self.all(s, self.exists_one(t, t == s))",messageExpression="'defaultSources lists \"%s\" more than once; list each source once'.format([self.filter(s, !self.exists_one(t, t == s)).map(s, has(s.cidr) ? s.cidr : has(s.addressSet) ? s.addressSet : 'World')[0]])"
+	// +kubebuilder:validation:XValidation:rule="self.all(s, self.exists_one(t, t == s))",messageExpression="'defaultSources lists \"%s\" more than once; list each source once'.format([self.filter(s, !self.exists_one(t, t == s)).map(s, has(s.cidr) ? s.cidr : has(s.addressSet) ? s.addressSet : s.entity)[0]])"
 	// +listType=atomic
 	// +optional
 	DefaultSources []DefaultSource `json:"defaultSources,omitempty"`
@@ -180,7 +180,8 @@ type DefaultSource struct {
 	// AddressSet by name.
 	// +optional
 	AddressSet ObjectName `json:"addressSet,omitempty"`
-	// Entity is World: everybody. The guard-rails of the pool must allow it.
+	// Entity is Nodes, Cluster or World; see the sources of a policy. World needs the
+	// guard-rails' word.
 	// +optional
 	Entity Entity `json:"entity,omitempty"`
 }

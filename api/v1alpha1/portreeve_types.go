@@ -75,11 +75,40 @@ type PortreeveSpec struct {
 	// +optional
 	Firewall Firewall `json:"firewall,omitempty"`
 
+	// ClusterCIDRs are the networks of the cluster besides its Nodes: those of its pods.
+	// With the Nodes they are entity Cluster, which nobody can use while there are none.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=set
+	// +optional
+	ClusterCIDRs []CIDR `json:"clusterCIDRs,omitempty"`
+
+	// DenyAddressSets names AddressSets whose networks no port of any pool admits,
+	// whatever policies say.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=set
+	// +optional
+	DenyAddressSets []ObjectName `json:"denyAddressSets,omitempty"`
+
+	// NodeAddresses picks, by their networks, those of a node's own addresses on which
+	// ports are judged; on the others nothing is ever dropped. Empty: all addresses.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=set
+	// +optional
+	NodeAddresses []Network `json:"nodeAddresses,omitempty"`
+
 	// Lockdown closes every port of every pool to everybody, at once, until it is
 	// taken back. Nodes obey it by themselves, without the manager.
 	// +optional
 	Lockdown bool `json:"lockdown,omitempty"`
 }
+
+// Network in CIDR notation, IPv4 or IPv6, without host bits; 0.0.0.0/0 and ::/0 are all
+// addresses of a family.
+//
+// +kubebuilder:validation:MaxLength=128
+// +kubebuilder:validation:XValidation:rule="isCIDR(self)",messageExpression="isIP(self) ? 'network \"%s\" is a single address; write %s/%d'.format([self, self, ip(self).family() == 4 ? 32 : 128]) : 'network \"%s\" is not a network in CIDR notation; write for example 192.0.2.0/24 or 2001:db8:113::/48, without spaces and leading zeros, one to an entry'.format([self])"
+// +kubebuilder:validation:XValidation:rule="!isCIDR(self) || cidr(self) == cidr(self).masked()",messageExpression="'network \"%s\" has host bits set; write %s'.format([self, string(cidr(self).masked())])"
+type Network string
 
 // PortreeveStatus is written by the manager.
 type PortreeveStatus struct {

@@ -44,15 +44,16 @@ type Config struct {
 // Agent enforces what the cluster says on one node. The fields below the mirrors
 // belong to the goroutine of Run.
 type Agent struct {
-	config    Config
-	log       *slog.Logger
-	metrics   *metrics
-	reporter  *reporter
-	marksFile marksFile
-	changed   chan struct{}
-	mirrors   [kinds]*mirror
-	alive     atomic.Int64 // Unix seconds of the last turn of the loop
-	ready     atomic.Bool  // the last round ended with the kernel in step
+	config     Config
+	log        *slog.Logger
+	metrics    *metrics
+	reporter   *reporter
+	marksFile  stateFile[memory]
+	deniedFile stateFile[deniedSets]
+	changed    chan struct{}
+	mirrors    [kinds]*mirror
+	alive      atomic.Int64 // Unix seconds of the last turn of the loop
+	ready      atomic.Bool  // the last round ended with the kernel in step
 
 	kernel  *kernel
 	journal *journal
@@ -61,34 +62,41 @@ type Agent struct {
 	// it is known than what the disk remembers.
 	applied inputs
 	begun   bool
-	proved  versions // of the newest objects in applied: what is reported
-	memory  memory   // with what applied was complete up to: what is kept on disk
-	reason  string   // of the last condition, to log each change once
+	proved  versions   // of the newest objects in applied: what is reported
+	memory  memory     // with what applied was complete up to: what is kept on disk
+	barred  deniedSets // likewise, in a file of its own
+	reason  string     // of the last condition, to log each change once
 }
 
 // New prepares an agent; it touches neither kernel nor API server.
 func New(c Config) *Agent {
-	remembered, err := newMarksFile(c.StateDir).load()
+	marks, barred := newMarksFile(c.StateDir), newDeniedFile(c.StateDir)
+	remembered, err := marks.load()
 	if err != nil {
 		c.Log.Error("the marks on disk can't be read; starting as if there were none", "error", err)
+	}
+	sets, err := barred.load()
+	if err != nil {
+		c.Log.Error("the denied AddressSets on disk can't be read; starting as if there were none", "error", err)
 	}
 	changed := make(chan struct{}, 1)
 	m := newMetrics(c.Registerer)
 	a := &Agent{
 		config: c, log: c.Log, metrics: m, changed: changed, memory: remembered,
 		reporter:  newReporter(c.Reports, c.Node, c.ReportInterval, c.Log, m),
-		marksFile: newMarksFile(c.StateDir),
-		kernel:    &kernel{open: c.Open, sweep: c.Sweep, log: c.Log, metrics: m},
-		journal:   newJournal(c.Log, m),
+		marksFile: marks, deniedFile: barred, barred: sets,
+		kernel:  &kernel{open: c.Open, sweep: c.Sweep, log: c.Log, metrics: m},
+		journal: newJournal(c.Log, m),
 	}
 	for k := range kinds {
 		a.mirrors[k] = newMirror(k, *remembered.of(k), changed)
 	}
-	if remembered.Lockdown != nil {
+	if remembered.Standing != nil {
 		a.applied[kindInstallation] = []metav1.Object{&v1alpha1.Portreeve{
-			ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.InstallationName}, Spec: *remembered.Lockdown,
+			ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.InstallationName}, Spec: *remembered.Standing,
 		}}
 	}
+	a.applied[kindAddressSets] = sets.objects()
 	return a
 }
 
@@ -215,7 +223,7 @@ func (a *Agent) round(ctx context.Context) outcome {
 		o.again = end
 	}
 	want, problems := j.use.compile(now)
-	o.problems = problems
+	o.problems = append(stayedProblems(j.stayed), problems...)
 	if !a.begun {
 		have, err := a.kernel.leftovers(ctx)
 		if err != nil {
@@ -248,7 +256,13 @@ func (a *Agent) round(ctx context.Context) outcome {
 // advance moves the marks of what the kernel now enforces: on disk first, since
 // a report must never be ahead of what a restarted agent knows.
 func (a *Agent) advance(views [kinds]view, vanished []kind) error {
-	next, proved := memory{versions: a.memory.versions, Lockdown: a.applied.lockdown()}, a.proved
+	if denied := a.applied.denied(); !reflect.DeepEqual(denied, a.barred) {
+		if err := a.deniedFile.save(denied); err != nil {
+			return &marksError{err}
+		}
+		a.barred = denied
+	}
+	next, proved := memory{versions: a.memory.versions, Standing: a.applied.standing()}, a.proved
 	for k := range kinds {
 		if !slices.Contains(vanished, k) {
 			*next.of(k), *proved.of(k) = views[k].complete, views[k].newest

@@ -22,7 +22,8 @@
 //     condition says Stale, and the rules stay.
 //   - Absent data is never read as empty rules: see below.
 //   - A lockdown is lifted by the object that orders it and by nothing else; the
-//     disk remembers it.
+//     disk remembers it. So it does whom the installation denies, also when an
+//     AddressSet that it denies is gone.
 //   - Marks move only after the kernel was read back, swept of connections that
 //     lost their source, and the disk has them: marks are never ahead of the
 //     kernel. They are withdrawn while the kernel is known to differ.

@@ -34,8 +34,9 @@ type departures struct {
 // judged is what a guard has made of what was read.
 type judged struct {
 	use      inputs
-	vanished []kind        // of which nothing is left; all of them is kept
-	again    time.Duration // when to judge again though nothing changes, 0 for never
+	vanished []kind          // of which nothing is left; all of them is kept
+	again    time.Duration   // when to judge again though nothing changes, 0 for never
+	stayed   []metav1.Object // among use: gone, and in force until what names them is changed
 }
 
 // judge returns what to enforce in the place of kept, now that read is there,
@@ -43,9 +44,14 @@ type judged struct {
 func (g guard) judge(kept, read inputs, now time.Time) (guard, judged) {
 	j := judged{use: read}
 	for k := range kinds {
-		there, gone := names(read[k]), []metav1.Object(nil)
+		there, gone, t := names(read[k]), []metav1.Object(nil), traits[k]
 		for _, o := range kept[k] {
-			if mayGo := traits[k].mayGo; !there[o.GetName()] && (mayGo == nil || !mayGo(o, j.use)) {
+			switch {
+			case there[o.GetName()]:
+			case t.stays != nil && t.stays(o, j.use):
+				j.stayed = append(j.stayed, o)
+				j.use[k] = append(slices.Clip(j.use[k]), o)
+			case t.mayGo == nil || !t.mayGo(o, j.use):
 				gone = append(gone, o)
 			}
 		}
@@ -54,7 +60,7 @@ func (g guard) judge(kept, read inputs, now time.Time) (guard, judged) {
 		if !keep {
 			continue
 		}
-		j.use[k] = slices.Concat(read[k], gone)
+		j.use[k] = slices.Concat(j.use[k], gone)
 		if again == 0 {
 			j.vanished = append(j.vanished, k)
 		} else if j.again == 0 || again < j.again {
@@ -104,7 +110,8 @@ func (d departures) judge(missing map[string]bool, nothingLeft bool, now time.Ti
 // whole kernel has to stay as it is.
 //
 // Other kinds can't be judged so: a kernel does not show by what it was narrowed.
-// The disk remembers a lockdown, and an unknown Node picks no ports.
+// The disk remembers a lockdown, and an unknown Node picks no ports. Whom the kernel
+// denied it shows, so that is judged even if the disk has lost it.
 func vanishedSince(have, want rule.Set, read inputs) (vanished []kind) {
 	if len(read[kindPools]) == 0 && len(have.Judged.Subtract(want.Judged)) > 0 {
 		vanished = append(vanished, kindPools)
@@ -112,10 +119,14 @@ func vanishedSince(have, want rule.Set, read inputs) (vanished []kind) {
 	if len(read[kindAllocations]) == 0 && admitsAnybody(have) {
 		vanished = append(vanished, kindAllocations)
 	}
+	relieved := !rule.CoversAll(want.Denied, have.Denied)
+	if len(read[kindInstallation]) == 0 && relieved {
+		vanished = append(vanished, kindInstallation)
+	}
 	narrowed := rule.Narrowed(have, want)
-	if len(read[kindAddressSets]) == 0 && slices.ContainsFunc(read[kindAllocations], func(a metav1.Object) bool {
-		return len(usedSets(a)) > 0 && narrowed.Contains(compile.NumberOf(a.(*v1alpha1.NodePortAllocation)))
-	}) {
+	if len(read[kindAddressSets]) == 0 && (relieved && read.standing() != nil || slices.ContainsFunc(read[kindAllocations], func(a metav1.Object) bool {
+		return usesSets(a) && narrowed.Contains(compile.NumberOf(a.(*v1alpha1.NodePortAllocation)))
+	})) {
 		vanished = append(vanished, kindAddressSets)
 	}
 	return vanished

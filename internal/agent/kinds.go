@@ -19,10 +19,10 @@ type kind int
 const (
 	kindPools kind = iota
 	kindAllocations
-	kindAddressSets // after the allocations: the guard asks which of them are in use
-	kindInstallation
-	kindNode // the agent's own, of which only the labels matter
-	kinds    // how many there are
+	kindInstallation // after the allocations: the guard asks whether one of them admits the cluster
+	kindAddressSets  // after both: the guard asks which of them are in use
+	kindNode         // the agent's own, of which only the labels matter
+	kinds            // how many there are
 )
 
 // traits is what tells the kinds apart.
@@ -32,6 +32,9 @@ var traits = [kinds]struct {
 	// mayGo says that the object is let go as soon as it is gone, since no rule of
 	// what is in use is lost with it that should stay; nil: never.
 	mayGo func(o metav1.Object, use inputs) bool
+	// stays says that the object is enforced although it is gone, for as long as that
+	// holds, because its end would let somebody in; nil: never.
+	stays func(o metav1.Object, use inputs) bool
 	// vanished is the message when the only object is gone, "" where there may be many.
 	vanished string
 	// labelsOnly: nothing but labels matters, so other changes wake nobody.
@@ -39,11 +42,11 @@ var traits = [kinds]struct {
 }{
 	kindPools:       {resource: "nodeportpools", example: &v1alpha1.NodePortPool{}},
 	kindAllocations: {resource: "nodeportallocations", example: &v1alpha1.NodePortAllocation{}, mayGo: admitsNobody},
-	kindAddressSets: {resource: "addresssets", example: &v1alpha1.AddressSet{}, mayGo: unused},
 	kindInstallation: {
-		resource: "portreeves", example: &v1alpha1.Portreeve{}, mayGo: notInLockdown,
-		vanished: "the Portreeve object is gone, but the lockdown that it ordered stays; to end it, create the object again with spec.lockdown: false",
+		resource: "portreeves", example: &v1alpha1.Portreeve{}, mayGo: spent,
+		vanished: "the Portreeve object is gone, but what it ordered stays: lockdown, denyAddressSets, clusterCIDRs; to end that, create the object again with spec.lockdown: false and without the others",
 	},
+	kindAddressSets: {resource: "addresssets", example: &v1alpha1.AddressSet{}, mayGo: unused, stays: denied},
 	kindNode: {
 		resource: "nodes", example: &metav1.PartialObjectMetadata{}, labelsOnly: true,
 		vanished: "this node's Node object is gone, and its last labels still hold; let the kubelet register it again",
@@ -60,24 +63,44 @@ func admitsNobody(o metav1.Object, _ inputs) bool {
 }
 
 func unused(set metav1.Object, use inputs) bool {
-	return !slices.ContainsFunc(use[kindAllocations], func(a metav1.Object) bool {
-		return slices.Contains(usedSets(a), v1alpha1.ObjectName(set.GetName()))
+	return !slices.ContainsFunc(use[kindAllocations], func(a metav1.Object) bool { return uses(a, set.(*v1alpha1.AddressSet)) })
+}
+
+// uses says whether an allocation admits by the AddressSet.
+func uses(allocation metav1.Object, set *v1alpha1.AddressSet) bool {
+	a := allocation.(*v1alpha1.NodePortAllocation)
+	return a.Spec.State == v1alpha1.AllocationOpen && slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
+		return slices.Contains(p.AddressSets, v1alpha1.ObjectName(set.Name)) || len(p.Entities) > 0 && compile.IsNodeSet(set)
 	})
 }
 
-// usedSets names the AddressSets by which an allocation admits.
-func usedSets(allocation metav1.Object) (sets []v1alpha1.ObjectName) {
+// usesSets says whether an allocation admits by any AddressSet.
+func usesSets(allocation metav1.Object) bool {
 	a := allocation.(*v1alpha1.NodePortAllocation)
-	if a.Spec.State != v1alpha1.AllocationOpen {
-		return nil
-	}
-	for _, p := range a.Spec.Ports {
-		sets = append(sets, p.AddressSets...)
-	}
-	return sets
+	return a.Spec.State == v1alpha1.AllocationOpen && slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
+		return len(p.AddressSets)+len(p.Entities) > 0
+	})
 }
 
-func notInLockdown(o metav1.Object, _ inputs) bool { return !o.(*v1alpha1.Portreeve).Spec.Lockdown }
+// denied: who deletes a set whose name is still denied has hardly meant to let its
+// networks in.
+func denied(set metav1.Object, use inputs) bool {
+	p := only[v1alpha1.Portreeve](use[kindInstallation])
+	return p != nil && slices.Contains(p.Spec.DenyAddressSets, v1alpha1.ObjectName(set.GetName()))
+}
+
+// spent: neither is anything closed by the installation, nor does anybody come in as
+// part of the cluster that it names.
+func spent(o metav1.Object, use inputs) bool {
+	spec := o.(*v1alpha1.Portreeve).Spec
+	inUse := len(spec.ClusterCIDRs) > 0 && slices.ContainsFunc(use[kindAllocations], func(o metav1.Object) bool {
+		a := o.(*v1alpha1.NodePortAllocation)
+		return a.Spec.State == v1alpha1.AllocationOpen && slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
+			return slices.Contains(p.Entities, v1alpha1.EntityCluster)
+		})
+	})
+	return !spec.Lockdown && len(spec.DenyAddressSets) == 0 && !inUse
+}
 
 // Sources list and watch the kinds of objects that an agent reads; Client has them.
 type Sources [kinds]cache.ListerWatcherWithContext
@@ -138,6 +161,28 @@ func (in inputs) lockdown() *v1alpha1.PortreeveSpec {
 		return &p.Spec
 	}
 	return nil
+}
+
+// standing returns the installation's spec if that outlives its object, else nil.
+func (in inputs) standing() *v1alpha1.PortreeveSpec {
+	if p := only[v1alpha1.Portreeve](in[kindInstallation]); p != nil && !spent(p, in) {
+		return &p.Spec
+	}
+	return nil
+}
+
+// denied returns the content of the AddressSets that are denied, nil for none.
+func (in inputs) denied() deniedSets {
+	var sets deniedSets
+	for _, o := range in[kindAddressSets] {
+		if denied(o, in) {
+			if sets == nil {
+				sets = deniedSets{}
+			}
+			sets[o.GetName()] = o.(*v1alpha1.AddressSet).Spec.CIDRs
+		}
+	}
+	return sets
 }
 
 // labels returns the hash of the labels of the node, "" if they are not known.

@@ -5,8 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 )
@@ -30,43 +34,68 @@ type memory struct {
 	// The versions up to which the kernel has enforced what the API server said:
 	// the floor below which no list is believed again.
 	versions
-	// Lockdown is the spec of the installation if it is in lockdown, which nothing
-	// but its object may lift.
-	Lockdown *v1alpha1.PortreeveSpec `json:"lockdown,omitempty"`
+	// Standing is the spec of the installation while that outlives its object: nothing
+	// else may lift a lockdown, or let in whom it denies.
+	Standing *v1alpha1.PortreeveSpec `json:"standing,omitempty"`
 }
 
-// marksFile keeps an agent's memory.
-type marksFile struct{ path string }
+// deniedSets are the networks of the AddressSets that the installation denies, by name.
+// They are remembered because a set that is deleted stays denied.
+type deniedSets map[string][]v1alpha1.CIDR
 
-func newMarksFile(dir string) marksFile { return marksFile{filepath.Join(dir, "marks.json")} }
+func (d deniedSets) objects() (sets []metav1.Object) {
+	for _, name := range slices.Sorted(maps.Keys(d)) {
+		sets = append(sets, &v1alpha1.AddressSet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.AddressSetSpec{CIDRs: d[name]}})
+	}
+	return sets
+}
 
-// load returns no memory if there is no file. What can't be read is an error
-// beside no memory: the caller may go on, less protected.
-func (f marksFile) load() (memory, error) {
+// stateFile keeps what an agent knows beyond a restart.
+type stateFile[T any] struct {
+	path  string
+	check func(T) error
+}
+
+func newMarksFile(dir string) stateFile[memory] {
+	return stateFile[memory]{filepath.Join(dir, "marks.json"), func(m memory) error {
+		for k := range kinds {
+			version := *m.of(k)
+			if _, err := older(version, ""); version != "" && err != nil {
+				return fmt.Errorf("%s: %w", k, err)
+			}
+		}
+		return nil
+	}}
+}
+
+func newDeniedFile(dir string) stateFile[deniedSets] {
+	return stateFile[deniedSets]{filepath.Join(dir, "denied.json"), func(deniedSets) error { return nil }}
+}
+
+// load returns nothing if there is no file. What can't be read is an error beside
+// nothing: the caller may go on, less protected.
+func (f stateFile[T]) load() (known T, err error) {
+	var nothing T
 	data, err := os.ReadFile(f.path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return memory{}, nil
+		return nothing, nil
 	}
 	if err != nil {
-		return memory{}, err
+		return nothing, err
 	}
-	var m memory
-	if err := json.Unmarshal(data, &m); err != nil {
-		return memory{}, fmt.Errorf("%s: %w", f.path, err)
+	if err := json.Unmarshal(data, &known); err != nil {
+		return nothing, fmt.Errorf("%s: %w", f.path, err)
 	}
-	for k := range kinds {
-		version := *m.of(k)
-		if _, err := older(version, ""); version != "" && err != nil {
-			return memory{}, fmt.Errorf("%s: %s: %w", f.path, k, err)
-		}
+	if err := f.check(known); err != nil {
+		return nothing, fmt.Errorf("%s: %w", f.path, err)
 	}
-	return m, nil
+	return known, nil
 }
 
 // save replaces the file as a whole. It does not wait for the disk: after a
 // power cut the kernel is empty as well, and a torn file counts as none.
-func (f marksFile) save(m memory) error {
-	data, err := json.Marshal(m)
+func (f stateFile[T]) save(known T) error {
+	data, err := json.Marshal(known)
 	if err != nil {
 		return err
 	}

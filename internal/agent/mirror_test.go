@@ -134,7 +134,7 @@ func TestMarksFile(t *testing.T) {
 	if m, err := f.load(); err != nil || m != want {
 		t.Errorf("saved %v, loaded %v, %v", want, m, err)
 	}
-	want.Lockdown = &v1alpha1.PortreeveSpec{Lockdown: true, FailSafePorts: []v1alpha1.PortSpan{"30050"}}
+	want.Standing = &v1alpha1.PortreeveSpec{Lockdown: true, FailSafePorts: []v1alpha1.PortSpan{"30050"}}
 	if err := f.save(want); err != nil {
 		t.Fatal(err)
 	}

@@ -112,6 +112,15 @@ func vanishedMessage(vanished []kind) string {
 	return strings.Join(parts, "; ")
 }
 
+// stayedProblems say of AddressSets that are gone that they stay denied.
+func stayedProblems(sets []metav1.Object) (problems []compile.NodeProblem) {
+	for _, set := range sets {
+		problems = append(problems, compile.NodeProblem{Reason: fmt.Sprintf(
+			"AddressSet %s is gone, and its last networks stay denied while spec.denyAddressSets of the Portreeve object names it; create it again, or take it off the list", set.GetName())})
+	}
+	return problems
+}
+
 // maxExceptions is what the schema of NodeDatapath allows.
 const maxExceptions = 64
 

@@ -2,7 +2,6 @@ package compile
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 	"time"
 
@@ -10,7 +9,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
-	"github.com/portreeve/portreeve/internal/rule"
 )
 
 // NumberOf returns the port number an allocation claims, 0 if its name is none.
@@ -223,69 +221,10 @@ func closed(spec v1alpha1.NodePortAllocationSpec, now metav1.MicroTime) v1alpha1
 	spec.Mode, spec.Limits, spec.Log = "", v1alpha1.Limits{}, v1alpha1.Log{}
 	spec.Ports = slices.Clone(spec.Ports)
 	for i := range spec.Ports {
-		spec.Ports[i].Sources, spec.Ports[i].AddressSets, spec.Ports[i].World = nil, nil, false
+		p := &spec.Ports[i]
+		p.Sources, p.AddressSets, p.Entities, p.World = nil, nil, nil, false
 	}
 	return spec
-}
-
-// narrowed keeps what was last accepted, less the sources that the policy, though
-// it can't be honoured as it stands, no longer names, and less what the pool no longer
-// allows. Which those of a pool that is gone were, nobody knows, so they stay.
-func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPolicy, cluster Cluster) v1alpha1.NodePortAllocationSpec {
-	var pool *v1alpha1.NodePortPool
-	if i := slices.IndexFunc(cluster.Pools, func(p Pool) bool { return p.Name == spec.Pool }); i >= 0 {
-		pool = cluster.Pools[i].NodePortPool
-		spec.NodeSelector = pool.Spec.Guardrails.AllowedNodes
-	}
-	if ends := policy.Spec.ExpiresAt; ends != nil && (spec.ExpiresAt == nil || ends.Before(spec.ExpiresAt)) {
-		spec.ExpiresAt = ends
-	}
-	spec.Mode = narrowedMode(spec.Mode, policy, pool)
-	if pool == nil && policy.Spec.Sources == nil {
-		return spec
-	}
-	sources, _, _ := sourcesOf(policy, pool)
-	spec.Ports = slices.Clone(spec.Ports)
-	for i, p := range spec.Ports {
-		named, sets, world := namedFor(p.Name, sources)
-		if pool != nil {
-			named, sets, world = cluster.allowed(policy, pool, p)
-		}
-		have := parseSources(p.Sources)
-		switch {
-		case world && !p.World:
-			named = have
-		case p.World && !world:
-			have = rule.World
-		}
-		spec.Ports[i].World = p.World && world
-		spec.Ports[i].Sources = spell(rule.Intersect(have, named))
-		spec.Ports[i].AddressSets = slices.DeleteFunc(slices.Clone(p.AddressSets), func(set v1alpha1.ObjectName) bool {
-			return !world && !slices.Contains(sets, set)
-		})
-	}
-	return spec
-}
-
-// allowed are the networks, AddressSets and perhaps the world that the policy names for
-// a port, and that the pool allows now.
-func (c Cluster) allowed(policy *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortPool, p v1alpha1.ClaimedPort) (networks []netip.Prefix, sets []v1alpha1.ObjectName, world bool) {
-	now, _ := c.admit(policy, pool, v1alpha1.ClaimedPort{Protocol: p.Protocol, Name: p.Name, Port: p.Port})
-	return parseSources(now.Sources), now.AddressSets, now.World
-}
-
-// namedFor are the networks, AddressSets and perhaps the world that sources name for a
-// port, unjudged.
-func namedFor(port string, sources []v1alpha1.Source) (networks []netip.Prefix, sets []v1alpha1.ObjectName, world bool) {
-	var cidrs []v1alpha1.CIDR
-	for _, s := range sources {
-		if len(s.Ports) > 0 && !slices.Contains(s.Ports, port) {
-			continue
-		}
-		world = world || s.Entity == v1alpha1.EntityWorld
-		cidrs, sets = append(cidrs, s.CIDR), append(sets, s.AddressSet)
-	}
-	return parseSources(cidrs), sets, world
 }
 
 // Foreign returns what the allocation of a number that somebody else holds must

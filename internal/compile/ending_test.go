@@ -125,6 +125,9 @@ func describeSources(p v1alpha1.ClaimedPort) (line string) {
 	for _, s := range p.AddressSets {
 		line += " @" + string(s)
 	}
+	for _, e := range p.Entities {
+		line += " " + string(e)
+	}
 	if p.World {
 		line += " world"
 	}

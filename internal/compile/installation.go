@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
@@ -18,6 +19,8 @@ type InstallationSeen struct {
 	Unguarded string
 	// NodePorts is the API server's range, empty when it is not known.
 	NodePorts rule.PortRanges
+	// AddressSets are the names of those that there are.
+	AddressSets []string
 }
 
 // InstallationStatus computes the status of the Portreeve object.
@@ -31,7 +34,15 @@ func InstallationStatus(object *v1alpha1.Portreeve, seen InstallationSeen, now m
 		status.Guard = v1alpha1.GuardOff
 		g = stalled(v1alpha1.Accepted, v1alpha1.ReasonDenied, "the guard could not be put in force: "+seen.Unguarded+"; give the manager the rights of config/rbac")
 	}
-	for _, c := range summary([]gate{g}) {
+	unknown := slices.DeleteFunc(slices.Clone(object.Spec.DenyAddressSets), func(name v1alpha1.ObjectName) bool {
+		return slices.Contains(seen.AddressSets, string(name))
+	})
+	gates := []gate{g}
+	if len(unknown) > 0 {
+		gates = append(gates, waiting(v1alpha1.Accepted, v1alpha1.ReasonAddressSetNotFound, fmt.Sprintf(
+			"spec.denyAddressSets names %q, of which there is no AddressSet, so nobody is denied by that name, except by nodes that knew it; create it, or take it off the list", unknown)))
+	}
+	for _, c := range summary(gates) {
 		if c.kind == v1alpha1.Ready && c.passed {
 			c.message = g.message
 			if object.Spec.Lockdown {

@@ -96,3 +96,25 @@ func TestLimits(t *testing.T) {
 		}
 	}
 }
+
+func TestInstallationSaysWhichDeniedSetsItDoesNotKnow(t *testing.T) {
+	object := &v1alpha1.Portreeve{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.InstallationName, Generation: 4}}
+	object.Spec.DenyAddressSets = []v1alpha1.ObjectName{"bad", "worse"}
+	for _, c := range []struct {
+		seen       InstallationSeen
+		want, says string
+	}{
+		{InstallationSeen{AddressSets: []string{"bad", "office", "worse"}}, "Ready OK", "as wished"},
+		{InstallationSeen{AddressSets: []string{"bad", "office"}}, "Reconciling AddressSetNotFound", `spec.denyAddressSets names ["worse"]`},
+		{InstallationSeen{}, "Reconciling AddressSetNotFound", `names ["bad" "worse"]`},
+		{InstallationSeen{Unguarded: "forbidden"}, "Stalled Denied", "forbidden"},
+	} {
+		status := InstallationStatus(object, c.seen, metav1.NewTime(clock))
+		if got := theOneOf(t, status.Conditions, 4); got != c.want {
+			t.Errorf("conditions %q, want %q", got, c.want)
+		}
+		if m := meta.FindStatusCondition(status.Conditions, v1alpha1.Ready).Message; !strings.Contains(m, c.says) {
+			t.Errorf("Ready says %q, nothing of %q", m, c.says)
+		}
+	}
+}

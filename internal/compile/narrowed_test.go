@@ -53,14 +53,14 @@ func TestRefusedPoliciesOnlyNarrow(t *testing.T) {
 			}
 			// Of its networks and of the world it keeps all that is named still.
 			kept := rule.Intersect(networksOf(had.Spec.Ports[i]), networksOf(names(sources, p.Name)))
-			networks, sets, world := cluster.allowed(after, cluster.Pools[0].NodePortPool, p)
-			if !world { // and that the pool allows now
-				kept = rule.Intersect(kept, networks)
+			now := cluster.allowed(after, cluster.Pools[0].NodePortPool, p)
+			if !now.world { // and that the pool allows now
+				kept = rule.Intersect(kept, now.networks)
 			}
 			if !rule.CoversAll(has, kept) {
 				t.Fatalf("lost some of %v: has %v", kept, has)
 			}
-			allowed := v1alpha1.ClaimedPort{Sources: spell(networks), AddressSets: sets, World: world}
+			allowed := v1alpha1.ClaimedPort{Sources: spell(now.networks), AddressSets: now.sets, Entities: now.entities, World: now.world}
 			if !rule.CoversAll(cluster.Places.reach(allowed), has) {
 				t.Fatalf("kept what the pool no longer allows: %v, allows %v", has, cluster.Places.reach(allowed))
 			}
@@ -97,7 +97,7 @@ func TestRefusedPoliciesEndWhenEitherSays(t *testing.T) {
 }
 
 func samePort(a, b v1alpha1.ClaimedPort) bool {
-	return a.Protocol == b.Protocol && a.World == b.World && slices.Equal(a.Sources, b.Sources) && slices.Equal(a.AddressSets, b.AddressSets)
+	return a.Protocol == b.Protocol && a.World == b.World && slices.Equal(a.Sources, b.Sources) && slices.Equal(a.AddressSets, b.AddressSets) && slices.Equal(a.Entities, b.Entities)
 }
 
 // reach is all that a port names, unjudged.
@@ -114,6 +114,9 @@ func (p Places) reach(port v1alpha1.ClaimedPort) []netip.Prefix {
 	for _, set := range port.AddressSets {
 		all = append(all, p.sets[string(set)].prefixes...)
 	}
+	for _, e := range port.Entities {
+		all = append(all, p.entity(e)...)
+	}
 	return rule.Canonical(all)
 }
 
@@ -125,7 +128,9 @@ func names(sources []v1alpha1.Source, port string) (p v1alpha1.ClaimedPort) {
 		case s.AddressSet != "":
 			p.AddressSets = append(p.AddressSets, s.AddressSet)
 		case s.CIDR != "":
-			p.Sources = append(p.Sources, s.CIDR)
+			p.Sources = append(p.Sources, spell(rule.Subtract(parseSources([]v1alpha1.CIDR{s.CIDR}), parseSources(s.Except)))...)
+		case s.Entity != v1alpha1.EntityWorld:
+			p.Entities = append(p.Entities, s.Entity)
 		default:
 			p.World = true
 		}
@@ -150,7 +155,10 @@ func anyNarrowing(t *rapid.T) (Cluster, *v1alpha1.NodePortPolicy, *corev1.Servic
 	sets := []v1alpha1.AddressSet{
 		setOf("office", rapid.SliceOfN(rapid.Custom(anyNetwork), 0, 3).Draw(t, "office")...),
 		setOf("partner", rapid.SliceOfN(rapid.Custom(anyNetwork), 0, 3).Draw(t, "partner")...),
+		nodeSet(0, "10.8.4.7/32", "203.0.113.7/32"),
 	}
+	installation := &v1alpha1.Portreeve{}
+	installation.Spec.ClusterCIDRs = rapid.SliceOfN(rapid.Custom(anyNetwork), 0, 2).Draw(t, "cluster")
 	for i := range sets {
 		sets[i].Spec.AllowedFor = &v1alpha1.NamespaceChoice{}
 	}
@@ -159,7 +167,7 @@ func anyNarrowing(t *rapid.T) (Cluster, *v1alpha1.NodePortPolicy, *corev1.Servic
 	policy := seen.Policy
 	policy.Spec.Ports = []v1alpha1.PolicyPort{{Name: "https"}}
 	policy.Spec.Sources = anySources(t)
-	return Cluster{Pools: Owned(pools, Limits{}), Places: NewPlaces(pools, sets), Now: clock}, policy, seen.Service
+	return Cluster{Pools: Owned(pools, Limits{}), Places: NewPlaces(pools, sets).Within(installation), Now: clock}, policy, seen.Service
 }
 
 // anySources are nil in one of four cases.
@@ -168,13 +176,14 @@ func anySources(t *rapid.T) []v1alpha1.Source {
 		return nil
 	}
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) (s v1alpha1.Source) {
-		switch rapid.IntRange(0, 5).Draw(t, "kind") {
+		switch rapid.IntRange(0, 6).Draw(t, "kind") {
 		case 0:
-			s.Entity = v1alpha1.EntityWorld
+			s.Entity = rapid.SampledFrom([]v1alpha1.Entity{v1alpha1.EntityWorld, v1alpha1.EntityNodes, v1alpha1.EntityCluster}).Draw(t, "entity")
 		case 1, 2:
 			s.AddressSet = rapid.SampledFrom([]v1alpha1.ObjectName{"office", "partner", "gone"}).Draw(t, "set")
 		default:
 			s.CIDR = anyNetwork(t)
+			s.Except = rapid.SliceOfN(rapid.Custom(anyNetwork), 0, 2).Draw(t, "except")
 		}
 		if rapid.IntRange(0, 3).Draw(t, "limited") == 0 {
 			s.Ports = []string{rapid.SampledFrom([]string{"https", "http"}).Draw(t, "to")}

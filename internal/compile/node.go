@@ -43,13 +43,17 @@ type NodeInput struct {
 // allocation until its end, everybody for the protocols of a grandfathered Foreign
 // one, and otherwise nobody. What can't be read admits nobody, and so does a /0 in
 // an Open allocation: the world is never opened by a list of networks. In lockdown
-// nobody is admitted anywhere.
+// nobody is admitted anywhere. What the installation denies is denied on every number.
 func Node(in NodeInput) (rule.Set, []NodeProblem) {
-	n := nodeRules{terms: map[rule.Port]rule.Terms{}, places: NewPlaces(in.Pools, in.AddressSets), labels: in.Labels, now: in.Now}
+	n := nodeRules{
+		terms: map[rule.Port]rule.Terms{}, labels: in.Labels, now: in.Now,
+		places: NewPlaces(in.Pools, in.AddressSets).Within(in.Installation),
+	}
 	n.safe = rule.FailSafe
 	if in.Installation != nil {
 		n.lockdown = in.Installation.Spec.Lockdown
 		n.safe = n.safe.Union(failSafe(in.Installation))
+		n.addInstallation(in.Installation)
 	}
 	for i := range in.Pools {
 		n.addPool(&in.Pools[i])
@@ -67,7 +71,8 @@ func Node(in NodeInput) (rule.Set, []NodeProblem) {
 	// Where two pools have armed a number, while it changes hands, the one that drops wins.
 	closed := rule.NewPortRanges(slices.Concat(n.claimed, n.dropped)...)
 	audited := rule.NewPortRanges(n.audited...).Subtract(closed)
-	return rule.Build(closed.Union(audited).Subtract(n.safe), n.terms).WithAudited(audited), slices.Compact(n.problems)
+	set := rule.Build(closed.Union(audited).Subtract(n.safe), n.terms).WithAudited(audited)
+	return set.WithDenied(n.denied).WithAddresses(n.addresses), slices.Compact(n.problems)
 }
 
 // nodeRules collects a node's rules. A port in terms without prefixes is closed. No
@@ -84,6 +89,8 @@ type nodeRules struct {
 	labels           map[string]string
 	lockdown         bool
 	now              time.Time
+	// What the installation denies everywhere, and the addresses on which ports are judged.
+	denied, addresses []netip.Prefix
 }
 
 func (n *nodeRules) problem(port uint16, format string, args ...any) {

@@ -123,14 +123,14 @@ func verdict(t *testing.T, set rule.Set, packet string) string {
 		return ""
 	case !set.Judged.Contains(port.Number):
 		return "not judged"
+	case !set.Admits(port, addr):
+		return "drop"
 	case set.Audited.Contains(port.Number):
 		return "pass, audited"
 	case rule.Covers(set.Sources(port), netip.PrefixFrom(addr, addr.BitLen())):
 		return "pass"
-	case set.Admits(port, addr):
-		return "pass, audited"
 	}
-	return "drop"
+	return "pass, audited"
 }
 
 func lines(data []byte) (out []string) {

@@ -13,12 +13,17 @@ import (
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
-// Places gives the names in policies and allocations their addresses: AddressSets,
-// within the guard-rails of pools. The manager, the nodes and the clouds all ask it,
+// Places gives the names in policies and allocations their addresses: AddressSets and
+// entities, within the guard-rails of pools. The manager, the nodes and the clouds all ask it,
 // so they agree on who is meant. The zero value knows no set and no guard-rail.
 type Places struct {
 	sets  map[string]place
 	rails map[string]rails
+	// nodes are all AddressSets with addresses of Nodes, as if they were one; cluster and
+	// denied are what the installation says; see Within.
+	nodes   place
+	cluster []netip.Prefix
+	denied  []v1alpha1.ObjectName
 }
 
 // place is an AddressSet.
@@ -56,6 +61,10 @@ func NewPlaces(pools []v1alpha1.NodePortPool, sets []v1alpha1.AddressSet) Places
 			known.allowed = selects(&set.Spec.AllowedFor.NamespaceSelector)
 		}
 		p.sets[set.Name] = known
+		if IsNodeSet(&set) {
+			p.nodes.prefixes = append(p.nodes.prefixes, known.prefixes...)
+			p.nodes.version = newest(p.nodes.version, known.version)
+		}
 	}
 	for i := range pools {
 		p.rails[pools[i].Name] = railsOf(&pools[i])
@@ -100,21 +109,24 @@ func selects(s *metav1.LabelSelector) labels.Selector {
 }
 
 // Admitted returns, canonically, who an allocation's port admits: its own networks,
-// which were judged when they were written, and what its AddressSets hold now, as far
-// as the guard-rails of the pool let them. Where the pool is not known, neither are
-// they, and the sets admit nobody.
+// which were judged when they were written, and what its AddressSets and entities hold
+// now, as far as the guard-rails of the pool let them. Where the pool is not known,
+// neither are they, and the sets admit nobody.
 func (p Places) Admitted(pool string, port v1alpha1.ClaimedPort) []netip.Prefix {
 	if port.World {
 		return rule.World
 	}
 	own := parseSources(port.Sources)
 	rails, known := p.rails[pool]
-	if len(port.AddressSets) == 0 || !known {
+	if len(port.AddressSets)+len(port.Entities) == 0 || !known {
 		return own
 	}
 	entries := []candidate{{prefixes: own, judged: true}}
 	for _, name := range port.AddressSets {
 		entries = append(entries, candidate{prefixes: p.sets[string(name)].prefixes})
+	}
+	for _, e := range port.Entities {
+		entries = append(entries, candidate{prefixes: p.entity(e)})
 	}
 	parts, _ := rails.judge("", entries)
 	return rule.Canonical(slices.Concat(parts...))
@@ -128,6 +140,7 @@ type candidate struct {
 	what     string // as a problem names it
 	prefixes []netip.Prefix
 	set      v1alpha1.ObjectName // "" unless it is an AddressSet
+	entity   v1alpha1.Entity     // "" unless it is one
 	judged   bool                // before: stands, whatever the guard-rails say now
 }
 
@@ -150,6 +163,9 @@ func (r rails) judge(port string, entries []candidate) (parts [][]netip.Prefix, 
 	nobody := "and admit nobody there"
 	if slices.ContainsFunc(entries, func(e candidate) bool { return e.judged }) {
 		nobody = "so the AddressSets among them admit nobody there"
+		if slices.ContainsFunc(entries, func(e candidate) bool { return e.entity != "" }) {
+			nobody = "so the AddressSets and entities among them admit nobody there"
+		}
 	}
 	for _, wide := range rule.Canonical(all) {
 		if wide.Bits() >= max(r.widest(wide.Addr()), 1) {
@@ -187,7 +203,7 @@ func (r rails) inside(e candidate) (kept []netip.Prefix, problem string) {
 		return kept, ""
 	}
 	what := e.what
-	if e.set != "" {
+	if e.set != "" || len(e.prefixes) > 1 {
 		what += " (" + shorten(outside) + ")"
 	}
 	return kept, fmt.Sprintf("%s is outside the sources that pool %s allows, and admits nobody; name networks within %s", what, r.pool, shorten(r.within))
@@ -252,7 +268,7 @@ func sourcesOf(policy *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortPool) (so
 func (c Cluster) admit(policy *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortPool, port v1alpha1.ClaimedPort) (v1alpha1.ClaimedPort, []string) {
 	rails := c.Places.rails[pool.Name]
 	sources, field, defaults := sourcesOf(policy, pool)
-	var networks, sets []candidate
+	var networks, sets, entities []candidate
 	var problems []string
 	for i, s := range sources {
 		if len(s.Ports) > 0 && !slices.Contains(s.Ports, port.Name) {
@@ -266,6 +282,10 @@ func (c Cluster) admit(policy *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortP
 		switch {
 		case s.Entity == v1alpha1.EntityWorld:
 			port.World = true
+		case s.Entity != "":
+			if !slices.Contains(port.Entities, s.Entity) {
+				port.Entities, entities = append(port.Entities, s.Entity), append(entities, e)
+			}
 		case e.set == "":
 			networks = append(networks, e)
 		case !slices.Contains(port.AddressSets, e.set):
@@ -274,29 +294,49 @@ func (c Cluster) admit(policy *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortP
 		}
 	}
 	if port.World {
-		port.AddressSets = nil
+		port.AddressSets, port.Entities = nil, nil
 		return port, problems
 	}
 	name := describePort(v1alpha1.PolicyPort{Name: port.Name, Port: port.Port})
 	parts, refused := rails.judge(name, networks)
+	broken := fit(name, networks, parts)
 	own := rule.Canonical(slices.Concat(parts...))
 	port.Sources = spell(own)
 	// The sets are judged as Admitted does, now and whenever one of them changes: on top
-	// of the networks, in the order of their names.
+	// of the networks, in the order of their names. A node that joins shuts out no set,
+	// so entities come last.
 	slices.Sort(port.AddressSets)
 	slices.SortFunc(sets, func(a, b candidate) int { return cmp.Compare(a.set, b.set) })
-	_, overflow := rails.judge(name, append([]candidate{{prefixes: own, judged: true}}, sets...))
-	return port, slices.Concat(problems, refused, overflow)
+	slices.Sort(port.Entities)
+	slices.SortFunc(entities, func(a, b candidate) int { return cmp.Compare(a.entity, b.entity) })
+	_, overflow := rails.judge(name, slices.Concat([]candidate{{prefixes: own, judged: true}}, sets, entities))
+	return port, slices.Concat(problems, refused, broken, overflow)
+}
+
+// maxSources is what the schema of NodePortAllocation allows one port.
+const maxSources = 256
+
+// fit empties the parts that bring a port to more networks than its allocation can
+// name: exceptions break a network up into many.
+func fit(port string, entries []candidate, parts [][]netip.Prefix) (problems []string) {
+	var union []netip.Prefix
+	for i := range parts {
+		joined := rule.Canonical(slices.Concat(union, parts[i]))
+		if len(joined) > maxSources {
+			problems = append(problems, fmt.Sprintf("%s would bring port %s to %d networks, and a port can have %d, so it admits nobody; except fewer or wider networks, or ask the platform team for an AddressSet", entries[i].what, port, len(joined), maxSources))
+			parts[i] = nil
+			continue
+		}
+		union = joined
+	}
+	return problems
 }
 
 // candidate resolves one source, or says why it admits nobody.
 func (c Cluster) candidate(place string, s v1alpha1.Source, namespace string, r rails, defaults bool) (e candidate, problem string) {
 	switch {
 	case s.Entity != "":
-		if s.Entity != v1alpha1.EntityWorld || !r.world {
-			return e, fmt.Sprintf("%s.entity %s is not allowed in pool %s, and admits nobody; name networks, or ask the platform team for guardrails.world", place, s.Entity, r.pool)
-		}
-		return e, ""
+		return c.Places.entityCandidate(place, s.Entity, r)
 	case s.AddressSet != "":
 		e = candidate{what: fmt.Sprintf("%s.addressSet %q", place, s.AddressSet), set: s.AddressSet, prefixes: c.Places.sets[string(s.AddressSet)].prefixes}
 		return e, c.Places.refuseSet(e, r, labels.Set(c.Namespace), namespace, defaults)
@@ -310,6 +350,18 @@ func (c Cluster) candidate(place string, s v1alpha1.Source, namespace string, r 
 		return e, e.what + " is the whole world, which a CIDR may not open, and admits nobody; name narrower networks"
 	}
 	e.prefixes = []netip.Prefix{prefix}
+	if len(s.Except) == 0 {
+		return e, ""
+	}
+	var without []netip.Prefix
+	for _, c := range s.Except {
+		hole, ok := parseCIDR(c)
+		if !ok {
+			return candidate{}, fmt.Sprintf("%s.except: %q is not a network in CIDR notation, so the source admits nobody; write for example 203.0.113.0/28", place, c)
+		}
+		without = append(without, hole)
+	}
+	e.prefixes = rule.Subtract(e.prefixes, without)
 	return e, ""
 }
 

@@ -19,6 +19,12 @@ func setOf(name string, cidrs ...v1alpha1.CIDR) v1alpha1.AddressSet {
 	return v1alpha1.AddressSet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.AddressSetSpec{CIDRs: cidrs}}
 }
 
+func nodeSet(n int, cidrs ...v1alpha1.CIDR) v1alpha1.AddressSet {
+	set := setOf(nodeSetName(n), cidrs...)
+	set.Labels = map[string]string{v1alpha1.LabelEntity: string(v1alpha1.EntityNodes)}
+	return set
+}
+
 func railed(g v1alpha1.Guardrails) []v1alpha1.NodePortPool {
 	return []v1alpha1.NodePortPool{{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: v1alpha1.NodePortPoolSpec{Guardrails: g}}}
 }

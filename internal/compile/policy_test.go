@@ -34,7 +34,7 @@ var clock = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 //	problem sources[0].cidr                    how a problem of the wish begins
 //	30043 Open TCP https 10.8.0.0/16 2001:db8::/48
 //	30043 Open UDP 53 nobody via aws-prod      unnamed port, no source, cloud firewalls
-//	30043 Open TCP https @office world         an AddressSet; everybody
+//	30043 Open TCP https @office Nodes world   an AddressSet; an entity; everybody
 //	30043 Open TCP https nobody on role=edge   only on those nodes
 //	30043 Open TCP https nobody, in audit, at most 100, 50 a second, 75 at once, logs denied, 10 a second
 //	30044 Closed TCP+UDP in place, adopted     carried by the Service itself, which had it

@@ -102,7 +102,8 @@ func (p Proof) Missing(n NodeReport, a *v1alpha1.NodePortAllocation) string {
 }
 
 // missingOpen looks at what an Open allocation depends on besides itself: AddressSets,
-// the labels of the node, lockdown.
+// denied ones and those with addresses of Nodes among them, the labels of the node,
+// the installation.
 func (p Proof) missingOpen(n NodeReport, a *v1alpha1.NodePortAllocation) string {
 	marks := n.Datapath.Status.Marks
 	switch c := enforcedCondition(n.Datapath); {
@@ -113,16 +114,26 @@ func (p Proof) missingOpen(n NodeReport, a *v1alpha1.NodePortAllocation) string 
 		p.auditUnheard(a, marks):
 		return NodePending
 	}
+	return p.missingSets(marks, a)
+}
+
+// missingSets looks at the AddressSets that decide about an Open allocation.
+func (p Proof) missingSets(marks v1alpha1.Marks, a *v1alpha1.NodePortAllocation) string {
+	sets, pool, judged := p.Places.deniedVersion(), p.Places.rails[a.Spec.Pool].version, false
 	for _, port := range a.Spec.Ports {
 		for _, set := range port.AddressSets {
-			version, pool := p.Places.version(set), p.Places.rails[a.Spec.Pool].version
-			switch {
-			case version != "" && !AtLeast(marks.AddressSets, version), pool != "" && !AtLeast(marks.Pools, pool):
-				return NodePending
-			case marks.AddressSets != "" && !AtLeast(p.ListedSets, marks.AddressSets):
-				return NodeUnconfirmed
-			}
+			sets = newest(sets, p.Places.version(set))
 		}
+		if len(port.Entities) > 0 {
+			sets = newest(sets, p.Places.nodes.version)
+		}
+		judged = judged || len(port.AddressSets)+len(port.Entities) > 0
+	}
+	switch {
+	case sets != "" && !AtLeast(marks.AddressSets, sets), judged && pool != "" && !AtLeast(marks.Pools, pool):
+		return NodePending
+	case (judged || len(p.Places.denied) > 0) && marks.AddressSets != "" && !AtLeast(p.ListedSets, marks.AddressSets):
+		return NodeUnconfirmed
 	}
 	return ""
 }

@@ -129,7 +129,7 @@ func (s *scene) play(t *testing.T) ending {
 
 func (s *scene) cluster() Cluster {
 	c := Cluster{
-		Pools: Owned(s.pools, NewLimits(s.installation, "")), Places: NewPlaces(s.pools, s.sets),
+		Pools: Owned(s.pools, NewLimits(s.installation, "")), Places: NewPlaces(s.pools, s.sets).Within(s.installation),
 		Namespace: s.namespace, Now: s.now,
 		InPlace: slices.ContainsFunc(s.own(), func(a v1alpha1.NodePortAllocation) bool { return a.Spec.Carrier == v1alpha1.ServiceInPlace }),
 	}

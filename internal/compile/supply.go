@@ -30,12 +30,13 @@ func SourceKey(claimed []v1alpha1.ClaimedPort) string {
 		Protocol v1alpha1.Protocol
 		Sources  []v1alpha1.CIDR
 		Sets     []v1alpha1.ObjectName
+		Entities []v1alpha1.Entity
 		World    bool
 	}
 	var all []admits
 	for _, p := range claimed {
-		if p.World || len(p.Sources) > 0 || len(p.AddressSets) > 0 {
-			all = append(all, admits{p.Protocol, p.Sources, p.AddressSets, p.World})
+		if p.World || len(p.Sources) > 0 || len(p.AddressSets) > 0 || len(p.Entities) > 0 {
+			all = append(all, admits{p.Protocol, p.Sources, p.AddressSets, p.Entities, p.World})
 		}
 	}
 	if len(all) == 0 {

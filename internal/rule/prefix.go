@@ -100,6 +100,46 @@ func Intersect(a, b []netip.Prefix) []netip.Prefix {
 	return Canonical(both)
 }
 
+// Subtract returns, canonically, the addresses of a that are not in b. One prefix
+// less a longer one leaves as many prefixes as the longer one has more bits.
+func Subtract(a, b []netip.Prefix) []netip.Prefix {
+	b = Canonical(b)
+	var left []netip.Prefix
+	for _, p := range Canonical(a) {
+		if !Covers(b, p) {
+			left = appendWithout(left, p, Intersect([]netip.Prefix{p}, b))
+		}
+	}
+	return Canonical(left)
+}
+
+// appendWithout appends what of p is in none of the holes, which are canonical and
+// within p, p itself not among them.
+func appendWithout(left []netip.Prefix, p netip.Prefix, holes []netip.Prefix) []netip.Prefix {
+	if len(holes) == 0 {
+		return append(left, p)
+	}
+	lower, upper := halves(p)
+	// The holes are in order, so those of the lower half come first.
+	in, _ := slices.BinarySearchFunc(holes, upper, ComparePrefixes)
+	if in == 0 || holes[0] != lower {
+		left = appendWithout(left, lower, holes[:in])
+	}
+	if in == len(holes) || holes[in] != upper {
+		left = appendWithout(left, upper, holes[in:])
+	}
+	return left
+}
+
+// halves of a prefix that is no single address.
+func halves(p netip.Prefix) (lower, upper netip.Prefix) {
+	bits := p.Bits() + 1
+	second := p.Masked().Addr().AsSlice()
+	second[(bits-1)/8] |= 0x80 >> ((bits - 1) % 8)
+	middle, _ := netip.AddrFromSlice(second)
+	return netip.PrefixFrom(p.Masked().Addr(), bits), netip.PrefixFrom(middle, bits)
+}
+
 // World is every IPv4 and every IPv6 address.
 var World = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
 

@@ -134,6 +134,59 @@ func TestIntersectHoldsWhatBothHold(t *testing.T) {
 	})
 }
 
+func TestSubtract(t *testing.T) {
+	for _, c := range []struct {
+		name       string
+		a, b, want []netip.Prefix
+	}{
+		{"nothing", nil, prefixes("10.0.0.0/8"), nil},
+		{"from nothing", prefixes("10.8.0.0/16"), nil, prefixes("10.8.0.0/16")},
+		{"a half", prefixes("10.0.0.0/8"), prefixes("10.128.0.0/9"), prefixes("10.0.0.0/9")},
+		{"a quarter", prefixes("10.0.0.0/8"), prefixes("10.64.0.0/10"), prefixes("10.0.0.0/10", "10.128.0.0/9")},
+		{"all of it", prefixes("10.8.0.0/16"), prefixes("10.0.0.0/9", "10.128.0.0/9"), nil},
+		{"what is elsewhere", prefixes("10.8.0.0/16"), prefixes("10.9.0.0/16", "::/0"), prefixes("10.8.0.0/16")},
+		{"both ends", prefixes("192.0.2.0/29"), prefixes("192.0.2.0/32", "192.0.2.7/32"), prefixes("192.0.2.1/32", "192.0.2.2/31", "192.0.2.4/31", "192.0.2.6/32")},
+		{"of several", prefixes("192.0.2.0/31", "192.0.2.4/31"), prefixes("192.0.2.1/32", "192.0.2.4/32"), prefixes("192.0.2.0/32", "192.0.2.5/32")},
+		{"one of the world", prefixes("0.0.0.0/0"), prefixes("128.0.0.0/2"), prefixes("0.0.0.0/1", "192.0.0.0/2")},
+		{"the end of IPv6", prefixes("::/0"), prefixes("::/1", "8000::/2"), prefixes("c000::/2")},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := Subtract(c.a, c.b); !slices.Equal(got, c.want) {
+				t.Errorf("Subtract(%v, %v) = %v, want %v", c.a, c.b, got, c.want)
+			}
+		})
+	}
+	if got := Subtract(prefixes("10.0.0.0/8"), prefixes("10.8.9.7/32")); len(got) != 24 {
+		t.Errorf("a /8 less a /32 is %v, want 24 prefixes", got)
+	}
+	if got := Subtract(prefixes("2001:db8::/32"), prefixes("2001:db8::1/128")); len(got) != 96 {
+		t.Errorf("a /32 less a /128 is %v, want 96 prefixes", got)
+	}
+}
+
+func TestSubtractHoldsWhatOnlyTheFirstHolds(t *testing.T) {
+	all := universe()
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := rapid.SliceOfN(small, 0, 6).Draw(t, "a"), rapid.SliceOfN(small, 0, 6).Draw(t, "b")
+		beforeA, beforeB := slices.Clone(a), slices.Clone(b)
+		rest := Subtract(a, b)
+		for _, x := range all {
+			if holds(rest, x) != (holds(a, x) && !holds(b, x)) {
+				t.Fatalf("Subtract(%v, %v) = %v: wrong about %v", a, b, rest, x)
+			}
+		}
+		if !slices.Equal(Canonical(rest), rest) {
+			t.Fatalf("Subtract(%v, %v) = %v is not canonical", a, b, rest)
+		}
+		if both := Intersect(a, b); !slices.Equal(Canonical(slices.Concat(rest, both)), Canonical(a)) {
+			t.Fatalf("%v less %v is %v, and with what both hold, %v, it is not whole again", a, b, rest, both)
+		}
+		if !slices.Equal(a, beforeA) || !slices.Equal(b, beforeB) {
+			t.Fatal("the input was changed")
+		}
+	})
+}
+
 // On a canonical list, Covers asks about the union.
 func TestCoversAsksAboutTheUnion(t *testing.T) {
 	all := universe()

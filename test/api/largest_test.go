@@ -31,7 +31,7 @@ func TestLargestObjectsAreAccepted(t *testing.T) {
 	tables := tables(t)
 	cidr := func(i int) any { return fmt.Sprintf("2001:db8:%x:1111:2222:3333:4444:5555/128", i) }
 	claimed := func(protocol string) any {
-		return map[string]any{"protocol": protocol, "port": int64(53), "sources": list(256, cidr), "addressSets": list(64, longName)}
+		return map[string]any{"protocol": protocol, "port": int64(53), "sources": list(256, cidr), "addressSets": list(64, longName), "entities": []any{"Cluster", "Nodes"}}
 	}
 	labels := map[string]any{}
 	for i := range 16 {
@@ -61,11 +61,17 @@ func TestLargestObjectsAreAccepted(t *testing.T) {
 		"Portreeve": {
 			"spec.failSafePorts":                    list(64, func(i int) any { return fmt.Sprintf("%d-%d", 10000+i, 65535-i) }),
 			"spec.denyUndeclared.namespaceSelector": selector,
+			"spec.clusterCIDRs":                     list(64, cidr),
+			"spec.denyAddressSets":                  list(16, longName),
+			"spec.nodeAddresses":                    list(64, cidr),
 		},
 		"NodePortPolicy": {
 			"spec.ports": list(32, func(i int) any { return map[string]any{"name": longName(i), "nodePort": int64(30000 + i)} }),
 			"spec.sources": list(256, func(i int) any {
-				return map[string]any{"cidr": cidr(i), "ports": list(32, longName)}
+				return map[string]any{
+					"cidr": fmt.Sprintf("2001:db8:%x:1111:2222:3333::/96", i), "ports": list(32, longName),
+					"except": list(32, func(j int) any { return fmt.Sprintf("2001:db8:%x:1111:2222:3333:4444:%x/128", i, 0x5000+j) }),
+				}
 			}),
 			"spec.cloudFirewalls": list(8, longName),
 		},

@@ -59,6 +59,7 @@ const (
 	officeCIDR  = "203.0.113.0/28"
 	officeCIDR6 = "2001:db8:113::/64"
 	streetCIDR  = "198.51.100.0/28"
+	streetCIDR6 = "2001:db8:51::/64"
 )
 
 // open sets a scene. The pool is armed when it returns.
@@ -69,7 +70,7 @@ func open(t *testing.T, name string, ranges ...v1alpha1.PortRange) *scene {
 	s := &scene{
 		T: t, ctx: ctx, namespace: name,
 		office: sharedClient(t, "office", officeCIDR, officeCIDR6),
-		street: sharedClient(t, "street", streetCIDR, "2001:db8:51::/64"),
+		street: sharedClient(t, "street", streetCIDR, streetCIDR6),
 	}
 	select {
 	case <-town.Manager().Done(): // its lease was lost; a Deployment would start it again

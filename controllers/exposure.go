@@ -36,6 +36,7 @@ type Exposure struct {
 	// refusals is since when the API server refuses a number although no Service
 	// shows it.
 	refusals map[uint16]spell
+	written  written
 }
 
 // spell is a time during which a number is refused again and again.
@@ -97,7 +98,20 @@ func (r *Exposure) companion(ctx context.Context, policy types.NamespacedName, o
 	case equality.Semantic.DeepEqual(want, have):
 		return reconcile.Result{}, nil
 	}
-	return r.refused(ctx, own, want.Spec.Ports, r.Update(ctx, want, client.FieldOwner(v1alpha1.FieldOwner)))
+	return r.update(ctx, own, want, have)
+}
+
+// update makes the Service what it is wanted to be.
+func (r *Exposure) update(ctx context.Context, own []v1alpha1.NodePortAllocation, want, have *corev1.Service) (reconcile.Result, error) {
+	if r.written.lags(have, r.Now()) {
+		return reconcile.Result{RequeueAfter: retrySoon}, nil
+	}
+	asked := want.Spec.Ports
+	err := r.Update(ctx, want, client.FieldOwner(v1alpha1.FieldOwner))
+	if err == nil {
+		r.written.note(want, r.Now())
+	}
+	return r.refused(ctx, own, asked, err)
 }
 
 // inPlace serves the Services that carry the policy's numbers themselves: the one it
@@ -123,7 +137,7 @@ func (r *Exposure) inPlace(ctx context.Context, policy types.NamespacedName, own
 			r.tell(own, nil)
 			continue
 		}
-		result, err := r.refused(ctx, theirs, want.Spec.Ports, r.Update(ctx, want, client.FieldOwner(v1alpha1.FieldOwner)))
+		result, err := r.update(ctx, theirs, want, have)
 		if err != nil || result.RequeueAfter > 0 {
 			return result, err
 		}

@@ -28,6 +28,7 @@ type Hold struct {
 	// refused are numbers that the API server did not give. One worker reconciles all
 	// blocks, so no lock is needed.
 	refused map[uint16]refusal
+	written written
 }
 
 // refusal says until when a number is not asked for again.
@@ -60,6 +61,9 @@ func (r *Hold) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.
 	have, err := get[corev1.Service](ctx, r, key.NamespacedName)
 	if err != nil || have != nil && (have.DeletionTimestamp != nil || !compile.IsHold(have, r.Snapshot.Namespace)) {
 		return reconcile.Result{}, err
+	}
+	if have != nil && r.written.lags(have, r.Now()) {
+		return reconcile.Result{RequeueAfter: retrySoon}, nil
 	}
 	pools, err := r.Snapshot.Pools(ctx)
 	if err != nil {
@@ -124,6 +128,10 @@ func (r *Hold) write(ctx context.Context, key types.NamespacedName, numbers []ui
 		asked := want.Spec.Ports
 		switch {
 		case have == nil:
+			// One that the cache does not show yet would refuse us its own numbers.
+			if there, err := get[corev1.Service](ctx, r.Snapshot.Live, key); err != nil || there != nil {
+				return reconcile.Result{RequeueAfter: retrySoon}, err
+			}
 			err = r.Create(ctx, want, client.FieldOwner(v1alpha1.FieldOwner))
 		case equality.Semantic.DeepEqual(want, have):
 			return reconcile.Result{RequeueAfter: again}, nil
@@ -133,6 +141,7 @@ func (r *Hold) write(ctx context.Context, key types.NamespacedName, numbers []ui
 		refused := refusedNumbers(err, asked)
 		if len(refused) == 0 {
 			if err == nil {
+				r.written.note(want, r.Now())
 				r.given(numbers)
 			}
 			result, err := conflict(err)

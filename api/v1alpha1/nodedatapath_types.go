@@ -28,8 +28,11 @@ type NodeDatapathStatus struct {
 	// BootID of the node's kernel (/proc/sys/kernel/random/boot_id): marks of an
 	// earlier boot prove nothing.
 	BootID string `json:"bootID,omitempty"`
-	// Datapath in use and its mode, for example "iptables (nft)".
+	// Datapath in use and its mode, for example "nftables" or "iptables (nft)".
 	Datapath string `json:"datapath,omitempty"`
+	// DatapathReason says why it is this one.
+	// +optional
+	DatapathReason string `json:"datapathReason,omitempty"`
 	// Marks say how far the kernel agrees with what the agent has read.
 	// +optional
 	Marks Marks `json:"marks,omitempty,omitzero"`

@@ -27,35 +27,18 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
-	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/datapath/conntrack"
 	"github.com/portreeve/portreeve/datapath/iptables"
 	"github.com/portreeve/portreeve/internal/agent"
 )
 
-// datapaths are the ways this agent can enforce.
-var datapaths = map[string]func(o options, log *slog.Logger) agent.Opener{
-	"iptables": func(o options, log *slog.Logger) agent.Opener {
-		return func() (datapath.Datapath, string, error) {
-			d, err := iptables.New(o.firewallMode)
-			if err != nil {
-				return nil, "", err
-			}
-			if found := d.Detection(); len(found.Hinted) > 1 {
-				log.Warn("Kubernetes' own rules stand in more than one firewall mode of this node; set --firewall-mode", "modes", found.Hinted, "using", found.Mode)
-			}
-			return d, fmt.Sprintf("iptables (%s)", d.Detection().Mode), nil
-		}
-	},
-}
-
 // firewallModes are the values of --firewall-mode.
 var firewallModes = map[string]iptables.Mode{"auto": "", "nft": iptables.NFT, "legacy": iptables.Legacy}
 
 type options struct {
-	node, kubeconfig, stateDir, datapath, listen string
-	check, report                                time.Duration
-	firewallMode                                 iptables.Mode
+	node, kubeconfig, stateDir, listen string
+	check, report                      time.Duration
+	firewallMode                       iptables.Mode
 }
 
 func parse(args []string) (cleanup bool, o options, err error) {
@@ -66,7 +49,6 @@ func parse(args []string) (cleanup bool, o options, err error) {
 	flags.StringVar(&o.node, "node", os.Getenv("NODE_NAME"), "name of this node's Node object; default $NODE_NAME")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "path of a kubeconfig; default the pod's ServiceAccount")
 	flags.StringVar(&o.stateDir, "state-dir", "/var/lib/portreeve", "directory that outlives restarts")
-	flags.StringVar(&o.datapath, "datapath", "iptables", "how to enforce: iptables")
 	flags.DurationVar(&o.check, "check-interval", 10*time.Second, "how often to read the kernel and repair it")
 	flags.DurationVar(&o.report, "report-interval", 250*time.Millisecond, "shortest time between two reports to the API server")
 	flags.StringVar(&o.listen, "listen", ":9465", "address of /metrics, /healthz and /readyz, on the node's own network; empty for none")
@@ -81,8 +63,6 @@ func parse(args []string) (cleanup bool, o options, err error) {
 		err = fmt.Errorf("unknown argument %q; the only subcommand is cleanup, and it comes first", flags.Arg(0))
 	case !known:
 		err = fmt.Errorf("--firewall-mode %q is not auto, nft or legacy", *mode)
-	case datapaths[o.datapath] == nil:
-		err = fmt.Errorf("--datapath %q is not known; use iptables", o.datapath)
 	case !cleanup && o.node == "":
 		err = errors.New("--node is not set; give the name of this node's Node object, or set NODE_NAME")
 	case o.check <= 0:
@@ -113,18 +93,26 @@ func main() {
 	}
 }
 
-// clean removes what any earlier agent left in the kernel. Stop the node's agent
-// before, else it repairs what it finds missing.
+// clean removes what any earlier agent left in the kernel, by whatever datapath. Stop
+// the node's agent before, else it repairs what it finds missing.
 func clean(ctx context.Context, o options, log *slog.Logger) error {
-	d, _, err := datapaths[o.datapath](o, log)()
-	if err != nil {
-		return err
+	var failed, missing []error
+	for _, b := range backends(o, log) {
+		d, name, err := b.Open()
+		if err != nil { // what the node can't have has left nothing
+			missing = append(missing, err)
+			continue
+		}
+		if err := d.Cleanup(ctx); err != nil {
+			failed = append(failed, fmt.Errorf("%s: %w", name, err))
+			continue
+		}
+		log.Info("every trace of ours is gone from the kernel", "datapath", name)
 	}
-	if err := d.Cleanup(ctx); err != nil {
-		return err
+	if len(missing) == len(backends(o, log)) {
+		failed = append(failed, missing...)
 	}
-	log.Info("every trace of ours is gone from the kernel", "datapath", o.datapath)
-	return nil
+	return errors.Join(failed...)
 }
 
 func enforce(ctx context.Context, o options, log *slog.Logger) error {
@@ -145,7 +133,7 @@ func enforce(ctx context.Context, o options, log *slog.Logger) error {
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	a := agent.New(agent.Config{
 		Node: o.node, BootID: strings.TrimSpace(string(boot)),
-		Open: datapaths[o.datapath](o, log), Sweep: conntrack.Sweep,
+		Backends: backends(o, log), Sweep: conntrack.Sweep,
 		Sources: client.Sources(), Reports: client,
 		StateDir: o.stateDir, CheckInterval: o.check, ReportInterval: o.report,
 		Log: log, Registerer: registry,

@@ -20,7 +20,6 @@ func TestParse(t *testing.T) {
 		{"cleanup needs no node", []string{"cleanup", "--firewall-mode", "legacy"}, true, true},
 		{"cleanup that comes too late", []string{"--node", "n1", "cleanup"}, false, false},
 		{"unknown mode", []string{"--node", "n1", "--firewall-mode", "ebtables"}, false, false},
-		{"unknown datapath", []string{"--node", "n1", "--datapath", "magic"}, false, false},
 		{"no check", []string{"--node", "n1", "--check-interval", "0s"}, false, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {

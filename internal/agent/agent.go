@@ -24,11 +24,11 @@ const kernelTimeout = time.Minute
 
 // Config is what an agent is made of. Every field is needed, unless it says otherwise.
 type Config struct {
-	Node    string
-	BootID  string // of the running kernel
-	Open    Opener
-	Sweep   Sweep
-	Packets Packets // may be nil: then no packet is logged or counted
+	Node     string
+	BootID   string    // of the running kernel
+	Backends []Backend // the ways this agent can enforce, the preferred first
+	Sweep    Sweep
+	Packets  Packets // may be nil: then no packet is logged or counted
 
 	Sources Sources
 	Reports Reports
@@ -85,7 +85,7 @@ func New(c Config) *Agent {
 		config: c, log: c.Log, metrics: m, changed: changed, memory: remembered,
 		reporter:  newReporter(c.Reports, c.Node, c.ReportInterval, c.Log, m),
 		marksFile: marks, deniedFile: barred, barred: sets,
-		kernel:  &kernel{open: c.Open, sweep: c.Sweep, log: c.Log, metrics: m},
+		kernel:  &kernel{backends: c.Backends, wish: v1alpha1.FirewallAuto, sweep: c.Sweep, log: c.Log, metrics: m},
 		journal: newJournal(c.Log, m),
 	}
 	for k := range kinds {
@@ -222,6 +222,7 @@ func (a *Agent) round(ctx context.Context) outcome {
 	if end := j.use.untilEnd(now); end > 0 && (o.again == 0 || end < o.again) {
 		o.again = end
 	}
+	a.kernel.wish = j.use.firewall()
 	want, problems := j.use.compile(now)
 	o.problems = append(stayedProblems(j.stayed), problems...)
 	if !a.begun {
@@ -243,7 +244,7 @@ func (a *Agent) round(ctx context.Context) outcome {
 	if o.err = a.kernel.enforce(ctx, want); o.err != nil {
 		return o
 	}
-	o.unlogged = a.kernel.unlogged
+	o.unlogged, o.remains = a.kernel.unlogged, a.kernel.remains
 	a.applied, a.begun = j.use, true
 	if a.config.Packets != nil {
 		a.journal.know(a.applied)
@@ -288,7 +289,7 @@ func (a *Agent) settle(o outcome) {
 		labels = a.applied.labels()
 	}
 	status := o.status(a.proved, labels, a.kernel.doubt)
-	status.BootID, status.Datapath = a.config.BootID, a.kernel.name
+	status.BootID, status.Datapath, status.DatapathReason = a.config.BootID, a.kernel.name, a.kernel.why
 	condition := status.Conditions[0]
 	if condition.Reason != a.reason {
 		a.log.Info("condition "+condition.Type, "status", condition.Status, "reason", condition.Reason, "message", condition.Message)

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/internal/rule"
@@ -67,14 +66,7 @@ func (k *fakeKernel) Have(context.Context) (rule.Set, error) {
 	case k.loaded == nil:
 		return rule.Set{}, fmt.Errorf("fake kernel: no chain: %w", datapath.ErrDamaged)
 	}
-	// As from a real kernel: ports without sources do not read back, nor does what has ended.
-	sources := rule.Set{Judged: k.loaded.Judged, Audited: k.loaded.Audited, Ports: map[rule.Port]rule.Gate{}, Classes: k.loaded.Classes}
-	for port, gate := range k.loaded.Ports {
-		if len(k.loaded.Passing(port)) > 0 && (gate.Expires == 0 || gate.Expires > time.Now().Unix()) {
-			sources.Ports[port] = gate
-		}
-	}
-	return sources, nil
+	return *k.loaded, nil
 }
 
 func (k *fakeKernel) Cleanup(context.Context) error {

@@ -217,7 +217,7 @@ func TestDeletedCRDTakesNothingAway(t *testing.T) {
 		l.pools.remove("web")
 		l.wantReason(v1alpha1.ReasonVanished)
 		l.pass(time.Hour)
-		if !enforceSame(*l.kernel.loaded, *before) {
+		if !l.kernel.loaded.Equal(*before) {
 			t.Error("a deleted CRD changed the kernel")
 		}
 	})

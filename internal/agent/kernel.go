@@ -5,16 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
+	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/internal/rule"
 )
-
-// Opener opens the node's datapath and returns it with its name and mode, as in
-// "iptables (nft)". It changes nothing in the kernel.
-type Opener func() (datapath.Datapath, string, error)
 
 // Sweep removes the tracked connections to the numbers, on the node's own
 // addresses, that want does not admit, and counts them.
@@ -22,13 +18,22 @@ type Sweep func(ctx context.Context, numbers rule.PortRanges, want rule.Set) (in
 
 // kernel is what one goroutine knows of the node's kernel.
 type kernel struct {
-	open    Opener
-	sweep   Sweep
-	log     *slog.Logger
-	metrics *metrics
+	backends []Backend // the preferred first
+	sweep    Sweep
+	log      *slog.Logger
+	metrics  *metrics
 
-	datapath datapath.Datapath // nil until it could be opened
-	name     string
+	// wish is what the installation asks for.
+	wish v1alpha1.Firewall
+
+	datapath  datapath.Datapath // nil until it could be opened
+	name      string
+	inUse     v1alpha1.Firewall
+	chosenFor v1alpha1.Firewall // the wish that was met, as far as it could be
+	why       string
+	former    []datapath.Datapath
+	settled   bool  // nothing is left of other datapaths
+	remains   error // why something is
 
 	// sure: the kernel was read back and enforces inforce, and no connection is
 	// left that inforce does not admit.
@@ -43,24 +48,13 @@ type kernel struct {
 	unlogged error
 }
 
-// opened makes sure that there is a datapath. A node that lacks what it needs is
-// asked again: it may be given it while the agent runs.
-func (k *kernel) opened() error {
-	if k.datapath != nil {
-		return nil
-	}
-	d, name, err := k.open()
-	if err != nil {
-		return fmt.Errorf("open the datapath: %w", err)
-	}
-	k.datapath, k.name = d, name
-	return nil
-}
-
 // enforce makes the kernel enforce want, then removes connections that lost
 // their source: of the ports that narrowed, or of all judged ports if it is not
 // known what the kernel enforced before (after a start, an error, a repair).
 func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
+	if err := k.opened(); err != nil {
+		return err
+	}
 	same := k.sure && want.Equal(k.inforce)
 	if same && !k.due {
 		return nil
@@ -95,6 +89,7 @@ func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 		return err
 	}
 	k.inforce, k.sure, k.due, k.doubt = want, true, false, false
+	k.settle(ctx)
 	if !same {
 		k.log.Info("rules in force", "judged", want.Judged.Len(), "ports", len(want.Ports), "classes", len(want.Classes), "took", took, "swept", swept)
 	}
@@ -104,7 +99,7 @@ func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 // holds says whether the kernel enforces want, whatever else Sync complained of.
 func (k *kernel) holds(ctx context.Context, want rule.Set) bool {
 	have, err := k.datapath.Have(ctx)
-	return err == nil && enforceSame(have, want)
+	return err == nil && have.Equal(want)
 }
 
 // tookAway says whether Sync took away all that want takes away, although it
@@ -119,7 +114,7 @@ func tookAway(err error) bool {
 func (k *kernel) verify(ctx context.Context) {
 	k.due = true
 	have, err := k.datapath.Have(ctx)
-	if err == nil && enforceSame(have, k.inforce) {
+	if err == nil && have.Equal(k.inforce) {
 		return
 	}
 	k.sure, k.doubt = false, true
@@ -142,10 +137,4 @@ func (k *kernel) leftovers(ctx context.Context) (rule.Set, error) {
 		return rule.Set{}, nil
 	}
 	return have, err
-}
-
-// enforceSame compares what is admitted, not how it is spelled: a port without
-// sources and a judged number without a port are both closed.
-func enforceSame(a, b rule.Set) bool {
-	return slices.Equal(a.Judged, b.Judged) && len(rule.Narrowed(a, b)) == 0 && len(rule.Narrowed(b, a)) == 0
 }

@@ -32,6 +32,7 @@ func TestMain(m *testing.M) {
 type lab struct {
 	t            *testing.T
 	kernel       *fakeKernel
+	other        *fakeKernel // by iptables; nil: the node has none
 	history      *history
 	pools        *fakePools
 	allocations  *fakeAllocations
@@ -89,7 +90,7 @@ func (l *lab) start() {
 		l.lines = slog.DiscardHandler
 	}
 	a := New(Config{
-		Node: "n1", BootID: "boot-1", Open: l.kernel.open, Sweep: l.kernel.Sweep,
+		Node: "n1", BootID: "boot-1", Backends: l.backends(), Sweep: l.kernel.Sweep,
 		Sources: sources, Reports: l.reports, StateDir: l.stateDir,
 		CheckInterval: checkInterval, ReportInterval: reportInterval,
 		Packets: l.packets, Log: slog.New(l.lines), Registerer: prometheus.NewRegistry(),
@@ -99,6 +100,14 @@ func (l *lab) start() {
 	l.agent, l.stop = a, func() { cancel(); <-done; l.stop = func() {} }
 	synctest.Wait()
 	l.pass(2 * roundPause) // past the pause, so that the next change begins a round at once
+}
+
+func (l *lab) backends() []Backend {
+	backends := []Backend{{Firewall: v1alpha1.FirewallNFTables, Open: l.kernel.open}}
+	if l.other != nil {
+		backends = append(backends, Backend{Firewall: v1alpha1.FirewallIPTables, Open: l.other.open})
+	}
+	return backends
 }
 
 func (l *lab) restart() { l.stop(); l.kernel.take(); l.start() }

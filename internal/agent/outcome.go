@@ -22,6 +22,7 @@ type outcome struct {
 	denied   error         // why the API server does not show one of the kinds
 	problems []compile.NodeProblem
 	unlogged error // in force, but not logged
+	remains  error // in force, but rules of another datapath are too
 	err      error
 }
 
@@ -93,6 +94,9 @@ func (o outcome) reason() (reason, message string) {
 	message = "the kernel was read back and enforces everything up to the marks"
 	if o.unlogged != nil {
 		message += fmt.Sprintf("; packets to audited numbers pass without a line in the log: %s", o.unlogged)
+	}
+	if o.remains != nil {
+		message += fmt.Sprintf("; what another datapath left could not be removed, and may drop more than is wished: %s", o.remains)
 	}
 	return v1alpha1.ReasonOK, message
 }

@@ -1,0 +1,142 @@
+package bypass
+
+import (
+	"net"
+	"runtime"
+	"slices"
+	"testing"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// inNamespace runs a test in a network namespace of its own, with a veth that holds
+// an address and a bridge that does not.
+func inNamespace(t *testing.T, test func(outside, other netlink.Link)) {
+	t.Helper()
+	runtime.LockOSThread() // and never unlocked: the thread ends with its namespace
+	ns, err := netns.New()
+	if err != nil {
+		t.Fatalf("make a network namespace (run as root): %v", err)
+	}
+	t.Cleanup(func() { _ = ns.Close() })
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = "outside"
+	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "peer"}))
+	attrs = netlink.NewLinkAttrs()
+	attrs.Name = "other"
+	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
+	outside, err := netlink.LinkByName("outside")
+	must(t, err)
+	other, err := netlink.LinkByName("other")
+	must(t, err)
+	must(t, netlink.AddrAdd(outside, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 0, 0, 1), Mask: net.CIDRMask(24, 32)}}))
+	for _, l := range []netlink.Link{outside, other} {
+		must(t, netlink.LinkSetUp(l))
+	}
+	test(outside, other)
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// pass is a program that lets everything go on.
+func pass(t *testing.T, typ ebpf.ProgramType, name string, verdict int32) *ebpf.Program {
+	t.Helper()
+	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{Name: name, Type: typ, License: "MIT", Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, verdict), asm.Return()}})
+	must(t, err)
+	t.Cleanup(func() { _ = p.Close() })
+	return p
+}
+
+func expect(t *testing.T, known []string, want ...string) {
+	t.Helper()
+	ways, err := Find(known)
+	must(t, err)
+	var got []string
+	for _, w := range ways {
+		got = append(got, w.String())
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("found %q, want %q", got, want)
+	}
+}
+
+// Programs are found on every hook ahead of ours, on links by which packets to the
+// node come and on no others, and are gone when they go.
+func TestProgramsAreFound(t *testing.T) {
+	inNamespace(t, func(outside, other netlink.Link) {
+		expect(t, nil)
+
+		xdp, err := link.AttachXDP(link.XDPOptions{Program: pass(t, ebpf.XDP, "carry_xdp", 2), Interface: outside.Attrs().Index})
+		must(t, err)
+		tcx, err := link.AttachTCX(link.TCXOptions{Program: pass(t, ebpf.SchedCLS, "carry_tcx", -1), Attach: ebpf.AttachTCXIngress, Interface: outside.Attrs().Index})
+		must(t, err)
+		for _, l := range []netlink.Link{outside, other} {
+			must(t, netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: netlink.QdiscAttrs{LinkIndex: l.Attrs().Index, Handle: netlink.MakeHandle(0xffff, 0), Parent: netlink.HANDLE_CLSACT}}))
+			must(t, netlink.FilterAdd(&netlink.BpfFilter{
+				FilterAttrs: netlink.FilterAttrs{LinkIndex: l.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS, Handle: 1, Protocol: unix.ETH_P_ALL, Priority: 1},
+				Fd:          pass(t, ebpf.SchedCLS, "carry_tc", -1).FD(), Name: "carry_tc", DirectAction: true,
+			}))
+		}
+		expect(t, nil,
+			"program carry_tc on the tc hook of outside", "program carry_tcx on the tcx hook of outside", "program carry_xdp on the xdp hook of outside")
+		expect(t, []string{"carry_tc", "carry_xdp"}, "program carry_tcx on the tcx hook of outside")
+
+		// a slave of a link that holds an address
+		must(t, netlink.AddrAdd(other, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 1, 0, 1), Mask: net.CIDRMask(24, 32)}}))
+		expect(t, []string{"carry_tcx", "carry_xdp"}, "program carry_tc on the tc hook of other", "program carry_tc on the tc hook of outside")
+
+		must(t, xdp.Close())
+		must(t, tcx.Close())
+		expect(t, []string{"carry_tc"})
+	})
+}
+
+func TestOpenVSwitchIsASharedGateway(t *testing.T) {
+	ovs := func(index int, name string) netlink.Link {
+		return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index, Name: name}, LinkType: openVSwitch}
+	}
+	eth := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "eth0"}}
+	holds := map[int]bool{1: true, 2: true, 3: true}
+	for _, c := range []struct {
+		sentence string
+		links    []netlink.Link
+		want     []Way
+	}{
+		{"the node's address is on a bridge of OVN-Kubernetes", []netlink.Link{eth, ovs(2, "br-ex"), ovs(3, managementPort)}, []Way{{"br-ex", openVSwitch, ""}}},
+		{"only its management port has one", []netlink.Link{eth, ovs(3, managementPort), ovs(4, "br-int")}, nil},
+		{"somebody else's bridge", []netlink.Link{eth, ovs(2, "br-ex")}, nil},
+	} {
+		if got := sharedGateways(c.links, holds); !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", c.sentence, got, c.want)
+		}
+	}
+}
+
+// Packets to an address on a VLAN of a bond come by the slaves of the bond.
+func TestWhatFacesAnAddress(t *testing.T) {
+	link := func(index, master, parent int, name string) netlink.Link {
+		return &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: index, MasterIndex: master, ParentIndex: parent, Name: name}}
+	}
+	links := []netlink.Link{
+		&netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "lo", Flags: net.FlagLoopback}},
+		link(2, 4, 0, "eth0"), link(3, 4, 0, "eth1"), link(4, 0, 0, "bond0"), link(5, 0, 4, "bond0.7"), link(6, 0, 0, "eth2"),
+		&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Index: 7, MasterIndex: 4, ParentIndex: 9, Name: "pod"}},
+	}
+	var got []string
+	for _, l := range facing(links, map[int]bool{1: true, 5: true}) {
+		got = append(got, l.Attrs().Name)
+	}
+	if want := []string{"eth0", "eth1", "bond0", "bond0.7"}; !slices.Equal(got, want) {
+		t.Errorf("facing: %v, want %v", got, want)
+	}
+}

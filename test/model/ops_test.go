@@ -238,6 +238,9 @@ func (p *play) drawSources(ports []v1alpha1.PolicyPort) []v1alpha1.Source {
 		switch kind := rapid.IntRange(0, 9).Draw(p.T, "kind"); {
 		case kind < 6:
 			s.CIDR = one(p, "cidr", cidrs)
+			if s.CIDR == "192.0.2.0/27" && p.chance(40, "less one half") {
+				s.Except = []v1alpha1.CIDR{one(p, "half", []v1alpha1.CIDR{"192.0.2.0/28", "192.0.2.16/28"})}
+			}
 		case kind < 9:
 			s.AddressSet = v1alpha1.ObjectName(one(p, "set", append([]string{"nowhere"}, sets...)))
 		default:
@@ -306,7 +309,7 @@ func describe(policy *v1alpha1.NodePortPolicy) string {
 		ports = append(ports, text)
 	}
 	for _, source := range s.Sources {
-		sources = append(sources, strings.TrimSuffix(fmt.Sprintf("%s%s%s for %s", source.CIDR, source.AddressSet, source.Entity, strings.Join(source.Ports, ",")), " for "))
+		sources = append(sources, strings.TrimSuffix(fmt.Sprintf("%s%v%s%s for %s", source.CIDR, source.Except, source.AddressSet, source.Entity, strings.Join(source.Ports, ",")), " for "))
 	}
 	text := fmt.Sprintf("%s/%s: service %s %v from %v (absent: %t)", policy.Namespace, policy.Name, s.ServiceRef.Name, ports, sources, s.Sources == nil)
 	if s.PoolRef != nil {

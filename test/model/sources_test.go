@@ -96,7 +96,11 @@ func (w *world) admitted(p *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortPool
 		case s.Entity != "":
 			clean = false
 		case s.CIDR != "":
-			own = append(own, within(s.CIDR))
+			left := within(s.CIDR)
+			for _, hole := range s.Except {
+				left &^= within(hole)
+			}
+			own = append(own, left)
 		case !defaults && !w.mayName(p.Namespace, string(s.AddressSet), rails), w.sets[string(s.AddressSet)] == nil:
 			clean = false
 		case !slices.Contains(sets, string(s.AddressSet)):

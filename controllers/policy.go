@@ -301,7 +301,8 @@ func (r *Policy) ofNodes(ctx context.Context, o client.Object) []reconcile.Reque
 	if there, err := get[v1alpha1.NodeDatapath](ctx, r, types.NamespacedName{Name: report.Name}); err == nil && there == nil {
 		return r.all(ctx, o)
 	}
-	if report.DeletionTimestamp != nil || len(report.Status.Exceptions) > 0 || !meta.IsStatusConditionTrue(report.Status.Conditions, v1alpha1.Enforced) {
+	excepts := func(e v1alpha1.PortException) bool { return e.Port != 0 } // what is about no number is about no policy
+	if report.DeletionTimestamp != nil || slices.ContainsFunc(report.Status.Exceptions, excepts) || !meta.IsStatusConditionTrue(report.Status.Conditions, v1alpha1.Enforced) {
 		return r.all(ctx, o)
 	}
 	var list v1alpha1.NodePortPolicyList

@@ -80,10 +80,13 @@ func TestEntityNodesFollowsTheNodes(t *testing.T) {
 	visitor := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "visitor", Labels: map[string]string{corev1.LabelOSStable: "windows"}}}
 	s.create(visitor)
 	s.Cleanup(func() { _ = town.Client.Delete(context.Background(), visitor) })
-	visitor.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: from(officeCIDR, 3).Addr().String()}}
-	if err := town.Client.Status().Update(s.ctx, visitor); err != nil {
-		t.Fatal(err)
-	}
+	s.eventually("it has an address", func() error {
+		if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(visitor), visitor); err != nil {
+			return err
+		}
+		visitor.Status.Addresses = []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: from(officeCIDR, 3).Addr().String()}}
+		return town.Client.Status().Update(s.ctx, visitor)
+	})
 	s.answers(s.office, from(officeCIDR, 3), port)
 	s.silent(s.office, from(officeCIDR, 4), port)
 	if after := s.allocation(port).ResourceVersion; after != before {

@@ -179,7 +179,8 @@ func (s *skeleton) whole(lines []string, c chain) (bool, error) {
 		if slices.Equal(words, r) {
 			continue
 		}
-		if !slices.Contains(words, comment(i)) {
+		_, target, _ := targetOf(quoted(r))
+		if !slices.Contains(words, comment(i)) || !slices.Contains(words, target) {
 			return false, nil
 		}
 		exists, err := s.ipt.Exists(table, c.name, r...)

@@ -77,7 +77,7 @@ func TestTheChainOfAnotherVersionIsReplacedWithoutAGap(t *testing.T) {
 		}
 		stop()
 		w.Expect("mallory udp/30060 answered", "mallory tcp/30060 answered", "mallory sctp/30060 answered", "mallory tcp/30061 dropped")
-		if now := w.Node.Command(t, "", "iptables-"+string(mode)+"-save", "-t", "mangle"); strings.Contains(now, "PORTREEVE-A") || strings.Count(now, "-j PORTREEVE\n") != 1 {
+		if now := w.Node.Command(t, "", "iptables-"+string(mode)+"-save", "-t", "mangle"); strings.Contains(now, "PORTREEVE-A ") || strings.Count(now, "-j PORTREEVE\n") != 1 {
 			t.Errorf("the node's chains are not ours alone: %s", now)
 		}
 	})

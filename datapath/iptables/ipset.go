@@ -48,6 +48,10 @@ type ipsets struct {
 	sockets map[int]*nl.SocketHandle
 	limit   uint32 // of entries in a hash set
 	changes int    // entries and sets written
+
+	// What handles last saw.
+	generationSeen uint32
+	handlesSeen    uint64
 }
 
 func openIPSets() (*ipsets, error) {

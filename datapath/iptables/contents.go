@@ -124,17 +124,16 @@ func exemption(v verb, addr netip.Addr) step {
 func (k *ipsets) image(headers map[setID]header) (*image, error) {
 	im := newImage()
 	for id := range headers {
-		p, _, isProperty := parseProperty(id)
-		if isProperty && im.properties[p] == nil {
-			im.properties[p] = map[rule.Port]halfMask{}
-		}
-		if !isProperty && !slices.Contains(fixedSets, id) || id == exempt4 || id == exempt6 {
+		add := im.add
+		if p, _, ok := parseProperty(id); ok {
+			add = im.having(p)
+		} else if !slices.Contains(fixedSets, id) || id == exempt4 || id == exempt6 {
 			continue
 		}
 		if err := own(headers, id); err != nil {
 			return nil, err
 		}
-		if err := k.entries(id, im.add); err != nil {
+		if err := k.entries(id, add); err != nil {
 			return nil, err
 		}
 	}

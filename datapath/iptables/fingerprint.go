@@ -159,7 +159,7 @@ func (k *ipsets) countLegacy(f iptables.Protocol) (uint64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("open a socket: %w", err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	var info tableInfo
 	copy(info.name[:], table)
 	size := uint32(unsafe.Sizeof(info))

@@ -259,12 +259,18 @@ func (im *image) addHalf(e element, half int) {
 		until := im.alive[e.port]
 		until[half] = e.second
 		im.alive[e.port] = until
-	default:
-		if p, _, ok := parseProperty(e.set); ok {
-			if im.properties[p] == nil {
-				im.properties[p] = map[rule.Port]halfMask{}
-			}
-			im.properties[p][e.port] |= 1 << half
+	}
+}
+
+// having returns what takes in the entries of one of a property's sets.
+func (im *image) having(p property) func(element) {
+	if im.properties[p] == nil {
+		im.properties[p] = map[rule.Port]halfMask{}
+	}
+	ports := im.properties[p]
+	return func(e element) {
+		if half := slices.Index(halves[:], e.prefix); half >= 0 {
+			ports[e.port] |= 1 << half
 		}
 	}
 }
@@ -282,9 +288,11 @@ func (im *image) counts() map[setID]int {
 			}
 		}
 		for p, ports := range im.properties {
+			sets := p.sets()
+			id := in(prefix.Addr(), sets[0], sets[1])
 			for _, mask := range ports {
 				if mask&(1<<half) != 0 {
-					c[in(prefix.Addr(), p.set("4"), p.set("6"))]++
+					c[id]++
 				}
 			}
 		}

@@ -97,8 +97,9 @@ func (k *ipsets) destroy(id setID) error {
 	return setError("destroy", id, err)
 }
 
-// batch bounds the entries of one message; an attribute ends at 64 KiB.
-const batch = 1000
+// batch bounds the entries of one message; an attribute ends at 64 KiB, and one of
+// IPv6 with a comment takes 76 bytes.
+const batch = 800
 
 // change makes the steps, in order, and returns the first failure; one that
 // fails does not stop the others. Adding what is there and removing what is not

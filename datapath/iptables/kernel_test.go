@@ -3,6 +3,7 @@ package iptables
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -331,4 +332,24 @@ func TestHaveSeesOneEntryInThePlaceOfAnother(t *testing.T) {
 	}
 	w.Sync(want)
 	w.Expect("mallory tcp/30050 dropped")
+}
+
+// More entries than one message takes, of every kind, come through whole.
+func TestManyGatesReadBack(t *testing.T) {
+	w, _ := newNode(t, NFT)
+	terms := map[rule.Port]rule.Terms{}
+	for n := uint16(30000); n < 31000; n++ {
+		terms[rule.Port{Protocol: rule.TCP, Number: n}] = rule.Terms{
+			Sources: datapathtest.Prefixes("alice", fmt.Sprintf("10.%d.%d.0/24", n>>8, n&0xff)), Audited: datapathtest.Prefixes("mallory"),
+			Limits: rule.Limits{Connections: uint32(n), PerSecond: 50, Burst: 100}, Log: rule.Log{Denied: true, Accepted: true, PerSecond: 10},
+			Expires: time.Now().Unix() + 1000 + int64(n),
+		}
+	}
+	for _, want := range []rule.Set{rule.Build(nil, terms), rule.Build(nil, nil), rule.Build(nil, terms)} {
+		w.Sync(want)
+		if have, err := w.Have(); err != nil || !have.Equal(want) {
+			t.Errorf("Have = %v after %d gates", err, len(want.Ports))
+		}
+	}
+	w.Expect("alice tcp/30500 answered", "mallory tcp/30500 answered", "remote tcp/30500 dropped")
 }

@@ -209,10 +209,12 @@ func endSteps(have, want *image, now int64) (living, ending, lasting, forgotten 
 func propertySteps(have, want *image) (more, fewer []step) {
 	diff := func(v verb, a, b map[property]map[rule.Port]halfMask) (out []step) {
 		for p, ports := range a {
+			sets, others := p.sets(), b[p]
 			for port, mask := range ports {
+				missing := mask &^ others[port]
 				for half, prefix := range halves {
-					if missing := mask &^ b[p][port]; missing&(1<<half) != 0 {
-						out = append(out, step{v, element{set: in(prefix.Addr(), p.set("4"), p.set("6")), port: port, prefix: prefix}})
+					if missing&(1<<half) != 0 {
+						out = append(out, step{v, element{set: in(prefix.Addr(), sets[0], sets[1]), port: port, prefix: prefix}})
 					}
 				}
 			}

@@ -28,6 +28,17 @@ type Datapath interface {
 	Cleanup(ctx context.Context) error
 }
 
+// Fingerprinter is a Datapath that tells cheaply, without a process and without
+// reading its tables, whether somebody may have changed them: ask it once each
+// second. It is used as a Datapath is.
+type Fingerprinter interface {
+	// Fingerprint is another whenever somebody flushed, added or removed something of
+	// ours, or put a rule ahead of ours, since it was last asked for; then Have says
+	// what is enforced. It may be another for no reason, and miss what was replaced by
+	// as much, so it is no substitute for Have now and then. Sync changes it.
+	Fingerprint() (uint64, error)
+}
+
 // What a datapath logs goes to the netlink log group LogGroup, where package nflog
 // reads it, with LogPrefix and the Reason before it. Only a packet that begins a
 // connection is logged; connections that nobody tracks (NOTRACK) need not be.

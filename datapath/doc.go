@@ -3,9 +3,13 @@
 //	packet ─► conntrack ─► ┌─ judge ─────────────────────────┐ ─► DNAT (kube-proxy) ─► pod
 //	           (-200)      │ prerouting, priority -150       │     (-110, -100)
 //	                       │ original direction, not on lo,  │
-//	                       │ to an address of the node,      │
-//	                       │ judged port number?             │
-//	                       │   source admitted: go on        │
+//	                       │ to a judged address of the      │
+//	                       │ node, judged port number?       │
+//	                       │   source denied:   drop         │
+//	                       │   gate has ended:  drop         │
+//	                       │   source admitted: go on, or    │
+//	                       │     drop what is over its limit │
+//	                       │   source audited:  log, go on   │
 //	                       │   number audited:  log, go on   │
 //	                       │   else:            drop         │
 //	                       └─────────────────────────────────┘
@@ -18,6 +22,9 @@
 //     that is already established: a revocation bites at once.
 //   - Replies are never judged: the source port of a masqueraded connection may
 //     lie inside a pool, and its replies come back to it.
+//   - Limits drop what begins a connection above them, and cut none that goes on.
+//   - A gate ends by itself, never late and at most a second early, cuts who is
+//     connected, and drops from then on, also on an audited number.
 //   - A packet to any other port, to an address that is not the node's, or on
 //     lo is none of our business; nor are addresses held only by kube-ipvs0,
 //     which are Service addresses.

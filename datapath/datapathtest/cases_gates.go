@@ -129,11 +129,12 @@ func Handover(t *testing.T, one, other Open) {
 	w.Sync(want)
 	stop := w.Watch("udp/30050", "alice", "mallory")
 	for _, open := range []Open{other, one} {
-		old := w.Datapath
-		w.open = open
+		old := *w // whose datapath stays open, to clean up
+		w.open, w.Datapath = open, nil
 		w.Restart()
 		w.Sync(want)
-		w.Node.must(t, func() error { return old.Cleanup(t.Context()) })
+		old.Cleanup()
+		old.close()
 		w.expectHave(want)
 		w.Expect("alice tcp/30050 answered", "mallory tcp/30050 dropped", "mallory sctp/30050 dropped", "mallory tcp/30060 answered")
 	}

@@ -38,5 +38,17 @@ func damage(mode string) map[string][][]string {
 		"the audited numbers are flushed":      {{"ipset", "flush", "PORTREEVE-AUDIT"}},
 		"a number is slipped in to be audited": {{"ipset", "add", "PORTREEVE-AUDIT", "30050"}},
 		"an entry is slipped in":               {{"ipset", "add", "PORTREEVE-ADMIT4", "10.9.0.0/16,tcp:30050"}},
+		"nobody is denied any more":            {{"ipset", "flush", "PORTREEVE-DENIED4"}},
+		"nobody is audited any more":           {{"ipset", "flush", "PORTREEVE-ASIDE4"}},
+		"all addresses are let be":             {{"ipset", "flush", "PORTREEVE-PLACES4"}},
+		"an end is forgotten":                  {{"ipset", "flush", "PORTREEVE-ENDS4"}},
+		"an end comes too soon":                {{"ipset", "flush", "PORTREEVE-ALIVE4"}},
+		"an end never comes":                   {{"ipset", "add", "PORTREEVE-ALIVE4", "0.0.0.0/1,tcp:30051", "timeout", "0", "-exist"}},
+		"a limit is forgotten":                 {{"ipset", "flush", "PORTREEVE-R4-3e8-3e8"}},
+		"connections are not counted":          {mangle("-F", "PORTREEVE-COUNT")},
+		"connections are counted otherwise":    {mangle("-I", "PORTREEVE-COUNT", "1", "-p", "tcp", "-j", "RETURN")},
+		"what is shut is let go":               {mangle("-I", "PORTREEVE-SHUT", "1", "-j", "RETURN")},
+		"a rule is taken out":                  {mangle("-D", "PORTREEVE", "9")},
+		"a rule stands for another":            {mangle("-R", "PORTREEVE", "19", "-j", "RETURN")},
 	}
 }

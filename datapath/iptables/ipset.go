@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
+	"strings"
 	"syscall"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -31,7 +34,7 @@ const hashFull = syscall.Errno(nl.IPSET_ERR_TYPE_SPECIFIC)
 
 // header is what the kernel says of a set without its entries.
 type header struct {
-	kind    string
+	typ     string
 	family  uint8
 	entries int
 }
@@ -45,6 +48,10 @@ type ipsets struct {
 	sockets map[int]*nl.SocketHandle
 	limit   uint32 // of entries in a hash set
 	changes int    // entries and sets written
+
+	// What handles last saw.
+	generationSeen uint32
+	handlesSeen    uint64
 }
 
 func openIPSets() (*ipsets, error) {
@@ -67,25 +74,32 @@ func (k *ipsets) close() {
 }
 
 func (k *ipsets) create(id setID) error {
-	spec := specs[id]
-	options := netlink.IpsetCreateOptions{Family: spec.family, PortTo: 65535}
-	if spec.family != unix.AF_UNSPEC { // a bitmap has room for every number
+	options := netlink.IpsetCreateOptions{Family: id.family(), PortTo: 65535}
+	if id.family() != unix.AF_UNSPEC { // a bitmap has room for every number
 		options.MaxElements = k.limit
 	}
+	switch id {
+	case ends4, ends6:
+		options.Comments = true
+	case alive4, alive6:
+		options.Timeout = new(uint32) // each entry has its own
+	}
 	k.changes++
-	return setError("create set", id, k.h.IpsetCreate(spec.name, spec.kind, options))
+	return setError("create set", id, k.h.IpsetCreate(string(id), id.typ(), options))
 }
 
 func (k *ipsets) destroy(id setID) error {
-	err := k.h.IpsetDestroy(specs[id].name)
+	err := k.h.IpsetDestroy(string(id))
 	if errors.Is(err, unix.ENOENT) {
 		return nil
 	}
+	k.changes++
 	return setError("destroy", id, err)
 }
 
-// batch bounds the entries of one message; an attribute ends at 64 KiB.
-const batch = 1000
+// batch bounds the entries of one message; an attribute ends at 64 KiB, and one of
+// IPv6 with a comment takes 76 bytes.
+const batch = 800
 
 // change makes the steps, in order, and returns the first failure; one that
 // fails does not stop the others. Adding what is there and removing what is not
@@ -119,10 +133,14 @@ func (k *ipsets) send(steps []step) error {
 	if steps[0].verb == del {
 		command, doing = nl.IPSET_CMD_DEL, "delete from"
 	}
-	req := k.request(command, steps[0].set)
+	req := k.requestFor(command, steps[0].set)
 	all := nl.NewRtAttr(nl.IPSET_ATTR_ADT|unix.NLA_F_NESTED, nil)
 	for _, s := range steps {
-		all.AddChild(s.data())
+		data := s.data()
+		if s.verb == add {
+			s.extend(data)
+		}
+		all.AddChild(data)
 	}
 	// Without a line number the kernel refuses a list of entries.
 	req.AddData(&nl.Uint32Attribute{Type: nl.IPSET_ATTR_LINENO | nl.NLA_F_NET_BYTEORDER, Value: 0})
@@ -135,7 +153,7 @@ func (k *ipsets) send(steps []step) error {
 // contains asks the kernel whether the set matches the element: exactly it, or,
 // when its prefix is a single address, any entry that covers the address.
 func (k *ipsets) contains(e element) (bool, error) {
-	req := k.request(nl.IPSET_CMD_TEST, e.set)
+	req := k.requestFor(nl.IPSET_CMD_TEST, e.set)
 	req.AddData(e.data())
 	_, err := req.Execute(unix.NETLINK_NETFILTER, 0)
 	if errors.Is(err, syscall.Errno(nl.IPSET_ERR_EXIST)) {
@@ -166,42 +184,65 @@ func (e element) data() *nl.RtAttr {
 	return data
 }
 
-// header returns the set's header; an absent set is an error that wraps
-// unix.ENOENT.
-func (k *ipsets) header(id setID) (header, error) {
-	var out header
-	req := k.request(nl.IPSET_CMD_LIST, id)
+// endsPrefix begins the comment of a gate that ends; its second follows.
+const endsPrefix = "ends "
+
+// extend adds what an entry has beyond its key.
+func (e element) extend(data *nl.RtAttr) {
+	switch e.set {
+	case ends4, ends6:
+		data.AddRtAttr(nl.IPSET_ATTR_COMMENT, nl.ZeroTerminated(endsPrefix+strconv.FormatInt(e.second, 10)))
+	case alive4, alive6:
+		// Told now, since the plan may be older. 0 would stand for ever.
+		left := max(1, min(time.Until(time.Unix(e.second, 0))/time.Second, maxTimeout))
+		data.AddChild(&nl.Uint32Attribute{Type: nl.IPSET_ATTR_TIMEOUT | nl.NLA_F_NET_BYTEORDER, Value: uint32(left)})
+	}
+}
+
+// headers returns the headers of all sets of the namespace, others' too.
+func (k *ipsets) headers() (map[setID]header, error) {
+	out := map[setID]header{}
+	req := k.request(nl.IPSET_CMD_LIST)
 	req.AddData(&nl.Uint32Attribute{Type: nl.IPSET_ATTR_FLAGS | nl.NLA_F_NET_BYTEORDER, Value: listHeader})
 	err := req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(message []byte) bool {
+		var h header
+		var id setID
 		for typ, value := range nfattr.All(message[nl.SizeofNfgenmsg:]) {
 			switch typ {
+			case nl.IPSET_ATTR_SETNAME:
+				id = setID(unix.ByteSliceToString(value))
 			case nl.IPSET_ATTR_TYPENAME:
-				out.kind = unix.ByteSliceToString(value)
+				h.typ = unix.ByteSliceToString(value)
 			case nl.IPSET_ATTR_FAMILY:
-				out.family = nfattr.Uint8(value)
+				h.family = nfattr.Uint8(value)
 			case nl.IPSET_ATTR_DATA:
 				for typ, value := range nfattr.All(value) {
 					if typ == nl.IPSET_ATTR_ELEMENTS {
-						out.entries = int(nfattr.Uint32(value))
+						h.entries = int(nfattr.Uint32(value))
 					}
 				}
 			}
 		}
+		out[id] = h
 		return true
 	})
-	return out, setError("read header of", id, err)
+	if err != nil {
+		return nil, fmt.Errorf("list the headers of all sets: %w", err)
+	}
+	return out, nil
 }
 
 // entries calls f for every entry of the set.
 func (k *ipsets) entries(id setID, f func(element)) error {
-	err := k.request(nl.IPSET_CMD_LIST, id).ExecuteIter(unix.NETLINK_NETFILTER, 0, func(message []byte) bool {
+	now := time.Now().Unix()
+	err := k.requestFor(nl.IPSET_CMD_LIST, id).ExecuteIter(unix.NETLINK_NETFILTER, 0, func(message []byte) bool {
 		for typ, value := range nfattr.All(message[nl.SizeofNfgenmsg:]) {
 			if typ != nl.IPSET_ATTR_ADT {
 				continue
 			}
 			for typ, value := range nfattr.All(value) {
 				if typ == nl.IPSET_ATTR_DATA {
-					f(parseEntry(id, value))
+					f(parseEntry(id, value, now))
 				}
 			}
 		}
@@ -210,7 +251,7 @@ func (k *ipsets) entries(id setID, f func(element)) error {
 	return setError("list", id, err)
 }
 
-func parseEntry(id setID, data []byte) element {
+func parseEntry(id setID, data []byte, now int64) element {
 	e := element{set: id}
 	var addr netip.Addr
 	bits := -1
@@ -222,6 +263,12 @@ func parseEntry(id setID, data []byte) element {
 			}
 		case nl.IPSET_ATTR_CIDR:
 			bits = int(nfattr.Uint8(value))
+		case nl.IPSET_ATTR_TIMEOUT:
+			e.second = now + int64(nfattr.Uint32(value))
+		case nl.IPSET_ATTR_COMMENT:
+			if second, ours := strings.CutPrefix(unix.ByteSliceToString(value), endsPrefix); ours {
+				e.second, _ = strconv.ParseInt(second, 10, 64) // 0 is no second that we write
+			}
 		case nl.IPSET_ATTR_PORT:
 			e.port.Number = nfattr.Uint16(value)
 		case nl.IPSET_ATTR_PROTO:
@@ -241,12 +288,17 @@ func parseEntry(id setID, data []byte) element {
 	return e
 }
 
-func (k *ipsets) request(command int, id setID) *nl.NetlinkRequest {
+func (k *ipsets) request(command int) *nl.NetlinkRequest {
 	req := nl.NewNetlinkRequest(command|unix.NFNL_SUBSYS_IPSET<<8, nl.GetIpsetFlags(command))
 	req.Sockets = k.sockets
 	req.AddData(&nl.Nfgenmsg{NfgenFamily: unix.AF_UNSPEC, Version: nl.NFNETLINK_V0})
 	req.AddData(nl.NewRtAttr(nl.IPSET_ATTR_PROTOCOL, nl.Uint8Attr(nl.IPSET_PROTOCOL)))
-	req.AddData(nl.NewRtAttr(nl.IPSET_ATTR_SETNAME, nl.ZeroTerminated(specs[id].name)))
+	return req
+}
+
+func (k *ipsets) requestFor(command int, id setID) *nl.NetlinkRequest {
+	req := k.request(command)
+	req.AddData(nl.NewRtAttr(nl.IPSET_ATTR_SETNAME, nl.ZeroTerminated(string(id))))
 	return req
 }
 
@@ -256,16 +308,16 @@ func setError(doing string, id setID, err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, hashFull):
-		return fmt.Errorf("%s %s: it holds the %d entries it can (name fewer or wider sources): %w", doing, specs[id].name, maxEntries, datapath.ErrFull)
+		return fmt.Errorf("%s %s: it holds the %d entries it can (name fewer or wider sources): %w", doing, id, maxEntries, datapath.ErrFull)
 	case errors.Is(err, nl.IPSetError(nl.IPSET_ERR_FIND_TYPE)):
 		return fmt.Errorf("%s %s: the kernel has no %s sets (module ip_set_%s): %w",
-			doing, specs[id].name, specs[id].kind, moduleOf[specs[id].kind], datapath.ErrUnsupported)
+			doing, id, id.typ(), moduleOf[id.typ()], datapath.ErrUnsupported)
 	default:
-		return fmt.Errorf("%s %s: %w", doing, specs[id].name, err)
+		return fmt.Errorf("%s %s: %w", doing, id, err)
 	}
 }
 
 // moduleOf names what to load when the kernel lacks a set type.
 var moduleOf = map[string]string{
-	"bitmap:port": "bitmap_port", "hash:net,port": "hash_netport", "hash:ip": "hash_ip",
+	"bitmap:port": "bitmap_port", "hash:net,port": "hash_netport", "hash:net": "hash_net", "hash:ip": "hash_ip",
 }

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
+	"maps"
 	"os/exec"
-
-	"golang.org/x/sys/unix"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/internal/rule"
@@ -66,87 +67,157 @@ func (d *Datapath) Changes() int {
 // Close gives the netlink sockets back; the kernel goes on enforcing.
 func (d *Datapath) Close() { d.sets.close() }
 
-// Sync implements datapath.Datapath. The contents come before the skeleton: on
-// a node that had none, one jump per family puts the whole of want in force. The
-// skeleton comes whether or not the contents fitted, since what is not admitted
-// is then closed.
+// Sync implements datapath.Datapath. On a node that had no skeleton the contents
+// come first, and one jump per family puts the whole of want in force. Else the rules
+// change between what is taken away and what is given, so that nobody passes by rules
+// that do not limit him yet. They change whether or not the contents fitted, since
+// what is not admitted is then closed.
 func (d *Datapath) Sync(ctx context.Context, want rule.Set) error {
-	if err := d.ensureSets(ctx); err != nil {
+	now := time.Now().Unix()
+	target := imageOf(want, now)
+	if err := d.ensureSets(ctx, target); err != nil {
 		return err
 	}
-	contents := d.transition(ctx, imageOf(want))
-	if contents != nil {
+	jumped, err := d.readSkeletons()
+	if err != nil {
+		return err
+	}
+	p := newPlan(d.have, target, now)
+	before := d.have
+	if len(p.steps()) > 0 {
+		d.have = nil // until it is read back
+	}
+	// A step that fails does not stop the others: a full set must not keep a
+	// revocation from taking effect.
+	contents := errors.Join(d.sets.change(ctx, p.prepare), d.sets.change(ctx, p.narrow))
+	var preempted, skeletons error
+	if jumped {
+		preempted, skeletons = d.ensureSkeletons(target)
+	}
+	if skeletons == nil {
+		contents = errors.Join(contents, d.sets.change(ctx, p.widen))
+	}
+	if !jumped {
+		preempted, skeletons = d.ensureSkeletons(target)
+	}
+	if skeletons == nil {
+		contents = errors.Join(contents, d.sets.change(ctx, p.finish))
+	}
+	if contents == nil && skeletons == nil {
+		contents = d.readBack(p, target)
+	}
+	if err := errors.Join(contents, skeletons); err != nil {
+		return err
+	}
+	d.have = target
+	if err := d.settle(before, target); err != nil {
 		d.have = nil
+		return err
 	}
-	var afterwards error // all is applied and read back by then
+	return errors.Join(preempted, d.unlogged(want))
+}
+
+// readSkeletons reads the rules, and says whether all families have a jump to ours.
+func (d *Datapath) readSkeletons() (jumped bool, err error) {
+	jumped = true
 	for _, s := range d.skeletons {
-		if err := s.ensure(); err != nil {
-			return errors.Join(contents, err)
+		if s.have, err = s.read(); err != nil {
+			return false, err
 		}
-		switch err := s.check(); {
+		jumped = jumped && len(jumpsIn(s.have[hook])) > 0
+	}
+	return jumped, nil
+}
+
+// ensureSkeletons makes the rules those of an image. That others may preempt them is
+// no failure: ours are in force behind.
+func (d *Datapath) ensureSkeletons(im *image) (preempted, failed error) {
+	for _, s := range d.skeletons {
+		switch err := s.ensure(terms{shapeOf(im.properties), im.connections}); {
 		case errors.Is(err, datapath.ErrPreempted):
-			afterwards = errors.Join(afterwards, err)
+			preempted = errors.Join(preempted, err)
 		case err != nil:
-			return errors.Join(contents, err)
-		}
-		if len(want.Audited) > 0 {
-			afterwards = errors.Join(afterwards, s.unlogged)
+			return preempted, err
 		}
 	}
-	if err := d.settle(); err != nil {
-		return errors.Join(contents, err)
+	return preempted, nil
+}
+
+// unlogged says why the kernel does not log what want logs.
+func (d *Datapath) unlogged(want rule.Set) error {
+	logs := len(want.Audited)+len(want.Denied) > 0
+	for _, gate := range want.Ports {
+		logs = logs || gate.Audit != "" || gate.Log != (rule.Log{})
 	}
-	return errors.Join(contents, afterwards)
+	var err error
+	for _, s := range d.skeletons {
+		if logs {
+			err = errors.Join(err, s.unlogged)
+		}
+	}
+	return err
 }
 
 // Have implements datapath.Datapath.
 func (d *Datapath) Have(context.Context) (rule.Set, error) {
-	for _, s := range d.skeletons {
-		if err := s.check(); err != nil && !errors.Is(err, datapath.ErrPreempted) {
-			return rule.Set{}, err
-		}
-	}
-	for id := range setCount {
-		if _, err := d.sets.own(id); err != nil {
-			return rule.Set{}, err
-		}
-	}
 	d.have = nil
-	have, err := d.sets.image()
+	headers, err := d.sets.headers()
 	if err != nil {
 		return rule.Set{}, err
 	}
-	set, ok := have.rules()
-	if !ok {
-		return rule.Set{}, fmt.Errorf("sets %s less %s, %s and %s disagree on where to drop: %w",
-			specs[judged].name, specs[audited].name, specs[sctp4].name, specs[sctp6].name, datapath.ErrDamaged)
+	have, err := d.sets.image(headers)
+	if err != nil {
+		return rule.Set{}, err
+	}
+	if _, err := d.readSkeletons(); err != nil {
+		return rule.Set{}, err
+	}
+	for i, s := range d.skeletons {
+		counts, _ := s.counts(s.have)
+		if i == 0 {
+			have.connections = counts
+		}
+		if err := s.check(terms{shapeOf(have.properties), have.connections}); err != nil && !errors.Is(err, datapath.ErrPreempted) {
+			return rule.Set{}, err
+		}
+	}
+	for _, id := range fixedSets {
+		if err := own(headers, id); err != nil {
+			return rule.Set{}, err
+		}
+	}
+	set, what := have.rules(time.Now().Unix())
+	if what != "" {
+		return rule.Set{}, fmt.Errorf("the sets disagree: %s: %w", what, datapath.ErrDamaged)
 	}
 	d.have = have
 	return set, nil
 }
 
-// Cleanup implements datapath.Datapath, for both modes: an earlier run may have
-// used the other one.
+// Cleanup implements datapath.Datapath, for both modes and for the sets of other
+// versions: an earlier run may have used them.
 func (d *Datapath) Cleanup(context.Context) error {
 	d.have, d.settled = nil, false
 	var errs []error
 	for _, mode := range modes {
 		errs = append(errs, removeSkeletons(mode))
 	}
-	for id := range setCount {
-		errs = append(errs, d.sets.destroy(id))
+	headers, err := d.sets.headers()
+	errs = append(errs, err)
+	for _, id := range slices.Sorted(maps.Keys(headers)) {
+		if strings.HasPrefix(string(id), setPrefix) {
+			errs = append(errs, d.sets.destroy(id))
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// settle removes, once, what an earlier run left in the other mode. It comes
-// after our own jump, so there is no gap between the two.
-func (d *Datapath) settle() error {
-	if d.settled {
-		return nil
-	}
+// settle removes what nothing refers to any more: once, what an earlier run left in
+// the other mode, and the sets of properties that no port has. It comes after our own
+// rules, so there is no gap between the two.
+func (d *Datapath) settle(before, now *image) error {
 	for _, mode := range modes {
-		if mode == d.detection.Mode {
+		if d.settled || mode == d.detection.Mode {
 			continue
 		}
 		if err := removeSkeletons(mode); err != nil {
@@ -154,6 +225,16 @@ func (d *Datapath) settle() error {
 		}
 	}
 	d.settled = true
+	for _, p := range shapeOf(before.properties) {
+		if _, still := now.properties[p]; still {
+			continue
+		}
+		for _, id := range p.sets() {
+			if err := d.sets.destroy(id); err != nil {
+				return err
+			}
+		}
+	}
 	return nil
 }
 
@@ -162,159 +243,15 @@ func removeSkeletons(mode Mode) error {
 		if !inUse(mode, f) {
 			continue
 		}
-		ipt, err := open(mode, f)
+		s, err := openSkeleton(mode, f)
 		if errors.Is(err, exec.ErrNotFound) {
 			continue // never installed, so never used
 		}
 		if err != nil {
 			return err
 		}
-		s := skeleton{ipt: ipt, spelling: map[string][]string{}}
 		if err := s.remove(); err != nil {
 			return err
-		}
-	}
-	return nil
-}
-
-// ensureSets makes the sets that are missing, forgets what it remembers when
-// the kernel no longer holds as much, and keeps the addresses of kube-ipvs0.
-func (d *Datapath) ensureSets(ctx context.Context) error {
-	var remembered [setCount]int
-	if d.have != nil {
-		remembered = d.have.counts()
-	}
-	for id := range setCount {
-		found, err := d.sets.own(id)
-		if errors.Is(err, errAbsent) {
-			d.have = nil
-			if err := d.sets.create(id); err != nil {
-				return err
-			}
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if id != exempt4 && id != exempt6 && found.entries != remembered[id] {
-			d.have = nil
-		}
-	}
-	if d.have == nil {
-		have, err := d.sets.image()
-		if err != nil {
-			return err
-		}
-		d.have = have
-	}
-	return d.exempt(ctx)
-}
-
-var errAbsent = fmt.Errorf("there is no such set: %w", datapath.ErrDamaged)
-
-// own reads the header of one of our sets and makes sure that it is what we
-// would have made.
-func (k *ipsets) own(id setID) (header, error) {
-	found, err := k.header(id)
-	if errors.Is(err, unix.ENOENT) {
-		return found, fmt.Errorf("set %s: %w", specs[id].name, errAbsent)
-	}
-	if err != nil {
-		return found, err
-	}
-	if found.kind != specs[id].kind || found.family != specs[id].family {
-		return found, fmt.Errorf("set %s is of type %s, not %s: somebody else made it; destroy it: %w",
-			specs[id].name, found.kind, specs[id].kind, datapath.ErrDamaged)
-	}
-	return found, nil
-}
-
-// exempt makes the exempt sets hold the addresses of kube-ipvs0. A new one is
-// judged until the next Sync: closed when in doubt.
-func (d *Datapath) exempt(ctx context.Context) error {
-	addresses, err := datapath.ReadAddresses(d.sets.h)
-	if err != nil {
-		return err
-	}
-	have := map[netip.Addr]bool{}
-	for _, id := range []setID{exempt4, exempt6} {
-		if err := d.sets.entries(id, func(e element) { have[e.prefix.Addr()] = true }); err != nil {
-			return err
-		}
-	}
-	var steps []step
-	for addr := range have {
-		if !addresses.Virtual[addr] {
-			steps = append(steps, exemption(del, addr))
-		}
-	}
-	for addr := range addresses.Virtual {
-		if !have[addr] {
-			steps = append(steps, exemption(add, addr))
-		}
-	}
-	return d.sets.change(ctx, steps)
-}
-
-func exemption(v verb, addr netip.Addr) step {
-	id := exempt6
-	if addr.Is4() {
-		id = exempt4
-	}
-	return step{v, element{set: id, prefix: netip.PrefixFrom(addr, addr.BitLen())}}
-}
-
-func (k *ipsets) image() (*image, error) {
-	im := &image{admit: map[rule.Port][]netip.Prefix{}}
-	for _, id := range []setID{judged, audited, sctp4, sctp6, admit4, admit6} {
-		if err := k.entries(id, im.add); err != nil {
-			return nil, err
-		}
-	}
-	im.sort()
-	return im, nil
-}
-
-// fullReadBack is the number of steps from which one listing of everything is
-// cheaper than asking for each changed entry.
-const fullReadBack = 2000
-
-// transition makes the sets hold want and reads back that they do. A step that
-// fails does not stop the others: a full set must not keep a revocation from
-// taking effect. It returns the first failure.
-func (d *Datapath) transition(ctx context.Context, want *image) error {
-	p := newPlan(d.have, want)
-	if err := errors.Join(d.sets.change(ctx, p.narrow), d.sets.change(ctx, p.widen)); err != nil {
-		return err
-	}
-	if err := d.readBack(p, want); err != nil {
-		return err
-	}
-	d.have = want
-	return nil
-}
-
-func (d *Datapath) readBack(p plan, want *image) error {
-	if len(p.narrow)+len(p.widen) >= fullReadBack {
-		found, err := d.sets.image()
-		if err != nil {
-			return err
-		}
-		if !found.equal(want) {
-			return fmt.Errorf("the sets do not read back as written: %w", datapath.ErrDamaged)
-		}
-		return nil
-	}
-	for _, steps := range [][]step{p.narrow, p.widen} {
-		for _, s := range steps {
-			found, err := d.sets.contains(s.element)
-			if err != nil {
-				return err
-			}
-			if found != want.contains(s.element) {
-				return fmt.Errorf("set %s does not read back as written for %v %v: %w",
-					specs[s.set].name, s.port, s.prefix, datapath.ErrDamaged)
-			}
 		}
 	}
 	return nil

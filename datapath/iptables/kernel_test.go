@@ -3,11 +3,13 @@ package iptables
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -65,27 +67,39 @@ func TestASecondSyncChangesNothing(t *testing.T) {
 // and on what is not there.
 func TestTheKernelAnswersAsTheImageDoes(t *testing.T) {
 	w, d := newNode(t, NFT)
+	now := time.Now().Unix()
 	err := w.Node.Do(func() error {
-		if err := d.ensureSets(context.Background()); err != nil {
-			return err
-		}
 		rapid.Check(t, func(t *rapid.T) {
-			want := imageOf(anySet.Draw(t, "want"))
-			if err := d.transition(context.Background(), want); err != nil {
+			want := imageOf(anySet(now).Draw(t, "want"), now)
+			if err := d.ensureSets(context.Background(), want); err != nil {
 				t.Fatal(err)
 			}
-			found, err := d.sets.image()
-			if err != nil {
+			p := newPlan(d.have, want, now)
+			if err := d.sets.change(context.Background(), p.steps()); err != nil {
 				t.Fatal(err)
 			}
+			d.have = nil
+			if err := d.ensureSets(context.Background(), want); err != nil {
+				t.Fatal(err)
+			}
+			found := d.have
 			if !found.equal(want) {
-				t.Fatalf("the kernel holds %+v, want %+v", found.admit, want.admit)
+				t.Fatalf("the kernel holds %#v, want %#v", found, want)
+			}
+			if again := newPlan(found, want, now); len(again.steps()) > 0 {
+				t.Fatalf("a second plan has steps: %+v", again)
 			}
 			for _, port := range tryPorts {
 				for _, p := range split([]netip.Prefix{anyPrefix.Draw(t, "prefix")}) {
-					e := element{admitSet(p), port, p}
-					if found, err := d.sets.contains(e); err != nil || found != want.contains(e) {
-						t.Fatalf("the kernel says %t (%v) of %v, the image %t", found, err, e, want.contains(e))
+					half := halves[halfOf(p)]
+					for _, e := range []element{
+						{set: admitSet(p), port: port, prefix: p}, {set: asideSet(p), port: port, prefix: p},
+						{set: in(p.Addr(), denied4, denied6), prefix: p}, {set: in(p.Addr(), places4, places6), prefix: p},
+						{set: in(p.Addr(), ends4, ends6), port: port, prefix: half}, {set: in(p.Addr(), alive4, alive6), port: port, prefix: half},
+					} {
+						if found, err := d.sets.contains(e); err != nil || found != want.contains(e) {
+							t.Fatalf("the kernel says %t (%v) of %v, the image %t", found, err, e, want.contains(e))
+						}
 					}
 				}
 			}
@@ -157,7 +171,7 @@ func TestSyncReportsOnlyWhatItReadBack(t *testing.T) {
 			// alice out again.
 			left := 3
 			ctx := meddling{context.Background(), &left, func() {
-				w.Node.Command(t, "", "ipset", "del", specs[admit4].name, "10.8.0.1,tcp:30050")
+				w.Node.Command(t, "", "ipset", "del", string(admit4), "10.8.0.1,tcp:30050")
 			}}
 			if err := w.Node.Do(func() error { return d.Sync(ctx, want) }); !errors.Is(err, datapath.ErrDamaged) {
 				t.Errorf("Sync = %v, want ErrDamaged", err)
@@ -178,11 +192,15 @@ func TestADamagedChainIsReplacedWithoutAGap(t *testing.T) {
 		stop := w.Watch("udp/30050", "alice", "mallory")
 		tool := "iptables-" + string(mode) + " -w 10 -t mangle "
 		for _, damage := range []string{
-			"-I PORTREEVE-A 1 -s 172.16.0.1 -j ACCEPT", // now B is live
-			"-D PORTREEVE-B 7",                         // A
-			"-A PORTREEVE-A -j ACCEPT",                 // B
-			"-R PORTREEVE-B 1 -i lo -j RETURN",         // A
-			"-A PREROUTING -j PORTREEVE-A",             // twice
+			"-I PORTREEVE 1 -s 172.16.0.1 -j ACCEPT",
+			"-D PORTREEVE 7",
+			"-A PORTREEVE -j ACCEPT",
+			"-R PORTREEVE 1 -i lo -j RETURN",
+			"-A PREROUTING -j PORTREEVE", // twice
+			"-I PORTREEVE-SHUT 1 -s 172.16.0.1 -j RETURN",
+			"-F PORTREEVE-DENY",
+			"-A PORTREEVE-COUNT -p tcp -j DROP",
+			"-N PORTREEVE-C",
 		} {
 			w.Node.Command(t, "", strings.Fields(tool+damage)...)
 			if _, err := w.Have(); !errors.Is(err, datapath.ErrDamaged) {
@@ -300,4 +318,38 @@ func TestDetectFindsTheModeThatKubernetesUses(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Sync trusts a set that has as many entries as it should; Have does not.
+func TestHaveSeesOneEntryInThePlaceOfAnother(t *testing.T) {
+	w, _ := newNode(t, NFT)
+	want := datapathtest.Set(datapathtest.Pool, "tcp/30050 world").WithDenied(datapathtest.Prefixes("mallory"))
+	w.Sync(want)
+	w.Node.Command(t, "", "ipset", "del", string(denied4), "10.9.0.1")
+	w.Node.Command(t, "", "ipset", "add", string(denied4), "10.9.0.2")
+	if have, err := w.Have(); err != nil || have.Equal(want) {
+		t.Errorf("Have = %v, %v: it does not see the damage", have, err)
+	}
+	w.Sync(want)
+	w.Expect("mallory tcp/30050 dropped")
+}
+
+// More entries than one message takes, of every kind, come through whole.
+func TestManyGatesReadBack(t *testing.T) {
+	w, _ := newNode(t, NFT)
+	terms := map[rule.Port]rule.Terms{}
+	for n := uint16(30000); n < 31000; n++ {
+		terms[rule.Port{Protocol: rule.TCP, Number: n}] = rule.Terms{
+			Sources: datapathtest.Prefixes("alice", fmt.Sprintf("10.%d.%d.0/24", n>>8, n&0xff)), Audited: datapathtest.Prefixes("mallory"),
+			Limits: rule.Limits{Connections: uint32(n), PerSecond: 50, Burst: 100}, Log: rule.Log{Denied: true, Accepted: true, PerSecond: 10},
+			Expires: time.Now().Unix() + 1000 + int64(n),
+		}
+	}
+	for _, want := range []rule.Set{rule.Build(nil, terms), rule.Build(nil, nil), rule.Build(nil, terms)} {
+		w.Sync(want)
+		if have, err := w.Have(); err != nil || !have.Equal(want) {
+			t.Errorf("Have = %v after %d gates", err, len(want.Ports))
+		}
+	}
+	w.Expect("alice tcp/30500 answered", "mallory tcp/30500 answered", "remote tcp/30500 dropped")
 }

@@ -65,7 +65,7 @@ func hinted(mode Mode) (bool, error) {
 		if !inUse(mode, f) {
 			continue
 		}
-		ipt, err := open(mode, f)
+		ipt, _, err := open(mode, f)
 		if errors.Is(err, exec.ErrNotFound) {
 			continue
 		}
@@ -108,22 +108,22 @@ func families() []iptables.Protocol {
 	return out
 }
 
-// open finds the binary of a mode. Where the variants are not installed under
+// open finds the binary of a mode, and its path. Where the variants are not installed under
 // their own names, plain iptables will do if it is of that mode.
-func open(mode Mode, f iptables.Protocol) (*iptables.IPTables, error) {
+func open(mode Mode, f iptables.Protocol) (*iptables.IPTables, string, error) {
 	base := command(f)
 	path := base + "-" + string(mode)
 	if _, err := exec.LookPath(path); err != nil {
 		if fallback, defaultErr := defaultMode(); defaultErr != nil || fallback != mode {
-			return nil, fmt.Errorf("find %s (package iptables): %w: %w", path, datapath.ErrUnsupported, err)
+			return nil, "", fmt.Errorf("find %s (package iptables): %w: %w", path, datapath.ErrUnsupported, err)
 		}
 		path = base
 	}
 	ipt, err := iptables.New(iptables.Path(path), iptables.IPFamily(f), iptables.Timeout(lockWait))
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", path, err)
+		return nil, "", fmt.Errorf("open %s: %w", path, err)
 	}
-	return ipt, nil
+	return ipt, path, nil
 }
 
 func command(f iptables.Protocol) string {

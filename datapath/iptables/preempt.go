@@ -9,12 +9,11 @@ var accepting = []string{"ACCEPT", "QUEUE", "NFQUEUE", "TPROXY"}
 // preempting returns the first rule ahead of the jump to chain that may let a
 // packet past it, or "". What the rule matches is not weighed, lo aside: a
 // foreign ACCEPT of established connections, as Calico has, is enough to keep a
-// revoked source connected. list returns the lines of a chain, none for a target
-// that is not a chain.
-func preempting(lines []string, chain string, list func(chain string) ([]string, error)) (string, error) {
+// revoked source connected. A target may also be an extension, and then has no lines.
+func preempting(lines []string, chain string, chains listing) string {
 	for _, line := range lines {
 		if line == jumpTo(chain) {
-			return "", nil
+			return ""
 		}
 		verb, target, ok := targetOf(line)
 		if !ok {
@@ -22,42 +21,25 @@ func preempting(lines []string, chain string, list func(chain string) ([]string,
 		}
 		// In a built-in chain RETURN is the policy's verdict, and so is the end
 		// of a chain that was gone to.
-		if target == "RETURN" || verb == "-g" {
-			return line, nil
-		}
-		accepts, err := mayAccept(target, list, nil)
-		if err != nil {
-			return "", err
-		}
-		if accepts {
-			return line, nil
+		if target == "RETURN" || verb == "-g" || mayAccept(target, chains, nil) {
+			return line
 		}
 	}
-	return "", nil
+	return ""
 }
 
 // mayAccept says whether the target, or a rule of the chain it names, accepts.
-func mayAccept(target string, list func(chain string) ([]string, error), seen []string) (bool, error) {
+func mayAccept(target string, chains listing, seen []string) bool {
 	if slices.Contains(accepting, target) {
-		return true, nil
+		return true
 	}
 	if slices.Contains(seen, target) {
-		return false, nil
+		return false
 	}
-	lines, err := list(target)
-	if err != nil {
-		return false, err
-	}
-	for _, line := range lines {
+	return slices.ContainsFunc(chains[target], func(line string) bool {
 		_, next, ok := targetOf(line)
-		if !ok {
-			continue
-		}
-		if accepts, err := mayAccept(next, list, append(seen, target)); err != nil || accepts {
-			return accepts, err
-		}
-	}
-	return false, nil
+		return ok && mayAccept(next, chains, append(seen, target))
+	})
 }
 
 // targetOf returns -j or -g and its argument. Rules for lo never concern us.

@@ -6,7 +6,7 @@ import (
 )
 
 func TestPreempting(t *testing.T) {
-	chains := map[string][]string{
+	chains := listing{
 		"MARKS":    {"-N MARKS", "-A MARKS -j MARK --set-xmark 0x1/0x1", "-A MARKS -j RETURN"},
 		"OUTER":    {"-N OUTER", "-A OUTER -j INNER"},
 		"INNER":    {"-N INNER", "-A INNER -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"},
@@ -31,11 +31,8 @@ func TestPreempting(t *testing.T) {
 		"-A PREROUTING -m comment --comment \"a \\\" b\" -j ACCEPT":   true,
 		"-A PREROUTING -p tcp":                                        false,
 	} {
-		lines := []string{"-P PREROUTING ACCEPT", ahead, jumpTo(chainA), "-A PREROUTING -j ACCEPT"}
-		got, err := preempting(lines, chainA, func(chain string) ([]string, error) { return chains[chain], nil })
-		if err != nil {
-			t.Fatal(err)
-		}
+		lines := []string{"-P PREROUTING ACCEPT", ahead, jumpTo(chainMain), "-A PREROUTING -j ACCEPT"}
+		got := preempting(lines, chainMain, chains)
 		if (got == ahead) != preempts || !preempts && got != "" {
 			t.Errorf("%s: preempting = %q", strings.TrimPrefix(ahead, "-A "), got)
 		}

@@ -1,7 +1,10 @@
 package iptables
 
 import (
+	"bytes"
 	"fmt"
+	"maps"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,308 +12,311 @@ import (
 	"github.com/coreos/go-iptables/iptables"
 
 	"github.com/portreeve/portreeve/datapath"
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
 // lockWait bounds, in seconds, the wait for /run/xtables.lock, which kube-proxy
 // and others hold while they load their rules.
 const lockWait = 10
 
-// skeleton is the fixed part in one family: the jump and one chain.
+// skeleton is the rules in one family: the jump and our chains.
 type skeleton struct {
-	ipt   *iptables.IPTables
-	rules [][]string
-	// spelling is how this iptables prints the chain that was proved, rule by
-	// rule, to be ours. Versions print differently, so there is nothing else to
-	// compare a listing with.
-	spelling map[string][]string
-	changes  int // rules and chains written
-	// unlogged says why the chain in use has no log rule; nil when it has.
+	ipt  *iptables.IPTables
+	path string // of the program; its restore is beside it
+	// proved is how this iptables prints a chain that was found, rule by rule, to be
+	// what it is to be. Versions print differently.
+	proved  map[string]proof
+	changes int // times that rules were written
+	have    listing
+	// unlogged says why the chains in use have no rules that log; nil when they have.
 	unlogged error
+	// target is what packets that are logged go to; a test puts in one that no
+	// kernel has.
+	target string
 }
 
-// logRule is the place of the log rule in the chain. It is the one rule that a
-// chain may lack and be whole: see speak.
-const logRule = 8
+type proof struct{ rules, lines []string }
 
-// rulesFor returns the chain's rules. Only the last two drop, and only on a
-// judged number: losing any other rule closes more of the pools, never the node.
-//
-// The log rule is for LOG, not NFLOG: its lines come to the kernel's log, where an
-// operator looks and the journal already listens, while NFLOG's are lost unless
-// some process of ours or his reads them. The price is that a node which is itself
-// a container logs only with the sysctl net.netfilter.nf_log_all_netns. It logs
-// what begins a connection, as every packet of one that nobody admits comes by
-// here; the limit is there because anybody can make the kernel write.
-//
-// A packet without a connection (INVALID, or UNTRACKED by someone's NOTRACK) has
-// no direction. By TCP it can open nothing unless it is a SYN; by UDP or SCTP it
-// could, and is judged.
-func rulesFor(f iptables.Protocol) [][]string {
-	sctp, admit, exempt := specs[sctp4].name, specs[admit4].name, specs[exempt4].name
-	if f == iptables.ProtocolIPv6 {
-		sctp, admit, exempt = specs[sctp6].name, specs[admit6].name, specs[exempt6].name
-	}
-	numbers, unenforced := specs[judged].name, specs[audited].name
-	rules := []string{
-		"-i lo -j RETURN",
-		"! -p sctp -m set ! --match-set " + numbers + " dst -j RETURN", // most packets end here
-		"-p sctp -m set ! --match-set " + sctp + " src,dst -j RETURN",
-		"-m conntrack --ctdir REPLY -j RETURN",
-		"-p tcp ! --syn -m conntrack --ctstate INVALID,UNTRACKED -j RETURN",
-		"-m addrtype ! --dst-type LOCAL -j RETURN",
-		"-m set --match-set " + exempt + " dst -j RETURN",
-		"-m set --match-set " + admit + " src,dst -j RETURN",
-		fmt.Sprintf("-m set --match-set %s dst -m conntrack ! --ctstate ESTABLISHED -m limit --limit %d/sec --limit-burst %d -j LOG --log-level info --log-prefix %q",
-			unenforced, datapath.AuditRate, datapath.AuditBurst, auditPrefix),
-		"-m set --match-set " + unenforced + " dst -j RETURN",
-		"-m set --match-set " + numbers + " dst -j DROP",
-		"-p sctp -m set --match-set " + sctp + " src,dst -j DROP",
-	}
-	out := make([][]string, len(rules))
-	for i, r := range rules {
-		out[i] = slices.Concat(commentMatch, []string{comment(i)}, fields(r))
-	}
-	return out
+// listing is what a table holds: the lines of each chain, the first of which makes
+// the chain.
+type listing map[string][]string
+
+// terms are what the rules depend on.
+type terms struct {
+	shape       shape
+	connections map[rule.Port]uint32
 }
-
-// commentMatch begins every rule; its comment comes next.
-var commentMatch = []string{"-m", "comment", "--comment"}
-
-func comment(i int) string { return commentPrefix + strconv.Itoa(i+1) }
 
 func openSkeletons(mode Mode) ([]*skeleton, error) {
 	var out []*skeleton
 	for _, f := range families() {
-		ipt, err := open(mode, f)
+		s, err := openSkeleton(mode, f)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, &skeleton{ipt: ipt, rules: rulesFor(f), spelling: map[string][]string{}})
+		out = append(out, s)
 	}
 	return out, nil
 }
 
-// check reads the skeleton and says what is wrong with it, as an error that
-// wraps ErrDamaged, or that something may preempt it, as one that wraps
-// ErrPreempted.
-func (s *skeleton) check() error {
-	lines, err := s.ipt.List(table, hook)
+func openSkeleton(mode Mode, f iptables.Protocol) (*skeleton, error) {
+	ipt, path, err := open(mode, f)
 	if err != nil {
-		return fmt.Errorf("list %s: %w", hook, err)
+		return nil, err
 	}
-	jumps := jumpsIn(lines)
-	if len(jumps) != 1 {
-		return fmt.Errorf("%s: %d jumps to our chain instead of one: %w", s.place(), len(jumps), datapath.ErrDamaged)
+	return &skeleton{ipt: ipt, path: path, proved: map[string]proof{}, target: "NFLOG"}, nil
+}
+
+func (s *skeleton) place() string { return command(s.ipt.Proto()) + " " + table + " " + hook }
+
+// run starts iptables, or iptables-restore, and returns what it printed.
+func (s *skeleton) run(suffix, stdin string, args ...string) (string, error) {
+	var out, problems bytes.Buffer
+	cmd := exec.Command(s.path+suffix, append([]string{"-w", strconv.Itoa(lockWait)}, args...)...) //nolint:gosec // of our own making
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &out, &problems
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("%s%s: %w: %s", s.path, suffix, err, strings.TrimSpace(problems.String()))
 	}
-	whole, err := s.whole(jumps[0])
+	return out.String(), nil
+}
+
+// read lists the whole table, in one process.
+func (s *skeleton) read() (listing, error) {
+	out, err := s.run("", "", "-t", table, "-S")
+	if err != nil {
+		return nil, err
+	}
+	chains := listing{}
+	for _, line := range strings.Split(out, "\n") {
+		if words := strings.SplitN(line, " ", 3); len(words) > 1 {
+			chains[words[1]] = append(chains[words[1]], line)
+		}
+	}
+	return chains, nil
+}
+
+// check says what is wrong with the skeleton as it was read, as an error that wraps
+// ErrDamaged, or that something may preempt it, as one that wraps ErrPreempted.
+func (s *skeleton) check(want terms) error {
+	damage, err := s.damage(s.have, want)
 	if err != nil {
 		return err
 	}
-	if !whole {
-		return fmt.Errorf("%s: chain %s is not as we made it: %w", s.place(), jumps[0], datapath.ErrDamaged)
+	if damage != "" {
+		return fmt.Errorf("%s: %s: %w", s.place(), damage, datapath.ErrDamaged)
 	}
-	by, err := preempting(lines, jumps[0], s.list)
-	if err != nil {
-		return err
-	}
-	if by != "" {
+	if by := preempting(s.have[hook], chainMain, s.have); by != "" {
 		return fmt.Errorf("%s: %q stands ahead of our jump: %w", s.place(), by, datapath.ErrPreempted)
 	}
 	return nil
 }
 
-func (s *skeleton) place() string { return command(s.ipt.Proto()) + " " + table + " " + hook }
-
-// ensure makes the skeleton whole. A chain in use is never edited, but for the log
-// rule: the other one is built, jumped to, and only then is the first one taken
-// away.
-func (s *skeleton) ensure() error {
-	jumps, err := s.jumps()
-	if err != nil {
-		return err
+// damage says in what the table differs from what we would make of it, "" for in
+// nothing. Chains that log nothing are no damage.
+func (s *skeleton) damage(have listing, want terms) (string, error) {
+	if jumps := jumpsIn(have[hook]); len(jumps) != 1 || jumps[0] != chainMain {
+		return fmt.Sprintf("there are jumps to %q instead of one to %s", jumps, chainMain), nil
 	}
-	for _, chain := range jumps {
-		whole, err := s.whole(chain)
-		if err != nil {
-			return err
-		}
-		if whole {
-			if err := s.speak(chain); err != nil {
-				return err
+	if old := have.outdated(); len(old) > 0 {
+		return fmt.Sprintf("chain %s is of another version", old[0]), nil
+	}
+	for _, logs := range []bool{true, false} {
+		damaged, err := s.differing(have, want.shape, logs)
+		switch {
+		case err != nil:
+			return "", err
+		case damaged == "":
+			if counts, ok := s.counts(have); !ok || !maps.Equal(counts, want.connections) {
+				return "chain " + chainCount + " is not as we made it", nil
 			}
-			return s.prune(chain, jumps)
+			return "", nil
+		case !logs:
+			return "chain " + damaged + " is not as we made it", nil
 		}
 	}
-	live, err := s.build(jumps)
-	if err != nil {
-		return err
-	}
-	if jumps, err = s.jumps(); err != nil {
-		return err
-	}
-	return s.prune(live, jumps)
+	return "", nil
 }
 
-// build makes a complete chain and jumps to it, ahead of everything.
-func (s *skeleton) build(jumps []string) (string, error) {
-	s.changes++
-	chain := chainA
-	if slices.Contains(jumps, chainA) {
-		chain = chainB
+// differing names the first of our chains, but chainCount, that does not hold exactly
+// our rules in our order.
+func (s *skeleton) differing(have listing, of shape, logs bool) (string, error) {
+	for _, c := range s.chains(of, logs) {
+		whole, err := s.whole(have[c.name], c)
+		if err != nil || !whole {
+			return c.name, err
+		}
 	}
-	for _, jump := range jumps { // both in use and neither whole: give one up
-		if jump == chain {
-			if err := s.ipt.Delete(table, hook, "-j", chain); err != nil {
-				return "", fmt.Errorf("remove jump to damaged chain: %w", err)
+	return "", nil
+}
+
+func (s *skeleton) chains(of shape, logs bool) []chain {
+	chains := chainsFor(s.ipt.Proto(), of, logs)
+	for _, c := range chains {
+		for _, r := range c.rules {
+			if i := slices.Index(r, "NFLOG"); i >= 0 {
+				r[i] = s.target
 			}
 		}
 	}
-	if err := s.ipt.ClearChain(table, chain); err != nil {
-		return "", fmt.Errorf("make chain %s: %w", chain, err)
-	}
-	for _, r := range s.mute() {
-		if err := s.ipt.Append(table, chain, r...); err != nil {
-			return "", fmt.Errorf("fill chain %s: %w", chain, err)
-		}
-	}
-	delete(s.spelling, chain)
-	if err := s.written(chain); err != nil {
-		return "", err
-	}
-	if err := s.speak(chain); err != nil {
-		return "", err
-	}
-	if err := s.ipt.Insert(table, hook, 1, "-j", chain); err != nil {
-		return "", fmt.Errorf("jump to chain %s: %w", chain, err)
-	}
-	return chain, nil
+	return chains
 }
 
-// mute returns the rules of a chain that logs nothing.
-func (s *skeleton) mute() [][]string { return slices.Delete(slices.Clone(s.rules), logRule, logRule+1) }
-
-// speak puts the log rule into a whole chain that lacks it; also into the one in
-// use, since a single rule comes in whole or not at all.
-//
-// A kernel may have no LOG target. Then what is audited passes and is not logged,
-// which Sync says: nothing passes that was not to pass, and a missing line is no
-// reason to cut somebody off, still less to leave a node without any rule.
-func (s *skeleton) speak(chain string) error {
-	s.unlogged = nil
-	if len(s.spelling[chain]) == len(s.rules)+1 {
-		return nil
-	}
-	if err := s.ipt.Insert(table, chain, logRule+1, s.rules[logRule]...); err != nil {
-		s.unlogged = fmt.Errorf("%s: the kernel refuses the rule that logs (modules xt_LOG, nf_log_syslog, xt_limit): %w: %w", s.place(), err, datapath.ErrUnlogged)
-		return nil
-	}
-	s.changes++
-	return s.written(chain)
-}
-
-// written makes sure that the chain reads back as it was written.
-func (s *skeleton) written(chain string) error {
-	whole, err := s.whole(chain)
-	if err == nil && !whole {
-		err = fmt.Errorf("%s: chain %s does not read back as it was written: %w", s.place(), chain, datapath.ErrDamaged)
-	}
-	return err
-}
-
-// prune leaves one jump to live and removes the other chain.
-func (s *skeleton) prune(live string, jumps []string) error {
-	kept := false
-	for _, chain := range jumps {
-		if chain == live && !kept {
-			kept = true
-			continue
-		}
-		s.changes++
-		if err := s.ipt.Delete(table, hook, "-j", chain); err != nil {
-			return fmt.Errorf("remove extra jump to %s: %w", chain, err)
-		}
-	}
-	for _, chain := range []string{chainA, chainB} {
-		if chain != live {
-			if err := s.ipt.ClearAndDeleteChain(table, chain); err != nil {
-				return fmt.Errorf("remove chain %s: %w", chain, err)
-			}
-			delete(s.spelling, chain)
-		}
-	}
-	return nil
-}
-
-// remove takes jumps and chains away.
-func (s *skeleton) remove() error {
-	jumps, err := s.jumps()
-	if err != nil {
-		return err
-	}
-	return s.prune("", jumps)
-}
-
-func (s *skeleton) jumps() ([]string, error) {
-	lines, err := s.ipt.List(table, hook)
-	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", hook, err)
-	}
-	return jumpsIn(lines), nil
-}
-
-// list returns the lines of a chain, none when there is no such chain: the
-// target of a rule may also be an extension.
-func (s *skeleton) list(chain string) ([]string, error) {
-	exists, err := s.ipt.ChainExists(table, chain)
-	if err != nil || !exists {
-		return nil, err
-	}
-	return s.ipt.List(table, chain)
-}
-
-// whole says whether the chain holds exactly our rules in our order, the log rule
-// or not. The chain of another version is not whole: it is replaced like a damaged
-// one.
-func (s *skeleton) whole(chain string) (bool, error) {
-	lines, err := s.list(chain)
-	if err != nil {
-		return false, fmt.Errorf("list %s: %w", chain, err)
-	}
-	if proved, ok := s.spelling[chain]; ok && slices.Equal(proved, lines) {
-		return true, nil
-	}
-	rules := s.rules
-	if len(lines) == len(rules) {
-		rules = s.mute()
-	}
-	if len(lines) != len(rules)+1 { // the first line creates the chain
+// whole says whether the lines are the chain's. A rule that this iptables prints
+// otherwise than we would is looked for by iptables itself.
+func (s *skeleton) whole(lines []string, c chain) (bool, error) {
+	if len(lines) != len(c.rules)+1 { // the first line creates the chain
 		return false, nil
 	}
-	for i, r := range rules {
-		if !slices.Contains(strings.Fields(lines[i+1]), r[len(commentMatch)]) {
+	rules := make([]string, len(c.rules))
+	for i, r := range c.rules {
+		rules[i] = quoted(r)
+	}
+	if p, ok := s.proved[c.name]; ok && slices.Equal(p.lines, lines) && slices.Equal(p.rules, rules) {
+		return true, nil
+	}
+	for i, r := range c.rules {
+		words := fields(lines[i+1])[2:]
+		if slices.Equal(words, r) {
+			continue
+		}
+		_, target, _ := targetOf(quoted(r))
+		if !slices.Contains(words, comment(i)) || !slices.Contains(words, target) {
 			return false, nil
 		}
-		exists, err := s.ipt.Exists(table, chain, r...)
+		exists, err := s.ipt.Exists(table, c.name, r...)
 		if err != nil || !exists {
 			return false, err
 		}
 	}
-	s.spelling[chain] = lines
+	s.proved[c.name] = proof{rules, lines}
 	return true, nil
 }
 
-// jumpsIn returns the chain of each of our jumps, in order.
-func jumpsIn(lines []string) []string {
-	var out []string
-	for _, line := range lines {
-		for _, chain := range []string{chainA, chainB} {
-			if line == jumpTo(chain) {
-				out = append(out, chain)
+// counts reads chainCount; ok is false when there is something else in it, or it is
+// not there.
+func (s *skeleton) counts(have listing) (counts map[rule.Port]uint32, ok bool) {
+	if len(have[chainCount]) == 0 {
+		return nil, false
+	}
+	counts = map[rule.Port]uint32{}
+	for _, line := range have[chainCount][1:] {
+		port, connections, ok := parseCountRule(s.ipt.Proto(), fields(line)[2:])
+		if _, twice := counts[port]; !ok || twice {
+			return nil, false
+		}
+		counts[port] = connections
+	}
+	return counts, true
+}
+
+// ensure makes the skeleton, as it was read, what it is to be, in one transaction: at
+// no moment is there none, or half of one. Its error is check's.
+func (s *skeleton) ensure(want terms) error {
+	damage, err := s.damage(s.have, want)
+	if err != nil {
+		return err
+	}
+	mute, err := s.differing(s.have, want.shape, true)
+	if err != nil {
+		return err
+	}
+	s.unlogged = nil
+	if damage != "" || mute != "" {
+		if err := s.write(damage != "", want); err != nil {
+			return err
+		}
+	}
+	return s.check(want)
+}
+
+// write puts the chains in, with logs; without, if they are damaged. A kernel may
+// have no NFLOG target. Then nothing is logged, which Sync says: nothing passes that
+// was not to pass, and a missing line is no reason to cut somebody off, still less to
+// leave a node without any rule.
+func (s *skeleton) write(damaged bool, want terms) error {
+	if _, err := s.run("-restore", s.transaction(s.have, want, true), "-n"); err != nil {
+		s.unlogged = fmt.Errorf("%s: the kernel refuses rules that log (modules xt_NFLOG, nfnetlink_log, xt_limit, xt_hashlimit): %w: %w", s.place(), err, datapath.ErrUnlogged)
+		if !damaged {
+			return nil // as before, without them
+		}
+		if _, err := s.run("-restore", s.transaction(s.have, want, false), "-n"); err != nil {
+			s.unlogged = nil
+			return fmt.Errorf("write rules: %w", err)
+		}
+	}
+	s.changes++
+	var err error
+	s.have, err = s.read()
+	return err
+}
+
+// transaction spells, for iptables-restore, how to come from what there is to what
+// there is to be. chainCount is changed rule by rule, as each goes on counting from
+// where it is.
+func (s *skeleton) transaction(have listing, want terms, logs bool) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "*%s\n", table)
+	counts, ok := s.counts(have)
+	if !ok {
+		fmt.Fprintf(&b, ":%s - [0:0]\n", chainCount)
+	}
+	for _, c := range s.chains(want.shape, logs) {
+		fmt.Fprintf(&b, ":%s - [0:0]\n", c.name)
+	}
+	for _, c := range s.chains(want.shape, logs) {
+		for _, r := range c.rules {
+			fmt.Fprintf(&b, "-A %s %s\n", c.name, quoted(r))
+		}
+	}
+	for _, change := range []struct {
+		verb       string
+		from, less map[rule.Port]uint32
+	}{{"-D", counts, want.connections}, {"-A", want.connections, counts}} {
+		for _, port := range slices.SortedFunc(maps.Keys(change.from), rule.ComparePorts) {
+			if connections := change.from[port]; connections != change.less[port] {
+				fmt.Fprintf(&b, "%s %s %s\n", change.verb, chainCount, quoted(countRule(s.ipt.Proto(), port, connections)))
 			}
 		}
 	}
-	return out
+	if jumps := jumpsIn(have[hook]); len(jumps) != 1 || jumps[0] != chainMain {
+		for _, chain := range jumps {
+			fmt.Fprintf(&b, "-D %s -j %s\n", hook, chain)
+		}
+		fmt.Fprintf(&b, "-I %s 1 -j %s\n", hook, chainMain)
+	}
+	for _, verb := range []string{"-F", "-X"} {
+		for _, chain := range have.outdated() {
+			fmt.Fprintf(&b, "%s %s\n", verb, chain)
+		}
+	}
+	b.WriteString("COMMIT\n")
+	return b.String()
 }
 
-// jumpTo is how every iptables prints a rule without any match.
-func jumpTo(chain string) string { return "-A " + hook + " -j " + chain }
+// remove takes jumps and chains away.
+func (s *skeleton) remove() error {
+	have, err := s.read()
+	if err != nil {
+		return err
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "*%s\n", table)
+	jumps, chains := jumpsIn(have[hook]), have.ours()
+	if len(jumps)+len(chains) == 0 {
+		return nil
+	}
+	for _, chain := range jumps {
+		fmt.Fprintf(&b, "-D %s -j %s\n", hook, chain)
+	}
+	for _, verb := range []string{"-F", "-X"} {
+		for _, chain := range chains {
+			fmt.Fprintf(&b, "%s %s\n", verb, chain)
+		}
+	}
+	b.WriteString("COMMIT\n")
+	s.changes++
+	if _, err := s.run("-restore", b.String(), "-n"); err != nil {
+		return fmt.Errorf("remove our chains: %w", err)
+	}
+	return nil
+}

@@ -3,24 +3,25 @@ package iptables
 import (
 	"context"
 	"errors"
+	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/coreos/go-iptables/iptables"
+	"golang.org/x/sys/unix"
 
 	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/datapath/datapathtest"
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
-// rulesBeforeAudits are the ten rules of the version that knew no audits.
-func rulesBeforeAudits(f iptables.Protocol) [][]string {
-	family := "4"
-	if f == iptables.ProtocolIPv6 {
-		family = "6"
-	}
-	var out [][]string
-	for i, r := range []string{
+// standIn makes the node look as the version before gates left it: one chain of
+// twelve rules, and no sets but those. It has synced a set that audits nothing.
+func standIn(t *testing.T, w *datapathtest.World, mode Mode) {
+	t.Helper()
+	rules := []string{
 		"-i lo -j RETURN",
 		"! -p sctp -m set ! --match-set PORTREEVE-JUDGED dst -j RETURN",
 		"-p sctp -m set ! --match-set PORTREEVE-SCTP# src,dst -j RETURN",
@@ -29,59 +30,36 @@ func rulesBeforeAudits(f iptables.Protocol) [][]string {
 		"-m addrtype ! --dst-type LOCAL -j RETURN",
 		"-m set --match-set PORTREEVE-EXEMPT# dst -j RETURN",
 		"-m set --match-set PORTREEVE-ADMIT# src,dst -j RETURN",
+		`-m set --match-set PORTREEVE-AUDIT dst -m conntrack ! --ctstate ESTABLISHED -m limit --limit 10/sec --limit-burst 20 -j LOG --log-level info --log-prefix "portreeve audit: "`,
+		"-m set --match-set PORTREEVE-AUDIT dst -j RETURN",
 		"-m set --match-set PORTREEVE-JUDGED dst -j DROP",
 		"-p sctp -m set --match-set PORTREEVE-SCTP# src,dst -j DROP",
-	} {
-		out = append(out, slices.Concat(commentMatch, []string{comment(i)}, fields(strings.ReplaceAll(r, "#", family))))
 	}
-	return out
-}
-
-// standIn makes the node look as the version before left it: its ten rules, and no
-// set of audited numbers.
-func standIn(t *testing.T, w *datapathtest.World, mode Mode) {
-	t.Helper()
-	err := w.Node.Do(func() error {
-		skeletons, err := openSkeletons(mode)
-		if err != nil {
-			return err
+	for _, f := range families() {
+		digit := map[iptables.Protocol]string{iptables.ProtocolIPv4: "4", iptables.ProtocolIPv6: "6"}[f]
+		var b strings.Builder
+		b.WriteString("*mangle\n:PORTREEVE-A - [0:0]\n")
+		for i, r := range rules {
+			fmt.Fprintf(&b, "-A PORTREEVE-A -m comment --comment portreeve-%d %s\n", i+1, strings.ReplaceAll(r, "#", digit))
 		}
-		for _, s := range skeletons {
-			s.rules = rulesBeforeAudits(s.ipt.Proto())
-			jumps, err := s.jumps()
-			if err != nil {
-				return err
-			}
-			chain := chainA
-			if slices.Contains(jumps, chainA) {
-				chain = chainB
-			}
-			if err := s.ipt.NewChain(table, chain); err != nil {
-				return err
-			}
-			for _, r := range s.rules {
-				if err := s.ipt.Append(table, chain, r...); err != nil {
-					return err
-				}
-			}
-			if err := s.ipt.Insert(table, hook, 1, "-j", chain); err != nil {
-				return err
-			}
-			if err := s.prune(chain, append([]string{chain}, jumps...)); err != nil {
-				return err
+		b.WriteString("-I PREROUTING 1 -j PORTREEVE-A\n-D PREROUTING -j PORTREEVE\n")
+		for _, verb := range []string{"-F", "-X"} {
+			for _, chain := range []string{chainMain, chainPass, chainCount, chainOver, chainShut, chainDeny} {
+				fmt.Fprintf(&b, "%s %s\n", verb, chain)
 			}
 		}
-		return w.Datapath.(*Datapath).sets.destroy(audited)
-	})
-	if err != nil {
-		t.Fatal(err)
+		b.WriteString("COMMIT\n")
+		w.Node.Command(t, b.String(), command(f)+"-"+string(mode)+"-restore", "-w", "10", "-n")
+	}
+	for _, id := range []setID{sctpAudit4, sctpAudit6, aside4, aside6, denied4, denied6, places4, places6, ends4, ends6, alive4, alive6} {
+		w.Node.Command(t, "", "ipset", "destroy", string(id))
 	}
 	w.Restart()
 }
 
-// An agent that knows audits finds the chain of one that did not, and puts its own
-// in the place of it: nobody is let in who was out, and nobody shut out who was in.
-func TestAChainFromBeforeAuditsIsReplacedWithoutAGap(t *testing.T) {
+// An agent of this version finds the chain of the one before, and puts its own in the
+// place of it: nobody is let in who was out, and nobody shut out who was in.
+func TestTheChainOfAnotherVersionIsReplacedWithoutAGap(t *testing.T) {
 	inEachMode(t, func(t *testing.T, mode Mode) {
 		w, _ := newNode(t, mode)
 		want := datapathtest.Set(datapathtest.Pool, "udp/30050 alice")
@@ -99,56 +77,113 @@ func TestAChainFromBeforeAuditsIsReplacedWithoutAGap(t *testing.T) {
 		}
 		stop()
 		w.Expect("mallory udp/30060 answered", "mallory tcp/30060 answered", "mallory sctp/30060 answered", "mallory tcp/30061 dropped")
-		if now := w.Node.Command(t, "", "iptables-"+string(mode)+"-save", "-t", "mangle"); strings.Count(now, "-j PORTREEVE-") != 1 || !strings.Contains(now, "-j LOG") {
-			t.Errorf("the node's chain is not ours alone: %s", now)
+		if now := w.Node.Command(t, "", "iptables-"+string(mode)+"-save", "-t", "mangle"); strings.Contains(now, "PORTREEVE-A ") || strings.Count(now, "-j PORTREEVE\n") != 1 {
+			t.Errorf("the node's chains are not ours alone: %s", now)
 		}
 	})
 }
 
 // A kernel that can't log enforces and passes what it is to, and says so only
 // while something is to be logged. When it can, it does.
-func TestAKernelWithoutLogPassesWhatIsAuditedAndSaysSo(t *testing.T) {
+func TestAKernelWithoutLogEnforcesAndSaysSo(t *testing.T) {
 	inEachMode(t, func(t *testing.T, mode Mode) {
 		w, d := newNode(t, mode)
-		able := make([][]string, len(d.skeletons))
-		for i, s := range d.skeletons {
-			able[i], s.rules[logRule] = s.rules[logRule], []string{"-m", "comment", "--comment", comment(logRule), "-j", "NO-SUCH-TARGET"}
+		for _, s := range d.skeletons {
+			s.target = "NO-SUCH-TARGET"
 		}
 		plain := datapathtest.Set(datapathtest.Pool, "tcp/30050 alice")
-		auditing := plain.WithAudited(datapathtest.Numbers("30060"))
-		sync := func() error {
-			return w.Node.Do(func() error { return d.Sync(context.Background(), auditing) })
-		}
-		w.Sync(plain) // nothing is to be logged, so nothing is amiss
-		if err := sync(); !errors.Is(err, datapath.ErrUnlogged) || !errors.Is(err, datapath.ErrUnsupported) {
-			t.Errorf("Sync = %v, want ErrUnlogged", err)
-		}
-		expect := func() {
-			w.Expect("alice tcp/30050 answered", "mallory tcp/30050 dropped", "mallory sctp/30061 dropped",
-				"mallory tcp/30060 answered", "mallory udp/30060 answered", "mallory sctp/30060 answered")
-			if have, err := w.Have(); err != nil || !have.Equal(auditing) {
-				t.Errorf("Have = %v, %v, want %v", have, err, auditing)
+		for _, want := range []rule.Set{
+			plain.WithAudited(datapathtest.Numbers("30060")),
+			datapathtest.Set(datapathtest.Pool, "tcp/30050 alice log=denied,accepted connections=5", "tcp/30060 audited=mallory", "udp/30060 world", "sctp/30060 world"),
+		} {
+			sync := func() error {
+				return w.Node.Do(func() error { return d.Sync(context.Background(), want) })
+			}
+			w.Sync(plain) // nothing is to be logged, so nothing is amiss
+			if err := sync(); !errors.Is(err, datapath.ErrUnlogged) || !errors.Is(err, datapath.ErrUnsupported) {
+				t.Errorf("Sync = %v, want ErrUnlogged", err)
+			}
+			expect := func() {
+				t.Helper()
+				w.Expect("alice tcp/30050 answered", "mallory tcp/30050 dropped", "mallory sctp/30061 dropped",
+					"mallory tcp/30060 answered", "mallory udp/30060 answered", "mallory sctp/30060 answered")
+				if have, err := w.Have(); err != nil || !have.Equal(want) {
+					t.Errorf("Have = %v, %v, want %v", have, err, want)
+				}
+			}
+			expect()
+			before := d.Changes()
+			if err := sync(); !errors.Is(err, datapath.ErrUnlogged) || d.Changes() != before {
+				t.Errorf("a second Sync = %v after %d changes, want ErrUnlogged after none", err, d.Changes()-before)
+			}
+			for _, s := range d.skeletons {
+				s.target = "NFLOG" // the module is loaded
+			}
+			w.Sync(want)
+			expect()
+			if n := d.Changes() - before; n != len(d.skeletons) {
+				t.Errorf("logging began with %d changes, want one per family", n)
+			}
+			for _, s := range d.skeletons {
+				s.target = "NO-SUCH-TARGET"
 			}
 		}
-		expect()
-		before := d.Changes()
-		if err := sync(); !errors.Is(err, datapath.ErrUnlogged) || d.Changes() != before {
-			t.Errorf("a second Sync = %v after %d changes, want ErrUnlogged after none", err, d.Changes()-before)
-		}
-		for i, s := range d.skeletons {
-			s.rules[logRule] = able[i] // the module is loaded
-		}
-		w.Sync(auditing)
-		expect()
-		if n := d.Changes() - before; n != len(d.skeletons) {
-			t.Errorf("logging began with %d changes, want one rule per family", n)
-		}
-		// A foreign hand takes it out: the enforcement is whole all the while.
-		w.Node.Command(t, "", "iptables-"+string(mode), "-w", "10", "-t", "mangle", "-D", chainA, "9")
-		expect()
-		w.Sync(auditing)
-		if now := w.Node.Command(t, "", "iptables-"+string(mode)+"-save", "-t", "mangle"); !strings.Contains(now, "-j LOG") {
-			t.Errorf("the log rule did not come back: %s", now)
-		}
 	})
+}
+
+// The rules that count connections go on counting when another port's come or go,
+// where the kernel lets them: in legacy mode every change of anybody's makes the whole
+// table anew.
+func TestConnectionsAreCountedOnWhileOthersChange(t *testing.T) {
+	w, _ := newNode(t, NFT)
+	w.Sync(datapathtest.Set(datapathtest.Pool, "tcp/30050 alice connections=2"))
+	rules := func() string {
+		var out []string
+		for _, line := range strings.Split(w.Node.Command(t, "", "nft", "-a", "list", "chain", "ip", "mangle", chainCount), "\n") {
+			if strings.Contains(line, "30050") {
+				out = append(out, line[strings.Index(line, "# handle"):])
+			}
+		}
+		return strings.Join(out, "\n")
+	}
+	before := rules()
+	w.Sync(datapathtest.Set(datapathtest.Pool, "tcp/30050 alice connections=2 persecond=5", "tcp/30051 alice connections=2 log=denied"))
+	w.Sync(datapathtest.Set(datapathtest.Pool, "tcp/30050 alice connections=2", "udp/30050 mallory log=denied"))
+	if after := rules(); before == "" || after != before {
+		t.Errorf("the rule was %q and is %q: it was made anew", before, after)
+	}
+}
+
+func TestTheNameOfASetSaysWhatItIs(t *testing.T) {
+	for _, p := range []property{
+		{kind: counted}, {rated, 50, 100}, {rated, math.MaxUint32, math.MaxUint32}, {denials, 1, 0}, {accepted, math.MaxUint32, 0},
+	} {
+		for i, id := range p.sets() {
+			got, family, ok := parseProperty(id)
+			if !ok || got != p || family != []uint8{unix.AF_INET, unix.AF_INET6}[i] || len(id) > 31 {
+				t.Errorf("%s reads as %v of family %d, %t; want %v", id, got, family, ok, p)
+			}
+		}
+	}
+	for _, id := range append(slices.Clone(fixedSets), "PORTREEVE-R4-1", "PORTREEVE-R4-01-2", "PORTREEVE-LD4-1-2", "PORTREEVE-CONN", "PORTREEVE-R5-1-2", "other") {
+		if p, _, ok := parseProperty(id); ok {
+			t.Errorf("%s reads as %v", id, p)
+		}
+	}
+}
+
+func TestACountingRuleReadsBack(t *testing.T) {
+	for _, f := range []iptables.Protocol{iptables.ProtocolIPv4, iptables.ProtocolIPv6} {
+		for _, protocol := range rule.Protocols {
+			port := rule.Port{Protocol: protocol, Number: 30050}
+			words := countRule(f, port, 7)
+			if got, n, ok := parseCountRule(f, words); !ok || got != port || n != 7 {
+				t.Errorf("%v reads as %v, %d, %t", words, got, n, ok)
+			}
+			words[len(words)-1] = "ACCEPT"
+			if _, _, ok := parseCountRule(f, words); ok {
+				t.Errorf("%v reads as ours", words)
+			}
+		}
+	}
 }

@@ -86,7 +86,7 @@ func New(c Config) *Agent {
 		reporter:  newReporter(c.Reports, c.Node, c.ReportInterval, c.Log, m),
 		marksFile: marks, deniedFile: barred, barred: sets,
 		kernel:  &kernel{backends: c.Backends, wish: v1alpha1.FirewallAuto, sweep: c.Sweep, log: c.Log, metrics: m},
-		journal: newJournal(c.Log, m),
+		journal: newJournal(c.Log, c.Registerer),
 	}
 	for k := range kinds {
 		a.mirrors[k] = newMirror(k, *remembered.of(k), changed)

@@ -12,8 +12,7 @@ import (
 	"github.com/portreeve/portreeve/api/v1alpha1"
 )
 
-// metrics are few, and none grows with the number of ports; packets grows with the
-// policies that have packets logged, and shrinks with them.
+// metrics are few, and none grows with the number of ports; the journal has its own.
 type metrics struct {
 	syncs        *prometheus.CounterVec
 	syncTime     prometheus.Histogram
@@ -23,8 +22,6 @@ type metrics struct {
 	enforced     prometheus.Gauge
 	judged       prometheus.Gauge
 	marks        *prometheus.GaugeVec
-	packets      *prometheus.CounterVec
-	suppressed   prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -44,10 +41,8 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		enforced:     prometheus.NewGauge(prometheus.GaugeOpts(name("enforced", "1 if the node enforces everything it has read, else 0."))),
 		judged:       prometheus.NewGauge(prometheus.GaugeOpts(name("judged_ports", "Port numbers that this node judges."))),
 		marks:        prometheus.NewGaugeVec(prometheus.GaugeOpts(name("mark", "Resource version up to which the kernel agrees, by resource; 0 if none is vouched for.")), []string{"resource"}),
-		packets:      prometheus.NewCounterVec(prometheus.CounterOpts(name("packets_total", "Packets that began a connection and were logged by the kernel, by policy (empty: no policy's) and reason.")), []string{"namespace", "policy", "reason"}),
-		suppressed:   prometheus.NewCounter(prometheus.CounterOpts(name("packet_lines_suppressed_total", "Packets that were counted but not written down, because their policy had its lines for that second."))),
 	}
-	r.MustRegister(m.syncs, m.syncTime, m.repairs, m.swept, m.reportErrors, m.enforced, m.judged, m.marks, m.packets, m.suppressed)
+	r.MustRegister(m.syncs, m.syncTime, m.repairs, m.swept, m.reportErrors, m.enforced, m.judged, m.marks)
 	return m
 }
 

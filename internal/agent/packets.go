@@ -32,8 +32,10 @@ const tellEvery = time.Minute
 // journal makes lines and counters of packets, by the allocations last applied. The
 // kernel bounds packets by port, the journal lines by policy.
 type journal struct {
-	log     *slog.Logger
-	metrics *metrics
+	log *slog.Logger
+	// packets grows with the policies that have packets logged, and shrinks with them.
+	packets    *prometheus.CounterVec
+	suppressed prometheus.Counter
 
 	mu sync.Mutex
 	// open are the Open allocations of policies, by number. Nobody changes them.
@@ -50,8 +52,20 @@ type writer struct {
 	suppressed int // since the last line
 }
 
-func newJournal(log *slog.Logger, m *metrics) *journal {
-	return &journal{log: log, metrics: m, writers: map[types.NamespacedName]*writer{}}
+func newJournal(log *slog.Logger, r prometheus.Registerer) *journal {
+	j := &journal{
+		log: log, writers: map[types.NamespacedName]*writer{},
+		packets: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: "portreeve", Subsystem: "agent", Name: "packets_total",
+			Help: "Packets that began a connection and were logged by the kernel, by policy (empty: no policy's) and reason.",
+		}, []string{"namespace", "policy", "reason"}),
+		suppressed: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: "portreeve", Subsystem: "agent", Name: "packet_lines_suppressed_total",
+			Help: "Packets that were counted but not written down, because their policy had its lines for that second.",
+		}),
+	}
+	r.MustRegister(j.packets, j.suppressed)
+	return j
 }
 
 // run writes until the context ends. A kernel that does not hand out packets filters
@@ -132,7 +146,7 @@ func (j *journal) know(applied inputs) {
 	for _, policy := range slices.SortedFunc(maps.Keys(gone), compareNames) {
 		j.tell(policy)
 		delete(j.writers, policy)
-		j.metrics.packets.DeletePartialMatch(prometheus.Labels{"namespace": policy.Namespace, "policy": policy.Name})
+		j.packets.DeletePartialMatch(prometheus.Labels{"namespace": policy.Namespace, "policy": policy.Name})
 	}
 }
 
@@ -154,7 +168,7 @@ func (j *journal) deliver(p datapath.Packet) {
 		a = nil
 	}
 	policy := policyOf(a)
-	j.metrics.packets.WithLabelValues(policy.Namespace, policy.Name, string(p.Reason)).Inc()
+	j.packets.WithLabelValues(policy.Namespace, policy.Name, string(p.Reason)).Inc()
 	limit, burst := rate.Limit(datapath.AuditRate), datapath.AuditBurst
 	if a != nil {
 		lines := compile.LogOf(a).PerSecond
@@ -175,7 +189,7 @@ func (j *journal) deliver(p datapath.Packet) {
 	}
 	if !w.limiter.AllowN(now, 1) {
 		w.suppressed++
-		j.metrics.suppressed.Inc()
+		j.suppressed.Inc()
 		return
 	}
 	j.write(p, a, w.suppressed)

@@ -149,7 +149,7 @@ func TestAPolicySaysWhichPacketsAreWrittenDownAndAllAreCounted(t *testing.T) {
 					if got := lines.take(t, "packet"); len(got) != want {
 						t.Errorf("log %+v: %d lines, want %d", log, len(got), want)
 					}
-					if got := testutil.ToFloat64(l.agent.metrics.packets.WithLabelValues("shop", "web", string(reason))); got != 1 {
+					if got := testutil.ToFloat64(l.agent.journal.packets.WithLabelValues("shop", "web", string(reason))); got != 1 {
 						t.Errorf("log %+v: %v counted", log, got)
 					}
 				})
@@ -199,7 +199,7 @@ func TestLinesAreBoundedByPolicyAndTheRestIsTold(t *testing.T) {
 		if got := lines.take(t, "packets not logged"); len(got) != 1 || got[0]["suppressed"] != 7.0 || got[0]["policy"] != "web" {
 			t.Errorf("told %v, want once, of seven", got)
 		}
-		if got := testutil.ToFloat64(l.agent.metrics.suppressed); got != 104 {
+		if got := testutil.ToFloat64(l.agent.journal.suppressed); got != 104 {
 			t.Errorf("%v suppressed lines counted", got)
 		}
 
@@ -223,12 +223,12 @@ func TestCountersGoWithTheirPolicy(t *testing.T) {
 		kernel.send(datapath.NotAdmitted, 30082, 3)
 		kernel.send(datapath.Unclaimed, 30050, 1)
 		l.pass(time.Second)
-		if got := testutil.CollectAndCount(l.agent.metrics.packets); got != 2 {
+		if got := testutil.CollectAndCount(l.agent.journal.packets); got != 2 {
 			t.Errorf("%d counters, want one of the policy and one of nobody", got)
 		}
 		l.allocations.put(closed(30082))
 		l.pass(time.Second)
-		if got := testutil.CollectAndCount(l.agent.metrics.packets); got != 1 {
+		if got := testutil.CollectAndCount(l.agent.journal.packets); got != 1 {
 			t.Errorf("%d counters after the policy went", got)
 		}
 		if got := lines.take(t, "packets not logged"); len(got) != 1 || got[0]["suppressed"] != 2.0 {

@@ -65,13 +65,16 @@ func (p Places) passing(a *v1alpha1.NodePortAllocation, port v1alpha1.ClaimedPor
 }
 
 // audited are the sources that policies of the pool may audit: the allowed ones, or
-// the world where the pool bounds nothing and allows the world.
+// the world where the pool bounds nothing. The world only where the pool allows that,
+// also if the allowed sources add up to it.
 func (r rails) audited() []netip.Prefix {
 	switch {
 	case !r.audit:
 		return nil
-	case r.bounded:
+	case r.bounded && r.world:
 		return slices.Clone(r.within)
+	case r.bounded:
+		return withoutWorld(r.within)
 	case r.world:
 		return rule.World
 	}
@@ -86,7 +89,7 @@ func (r rails) refuseAudit(policy *v1alpha1.NodePortPolicy) string {
 	case !r.audit:
 		return fmt.Sprintf("mode Audit is not allowed in pool %s, so only the sources pass; set mode Enforce, or ask the platform team for guardrails.audit", r.pool)
 	case len(r.audited()) == 0:
-		return fmt.Sprintf("mode Audit audits nobody in pool %s, which neither has allowedSources nor allows the world, so only the sources pass; set mode Enforce, or ask the platform team for guardrails.allowedSources", r.pool)
+		return fmt.Sprintf("mode Audit audits nobody in pool %s, which has no allowedSources short of the world and does not allow the world, so only the sources pass; set mode Enforce, or ask the platform team for guardrails.allowedSources", r.pool)
 	}
 	return ""
 }

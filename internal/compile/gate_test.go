@@ -117,6 +117,9 @@ func mayAudit(in NodeInput, port rule.Port, audited []netip.Prefix) bool {
 				within = append(within, p)
 			}
 		}
+		if g.World != v1alpha1.Allow && slices.ContainsFunc(audited, func(p netip.Prefix) bool { return p.Bits() == 0 }) {
+			return false
+		}
 		return g.Audit == v1alpha1.Allow && (rule.CoversAll(rule.Canonical(within), audited) || len(g.AllowedSources) == 0 && g.World == v1alpha1.Allow)
 	}
 	return false

@@ -189,7 +189,7 @@ func anyRails(t *rapid.T) (g v1alpha1.Guardrails) {
 	}
 	permission := rapid.SampledFrom([]v1alpha1.Permission{v1alpha1.Deny, v1alpha1.Allow})
 	g.World, g.Audit = permission.Draw(t, "world"), permission.Draw(t, "audit")
-	g.AllowedSources = rapid.SliceOfN(rapid.SampledFrom([]v1alpha1.CIDR{"10.0.0.0/8", "203.0.112.0/20", "2001:db8::/32", "x"}), 0, 2).Draw(t, "allowed")
+	g.AllowedSources = rapid.SliceOfN(rapid.SampledFrom([]v1alpha1.CIDR{"10.0.0.0/8", "203.0.112.0/20", "2001:db8::/32", "0.0.0.0/1", "128.0.0.0/1", "x"}), 0, 3).Draw(t, "allowed")
 	return g
 }
 

@@ -22,6 +22,7 @@ func TestAClientHasNoMoreConnectionsThanItsLimit(t *testing.T) {
 	s.create(policy)
 	t.Cleanup(func() { _ = town.Client.Delete(context.Background(), policy) }) // a kernel without limits fails no other test
 	port := s.awaitReady(policy)
+	s.answers(s.office, from(officeCIDR, 9), port) // kube-proxy has heard of it, too
 	node := town.Nodes()[0]
 	var held []*lab.Held
 	for range 2 {
@@ -63,6 +64,7 @@ func TestAClientBeginsNoMoreConnectionsThanItsLimit(t *testing.T) {
 	s.create(policy)
 	t.Cleanup(func() { _ = town.Client.Delete(context.Background(), policy) })
 	port := s.awaitReady(policy)
+	s.answers(s.office, from(officeCIDR, 9), port) // kube-proxy has heard of it, too
 	node := town.Nodes()[0]
 	begun, start := 0, time.Now()
 	for range 12 {

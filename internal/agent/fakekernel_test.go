@@ -91,6 +91,13 @@ func (k *fakeKernel) set(change func()) {
 	change()
 }
 
+// now returns what is loaded, nil for nothing.
+func (k *fakeKernel) now() *rule.Set {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.loaded
+}
+
 // take returns the calls since the last take.
 func (k *fakeKernel) take() []string {
 	k.mu.Lock()

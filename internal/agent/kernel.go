@@ -125,16 +125,3 @@ func (k *kernel) verify(ctx context.Context) {
 	k.metrics.repairs.Inc()
 	k.log.Warn("somebody changed our rules in the kernel; repairing", "damage", err)
 }
-
-// leftovers returns what an earlier agent left in the kernel; an absent or
-// damaged datapath is nothing that could be kept.
-func (k *kernel) leftovers(ctx context.Context) (rule.Set, error) {
-	if err := k.opened(); err != nil {
-		return rule.Set{}, err
-	}
-	have, err := k.datapath.Have(ctx)
-	if errors.Is(err, datapath.ErrDamaged) {
-		return rule.Set{}, nil
-	}
-	return have, err
-}

@@ -25,6 +25,10 @@ type metrics struct {
 	marks        *prometheus.GaugeVec
 	packets      *prometheus.CounterVec
 	suppressed   prometheus.Counter
+	exposed      prometheus.Gauge
+	exempt       prometheus.Gauge
+	unreserved   prometheus.Gauge
+	keepErrors   prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -46,8 +50,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		marks:        prometheus.NewGaugeVec(prometheus.GaugeOpts(name("mark", "Resource version up to which the kernel agrees, by resource; 0 if none is vouched for.")), []string{"resource"}),
 		packets:      prometheus.NewCounterVec(prometheus.CounterOpts(name("packets_total", "Packets that began a connection and were logged by the kernel, by policy (empty: no policy's) and reason.")), []string{"namespace", "policy", "reason"}),
 		suppressed:   prometheus.NewCounter(prometheus.CounterOpts(name("packet_lines_suppressed_total", "Packets that were counted but not written down, because their policy had its lines for that second."))),
+		exposed:      prometheus.NewGauge(prometheus.GaugeOpts(name("exposed_seconds", "Seconds from the node's boot to the first rules in this boot; 0 while that is not known."))),
+		exempt:       prometheus.NewGauge(prometheus.GaugeOpts(name("exempt_ports", "Ports that everybody reaches because something of the node listened there before the pool."))),
+		unreserved:   prometheus.NewGauge(prometheus.GaugeOpts(name("unreserved_ports", "Numbers of pools that could not be kept out of the node's ephemeral range."))),
+		keepErrors:   prometheus.NewCounter(prometheus.CounterOpts(name("keep_errors_total", "Times the last good rules could not be written to the disk."))),
 	}
 	r.MustRegister(m.syncs, m.syncTime, m.repairs, m.swept, m.reportErrors, m.enforced, m.judged, m.marks, m.packets, m.suppressed)
+	r.MustRegister(m.exposed, m.exempt, m.unreserved, m.keepErrors)
 	return m
 }
 

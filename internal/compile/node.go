@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/utils/ptr"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/rule"
@@ -46,8 +47,9 @@ type NodeInput struct {
 // allocation until its end, everybody for the protocols of a grandfathered Foreign
 // one, and otherwise nobody. What can't be read admits nobody, and so does a /0 in
 // an Open allocation: the world is never opened by a list of networks. An exempt port
-// admits everybody as long as no allocation has its number. In lockdown nobody is
-// admitted anywhere. What the installation denies is denied on every number.
+// admits everybody as long as no allocation has its number and its pool leaves alone
+// what stood there before. In lockdown nobody is admitted anywhere. What the
+// installation denies is denied on every number.
 func Node(in NodeInput) (rule.Set, []NodeProblem) {
 	n := nodeRules{
 		terms: map[rule.Port]rule.Terms{}, labels: in.Labels, now: in.Now,
@@ -83,6 +85,7 @@ type nodeRules struct {
 	// them. Those that just pass are in neither.
 	dropped, audited []rule.PortRange
 	armed            []rule.PortRange // whatever is done with them
+	strict           []rule.PortRange // those that pass nobody because it was there before
 	safe             rule.PortRanges  // never judged
 	terms            map[rule.Port]rule.Terms
 	problems         []NodeProblem
@@ -131,6 +134,9 @@ func (n *nodeRules) addPool(p *v1alpha1.NodePortPool) {
 	}
 	judged := rule.NewPortRanges(armed...).Intersect(rule.NewPortRanges(ranges...)).Subtract(reserved(p))
 	n.armed = append(n.armed, judged...)
+	if !ptr.Deref(p.Spec.Grandfather, true) {
+		n.strict = append(n.strict, judged...)
+	}
 	switch {
 	case p.Spec.Unclaimed == v1alpha1.UnclaimedIgnore && !n.lockdown:
 	case p.Spec.Unclaimed == v1alpha1.UnclaimedAudit && !n.lockdown:

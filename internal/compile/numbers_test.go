@@ -4,7 +4,7 @@ import (
 	"slices"
 	"testing"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 )
@@ -16,31 +16,27 @@ func TestNumbersOf(t *testing.T) {
 			Status: v1alpha1.NodePortPoolStatus{Armed: []string{"30000-30029"}},
 		}
 	}
-	in := NodeInput{
-		Pools: []v1alpha1.NodePortPool{
-			pool("30000-30009", v1alpha1.UnclaimedDrop), pool("30010-30019", v1alpha1.UnclaimedAudit),
-			pool("30020-30039", v1alpha1.UnclaimedIgnore), // of which only ten are armed
-		},
-		Allocations: []v1alpha1.NodePortAllocation{
-			{ObjectMeta: metav1.ObjectMeta{Name: "30001"}}, {ObjectMeta: metav1.ObjectMeta{Name: "31000"}}, {ObjectMeta: metav1.ObjectMeta{Name: "nonsense"}},
-		},
-		Installation: &v1alpha1.Portreeve{Spec: v1alpha1.PortreeveSpec{FailSafePorts: []v1alpha1.PortSpan{"30007"}}},
+	pools := []v1alpha1.NodePortPool{
+		pool("30000-30009", v1alpha1.UnclaimedDrop), pool("30010-30019", v1alpha1.UnclaimedAudit),
+		pool("30020-30039", v1alpha1.UnclaimedIgnore), // of which only ten are armed
 	}
-	n := NumbersOf(in)
+	pools[1].Spec.Grandfather = ptr.To(false)
+	installation := &v1alpha1.Portreeve{Spec: v1alpha1.PortreeveSpec{FailSafePorts: []v1alpha1.PortSpan{"30007"}}}
+	n := NumbersOf(pools, installation)
 	for _, c := range []struct {
 		what      string
 		got, want []string
 	}{
 		{"armed", n.Armed.Strings(), []string{"30000-30004", "30006", "30008-30029"}},
 		{"dropped", n.Dropped.Strings(), []string{"30000-30004", "30006", "30008-30009"}},
-		{"claimed", n.Claimed.Strings(), []string{"30001", "31000"}},
+		{"lenient", n.Lenient.Strings(), []string{"30000-30004", "30006", "30008-30009", "30020-30029"}},
 	} {
 		if !slices.Equal(c.got, c.want) {
 			t.Errorf("%s %v, want %v", c.what, c.got, c.want)
 		}
 	}
-	in.Installation.Spec.Lockdown = true
-	if got := NumbersOf(in).Dropped; !slices.Equal(got, n.Armed) {
+	installation.Spec.Lockdown = true
+	if got := NumbersOf(pools, installation).Dropped; !slices.Equal(got, n.Armed) {
 		t.Errorf("in lockdown dropped %v, want all that are armed", got)
 	}
 }

@@ -23,7 +23,7 @@ func hostPorts() []Listener {
 	programs := []string{"iptables-nft", "ip6tables-nft"}
 	// Asking legacy iptables for a table makes the table.
 	for program, tables := range map[string]string{"iptables-legacy": "ip_tables_names", "ip6tables-legacy": "ip6_tables_names"} {
-		names, err := os.ReadFile("/proc/thread-self/net/" + tables)
+		names, err := os.ReadFile("/proc/thread-self/net/" + tables) //nolint:gosec // one of two fixed names
 		if err == nil && slices.Contains(strings.Fields(string(names)), "nat") {
 			programs = append(programs, program)
 		}

@@ -3,6 +3,7 @@ package host
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strings"
 
@@ -14,26 +15,37 @@ import (
 const ReservedPorts = "/proc/sys/net/ipv4/ip_local_reserved_ports"
 
 const (
-	// longestReserved holds any list the kernel can tell: it must be read in one go,
-	// because a second read answers with nothing.
-	longestReserved = 512 << 10
+	// A list must be read in one go, because a second read answers with nothing:
+	// shortReserved holds most, longestReserved any that the kernel can tell.
+	shortReserved, longestReserved = 4 << 10, 512 << 10
 	// pageOfReserved is what the kernel takes from one write; the next goes on.
 	pageOfReserved = 4000
 )
 
 // Reserved returns the numbers that the kernel keeps out of its ephemeral range.
 func (h Host) Reserved() (rule.PortRanges, error) {
-	f, err := os.Open(h.reserved())
+	text, err := readAtOnce(h.reserved(), shortReserved)
+	if err == nil && len(text) > shortReserved-16 { // it may go on
+		text, err = readAtOnce(h.reserved(), longestReserved)
+	}
 	if err != nil {
 		return nil, err
+	}
+	return parseReserved(text)
+}
+
+func readAtOnce(path string, size int) (string, error) {
+	f, err := os.Open(path) //nolint:gosec // a flag
+	if err != nil {
+		return "", err
 	}
 	defer func() { _ = f.Close() }()
-	text := make([]byte, longestReserved)
+	text := make([]byte, size)
 	n, err := f.Read(text)
-	if err != nil {
-		return nil, err
+	if errors.Is(err, io.EOF) {
+		err = nil
 	}
-	return parseReserved(string(text[:n]))
+	return string(text[:n]), err
 }
 
 // Reserve replaces the kernel's list.

@@ -33,6 +33,10 @@ type NodeDatapathStatus struct {
 	// DatapathReason says why it is this one.
 	// +optional
 	DatapathReason string `json:"datapathReason,omitempty"`
+	// ExposedSeconds is how long after the node's boot nothing was enforced yet: the
+	// time from its boot to the first rules. Absent where that is not known.
+	// +optional
+	ExposedSeconds *int64 `json:"exposedSeconds,omitempty"`
 	// Marks say how far the kernel agrees with what the agent has read.
 	// +optional
 	Marks Marks `json:"marks,omitempty,omitzero"`

@@ -2,7 +2,8 @@
 // with what the cluster says of its node ports, and reports what it saw in force.
 //
 //	agent [flags]           enforce until told to stop; the rules stay
-//	agent cleanup [flags]   remove every trace of ours from the kernel
+//	agent boot [flags]      enforce the last rules from the disk, and end; see docs/boot.md
+//	agent cleanup [flags]   remove every trace of ours from the node
 //
 // It runs in the node's own network namespace with NET_ADMIN, and holds no
 // secret but its ServiceAccount's token.
@@ -29,7 +30,10 @@ import (
 
 	"github.com/portreeve/portreeve/datapath/conntrack"
 	"github.com/portreeve/portreeve/datapath/iptables"
+	"github.com/portreeve/portreeve/datapath/nflog"
 	"github.com/portreeve/portreeve/internal/agent"
+	"github.com/portreeve/portreeve/internal/host"
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
 // firewallModes are the values of --firewall-mode.
@@ -39,11 +43,17 @@ type options struct {
 	node, kubeconfig, stateDir, listen string
 	check, report                      time.Duration
 	firewallMode                       iptables.Mode
+	fallback                           rule.PortRanges
+	host                               host.Host
+	harmless                           []string // programs
 }
 
-func parse(args []string) (cleanup bool, o options, err error) {
-	if len(args) > 0 && args[0] == "cleanup" {
-		cleanup, args = true, args[1:]
+// commands are what an agent does when told by its first argument, else it enforces.
+var commands = map[string]func(ctx context.Context, o options, log *slog.Logger) error{"": enforce, "boot": boot, "cleanup": clean}
+
+func parse(args []string) (command string, o options, err error) {
+	if len(args) > 0 && commands[args[0]] != nil {
+		command, args = args[0], args[1:]
 	}
 	flags := flag.NewFlagSet("agent", flag.ContinueOnError)
 	flags.StringVar(&o.node, "node", os.Getenv("NODE_NAME"), "name of this node's Node object; default $NODE_NAME")
@@ -52,27 +62,34 @@ func parse(args []string) (cleanup bool, o options, err error) {
 	flags.DurationVar(&o.check, "check-interval", 10*time.Second, "how often to read the kernel and repair it")
 	flags.DurationVar(&o.report, "report-interval", 250*time.Millisecond, "shortest time between two reports to the API server")
 	flags.StringVar(&o.listen, "listen", ":9465", "address of /metrics, /healthz and /readyz, on the node's own network; empty for none")
+	fallback := flags.String("fallback-range", "30000-32767", "ports that are closed after a boot until the first sync if the last rules can't be read; empty for none")
+	flags.StringVar(&o.host.ReservedPorts, "reserved-ports-file", host.ReservedPorts, "where net.ipv4.ip_local_reserved_ports can be written")
+	harmless := flags.String("harmless-programs", "", "names of eBPF programs, separated by commas, that are known not to carry packets around netfilter")
 	mode := flags.String("firewall-mode", "auto", "iptables variant: auto (the one Kubernetes uses on this node), nft or legacy")
 	if err := flags.Parse(args); err != nil {
-		return cleanup, o, err
+		return command, o, err
 	}
+	if o.fallback, err = rule.ParsePortRanges(strings.FieldsFunc(*fallback, func(r rune) bool { return r == ',' })); err != nil {
+		return command, o, fmt.Errorf("--fallback-range: %w", err)
+	}
+	o.harmless = strings.FieldsFunc(*harmless, func(r rune) bool { return r == ',' })
 	known := false
 	o.firewallMode, known = firewallModes[strings.ToLower(*mode)]
 	switch {
 	case flags.NArg() > 0:
-		err = fmt.Errorf("unknown argument %q; the only subcommand is cleanup, and it comes first", flags.Arg(0))
+		err = fmt.Errorf("unknown argument %q; the subcommands are boot and cleanup, and they come first", flags.Arg(0))
 	case !known:
 		err = fmt.Errorf("--firewall-mode %q is not auto, nft or legacy", *mode)
-	case !cleanup && o.node == "":
+	case command == "" && o.node == "":
 		err = errors.New("--node is not set; give the name of this node's Node object, or set NODE_NAME")
 	case o.check <= 0:
 		err = fmt.Errorf("--check-interval %s must be longer than nothing", o.check)
 	}
-	return cleanup, o, err
+	return command, o, err
 }
 
 func main() {
-	cleanup, o, err := parse(os.Args[1:])
+	command, o, err := parse(os.Args[1:])
 	if errors.Is(err, flag.ErrHelp) {
 		return
 	}
@@ -80,12 +97,8 @@ func main() {
 	klog.SetLogger(logr.FromSlogHandler(log.Handler())) // what client-go logs without a context
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	run := enforce
-	if cleanup {
-		run = clean
-	}
 	if err == nil {
-		err = run(ctx, o, log)
+		err = commands[command](ctx, o, log)
 	}
 	if err != nil {
 		log.Error("agent stopped", "error", err)
@@ -93,7 +106,7 @@ func main() {
 	}
 }
 
-// clean removes what any earlier agent left in the kernel, by whatever datapath. Stop
+// clean removes what any earlier agent left on the node, by whatever datapath. Stop
 // the node's agent before, else it repairs what it finds missing.
 func clean(ctx context.Context, o options, log *slog.Logger) error {
 	var failed, missing []error
@@ -112,7 +125,14 @@ func clean(ctx context.Context, o options, log *slog.Logger) error {
 	if len(missing) == len(backends(o, log)) {
 		failed = append(failed, missing...)
 	}
-	return errors.Join(failed...)
+	if err := errors.Join(failed...); err != nil {
+		return err
+	}
+	c, err := offline(o, log)
+	if err != nil {
+		return err
+	}
+	return agent.New(c).Forget()
 }
 
 func enforce(ctx context.Context, o options, log *slog.Logger) error {
@@ -125,19 +145,14 @@ func enforce(ctx context.Context, o options, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	c, err := offline(o, log)
 	if err != nil {
 		return err
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	a := agent.New(agent.Config{
-		Node: o.node, BootID: strings.TrimSpace(string(boot)),
-		Backends: backends(o, log), Sweep: conntrack.Sweep,
-		Sources: client.Sources(), Reports: client,
-		StateDir: o.stateDir, CheckInterval: o.check, ReportInterval: o.report,
-		Log: log, Registerer: registry,
-	})
+	c.Sources, c.Reports, c.Registerer = client.Sources(), client, registry
+	a := agent.New(c)
 	if o.listen != "" {
 		go serve(ctx, o.listen, a.Handler(registry), log)
 	}
@@ -145,6 +160,26 @@ func enforce(ctx context.Context, o options, log *slog.Logger) error {
 	a.Run(ctx)
 	log.Info("agent stopped; the rules stay in force")
 	return nil
+}
+
+// offline is the agent that needs no API server.
+func offline(o options, log *slog.Logger) (agent.Config, error) {
+	boot, err := host.BootID()
+	return agent.Config{
+		Node: o.node, BootID: boot, Backends: backends(o, log), Sweep: conntrack.Sweep, Packets: nflog.Listen, Bypass: o.bypass,
+		Host: o.host, Fallback: o.fallback,
+		StateDir: o.stateDir, CheckInterval: o.check, ReportInterval: o.report,
+		Log: log, Registerer: prometheus.NewRegistry(),
+	}, err
+}
+
+// boot puts in force what is known without the API server, before anything listens.
+func boot(ctx context.Context, o options, log *slog.Logger) error {
+	c, err := offline(o, log)
+	if err != nil {
+		return err
+	}
+	return agent.New(c).Boot(ctx)
 }
 
 // serve answers until the context ends. An address that is taken must not keep

@@ -28,10 +28,16 @@ type Config struct {
 	BootID   string    // of the running kernel
 	Backends []Backend // the ways this agent can enforce, the preferred first
 	Sweep    Sweep
-	Packets  Packets // may be nil: then no packet is logged or counted
+	// Bypass returns, in order, what may carry packets to the node's ports around the
+	// rules; nil: nobody looks.
+	Bypass  func() ([]string, error)
+	Packets Packets // may be nil: then no packet is logged or counted
 
 	Sources Sources
 	Reports Reports
+
+	Host     Host
+	Fallback rule.PortRanges // closed where nothing is known after a boot
 
 	StateDir       string
 	CheckInterval  time.Duration // between two looks whether the kernel still agrees
@@ -52,7 +58,7 @@ type Agent struct {
 	deniedFile stateFile[deniedSets]
 	changed    chan struct{}
 	mirrors    [kinds]*mirror
-	alive      atomic.Int64 // Unix seconds of the last turn of the loop
+	alive      atomic.Int64 // Unix seconds at the end of the last round
 	ready      atomic.Bool  // the last round ended with the kernel in step
 
 	kernel  *kernel
@@ -66,6 +72,19 @@ type Agent struct {
 	memory  memory     // with what applied was complete up to: what is kept on disk
 	barred  deniedSets // likewise, in a file of its own
 	reason  string     // of the last condition, to log each change once
+	around  []string   // what may carry packets around the rules
+
+	started     time.Time
+	node        home
+	keeper      *keeper
+	left        *rule.Set // what an earlier agent left in the kernel; nil: not looked
+	booting     bool      // see Boot
+	inherited   bool      // rules of ours were found, of which nobody knows since when
+	away        absences
+	looked      time.Time // for listeners
+	reservedFor rule.PortRanges
+	reserveDue  bool
+	unreserved  string // why, to log it once
 }
 
 // New prepares an agent; it touches neither kernel nor API server.
@@ -88,6 +107,8 @@ func New(c Config) *Agent {
 		kernel:  &kernel{backends: c.Backends, wish: v1alpha1.FirewallAuto, sweep: c.Sweep, log: c.Log, metrics: m},
 		journal: newJournal(c.Log, c.Registerer),
 	}
+	a.started = time.Now()
+	a.recall()
 	for k := range kinds {
 		a.mirrors[k] = newMirror(k, *remembered.of(k), changed)
 	}
@@ -108,6 +129,7 @@ func (a *Agent) Run(ctx context.Context) {
 		running.Go(func() { follow(ctx, a.config.Sources[k], a.mirrors[k], a.log) })
 	}
 	running.Go(func() { a.reporter.run(ctx) })
+	running.Go(func() { a.keeper.run(ctx) })
 	if a.config.Packets != nil {
 		running.Go(func() { a.journal.run(ctx, a.config.Packets) })
 	}
@@ -124,11 +146,15 @@ const roundPause = 100 * time.Millisecond
 func (a *Agent) loop(ctx context.Context) {
 	check := time.NewTicker(a.config.CheckInterval)
 	defer check.Stop()
+	drift := time.NewTicker(driftInterval)
+	defer drift.Stop()
+	a.lookAround()
 	var backoff *wait.Backoff
-	var retry, rested <-chan time.Time
+	var rested <-chan time.Time
+	retry := time.After(0) // the kernel need not wait for the API server
 	changed := (<-chan struct{})(a.changed)
+	a.alive.Store(time.Now().Unix())
 	for {
-		a.alive.Store(time.Now().Unix())
 		var o outcome
 		select {
 		case <-ctx.Done():
@@ -144,9 +170,16 @@ func (a *Agent) loop(ctx context.Context) {
 		case <-retry:
 			o = a.bounded(ctx, a.round)
 		case <-check.C:
+			a.lookAround()
+			o = a.bounded(ctx, a.check)
+		case <-drift.C:
+			if !a.kernel.disturbed() {
+				continue
+			}
 			o = a.bounded(ctx, a.check)
 		}
 		a.settle(o)
+		a.alive.Store(time.Now().Unix())
 		if !o.retryable() {
 			backoff = nil
 		} else if backoff == nil {
@@ -181,6 +214,11 @@ func (a *Agent) check(ctx context.Context) outcome {
 	if a.kernel.sure && !ended(a.kernel.inforce, time.Now()) {
 		a.kernel.verify(ctx)
 	}
+	if !a.begun {
+		a.left = nil // look again
+	}
+	a.lookAfterExempt(time.Now())
+	a.reserveDue = true
 	return a.round(ctx)
 }
 
@@ -212,7 +250,7 @@ func (a *Agent) read() (views [kinds]view, read inputs, o outcome) {
 // round takes what the mirrors hold, once, to the kernel.
 func (a *Agent) round(ctx context.Context) outcome {
 	views, read, o := a.read()
-	if o.waiting {
+	if o = a.look(ctx, o); o.waiting || o.err != nil {
 		return o
 	}
 	var j judged
@@ -223,14 +261,11 @@ func (a *Agent) round(ctx context.Context) outcome {
 		o.again = end
 	}
 	a.kernel.wish = j.use.firewall()
-	want, problems := j.use.compile(now)
+	numbers, arming := a.armed(j.use)
+	want, problems := j.use.compile(now, arming.exemptPorts())
 	o.problems = append(stayedProblems(j.stayed), problems...)
 	if !a.begun {
-		have, err := a.kernel.leftovers(ctx)
-		if err != nil {
-			o.err = err
-			return o
-		}
+		have := *a.left
 		if lost := vanishedSince(have, want, read); len(lost) > 0 {
 			o.vanished = append(lost, o.vanished...)
 			if j.use.lockdown() == nil {
@@ -241,6 +276,7 @@ func (a *Agent) round(ctx context.Context) outcome {
 			return o
 		}
 	}
+	unarmed := a.arm(arming)
 	if o.err = a.kernel.enforce(ctx, want); o.err != nil {
 		return o
 	}
@@ -250,7 +286,17 @@ func (a *Agent) round(ctx context.Context) outcome {
 		a.journal.know(a.applied)
 	}
 	a.metrics.judged.Set(float64(want.Judged.Len()))
-	o.err = a.advance(views, o.vanished)
+	a.keeper.set(want)
+	a.enforced()
+	if a.reserveDue || !slices.Equal(numbers.Armed, a.reservedFor) {
+		a.reserve(numbers.Armed)
+		a.reserveDue, a.reservedFor = false, numbers.Armed
+	}
+	if o.err = a.advance(views, o.vanished); o.err == nil && unarmed != nil {
+		o.err = &marksError{unarmed}
+	} else if o.err == nil {
+		o.err = a.bypassed()
+	}
 	return o
 }
 
@@ -263,14 +309,14 @@ func (a *Agent) advance(views [kinds]view, vanished []kind) error {
 		}
 		a.barred = denied
 	}
-	next, proved := memory{versions: a.memory.versions, Standing: a.applied.standing()}, a.proved
+	next, proved := memory{versions: a.memory.versions, Standing: a.applied.standing(), Behind: a.keeper.behind()}, a.proved
 	for k := range kinds {
 		if !slices.Contains(vanished, k) {
 			*next.of(k), *proved.of(k) = views[k].complete, views[k].newest
 		}
 	}
 	if !reflect.DeepEqual(next, a.memory) {
-		if err := a.marksFile.save(next); err != nil {
+		if err := a.saveMarks(next); err != nil {
 			return &marksError{err}
 		}
 	}
@@ -290,6 +336,10 @@ func (a *Agent) settle(o outcome) {
 	}
 	status := o.status(a.proved, labels, a.kernel.doubt)
 	status.BootID, status.Datapath, status.DatapathReason = a.config.BootID, a.kernel.name, a.kernel.why
+	status.ExposedSeconds = a.node.Boot.Exposed
+	if a.applied.lockdown() == nil {
+		status.Exceptions = reported(status.Exceptions, a.node.Exempt)
+	}
 	condition := status.Conditions[0]
 	if condition.Reason != a.reason {
 		a.log.Info("condition "+condition.Type, "status", condition.Status, "reason", condition.Reason, "message", condition.Message)

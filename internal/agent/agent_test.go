@@ -53,7 +53,7 @@ func TestNothingIsTouchedUntilAllKindsAreSynced(t *testing.T) {
 				l.fakes()[k].setHistory(apart)
 				l.start()
 				l.pass(time.Minute)
-				l.wantCalls()
+				l.wantUntouched()
 				if l.kernel.loaded != before || len(l.reports.written()) != 1 {
 					t.Error("a restarted agent did something before it had read everything")
 				}

@@ -19,7 +19,7 @@ func TestANodeChangesItsFirewallWithoutAGap(t *testing.T) {
 		if status := l.status(); status.Datapath != "fake" || !strings.Contains(status.DatapathReason, "first of NFTables, IPTables") {
 			t.Errorf("begins with %q: %q", status.Datapath, status.DatapathReason)
 		}
-		if calls := l.other.take(); !slices.Equal(calls, []string{"cleanup"}) {
+		if calls := l.other.take(); !slices.Equal(calls, []string{"have", "cleanup"}) {
 			t.Errorf("what an earlier agent left by the other one: %v", calls)
 		}
 		l.kernel.take()

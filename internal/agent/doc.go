@@ -15,8 +15,10 @@
 //
 // What holds at any moment, whatever fails or is killed:
 //
-//   - The kernel is not touched until all kinds have been read from a list that
-//     is consistent (never resource version "0", which may be the past).
+//   - A kernel that holds rules of ours is not touched until all kinds have been
+//     read from a list that is consistent (never resource version "0", which may be
+//     the past). One that holds none gets the last good rules from the disk at once,
+//     or has the fallback range closed if those are lost: see below.
 //   - Nothing older is ever applied over something newer. The versions that were
 //     applied are kept on disk, and a list older than those is refused: the
 //     condition says Stale, and the rules stay.
@@ -27,10 +29,26 @@
 //   - Marks move only after the kernel was read back, swept of connections that
 //     lost their source, and the disk has them: marks are never ahead of the
 //     kernel. They are withdrawn while the kernel is known to differ.
+//   - What listened on a number before a pool dropped there is exempt; what comes
+//     later never is. The disk knows which numbers have dropped before they do.
 //   - Nothing but Cleanup removes rules: not SIGTERM, not a crash, not an API
 //     server that does not answer, not an error.
 //   - The API server can't slow the kernel down: one goroutine owns the kernel,
 //     another writes reports, and neither waits for the other.
+//
+// # When the kernel is empty
+//
+//	disk: rules ──► newest that was enforced ─┐   less what ended meanwhile, and
+//	      marks ──► what was closed since ────┴─► what was closed since: see keeper
+//	      node ───► exempt, reserved, boots
+//
+// The rules are written at most every few seconds, by a goroutine of their own; the
+// marks tell which numbers they may open too widely by now, so nothing that was
+// proved to be closed opens again with a reboot. Whatever is not whole, not of this
+// version or not of this node is refused, and refused rules are as good as none:
+// what is not known is closed until the API server has been read. A node without a
+// trace of Portreeve is left alone, unless it has just booted: it is where Portreeve
+// is being installed, which must cut nobody off.
 //
 // # When a kind vanishes
 //

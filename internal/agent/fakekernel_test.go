@@ -21,6 +21,14 @@ type fakeKernel struct {
 	syncErr error
 	haveErr error
 	sweeps  error
+	print   uint64
+}
+
+// Fingerprint implements datapath.Fingerprinter.
+func (k *fakeKernel) Fingerprint() (uint64, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.print, nil
 }
 
 func (k *fakeKernel) note(call string) func() {
@@ -89,6 +97,13 @@ func (k *fakeKernel) set(change func()) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	change()
+}
+
+// now returns what is loaded, nil for nothing.
+func (k *fakeKernel) now() *rule.Set {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.loaded
 }
 
 // take returns the calls since the last take.

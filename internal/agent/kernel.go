@@ -41,6 +41,9 @@ type kernel struct {
 	inforce rule.Set
 	// due: the next round runs Sync although nothing changed.
 	due bool
+	// print is the fingerprint of the kernel when it was last seen to be right.
+	print    uint64
+	printErr error
 	// doubt: the kernel was seen not to enforce what it was believed to. It stays
 	// until the kernel is sure again.
 	doubt bool
@@ -90,6 +93,7 @@ func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 	}
 	k.inforce, k.sure, k.due, k.doubt = want, true, false, false
 	k.settle(ctx)
+	k.fingerprint()
 	if !same {
 		k.log.Info("rules in force", "judged", want.Judged.Len(), "ports", len(want.Ports), "classes", len(want.Classes), "took", took, "swept", swept)
 	}
@@ -124,17 +128,4 @@ func (k *kernel) verify(ctx context.Context) {
 	}
 	k.metrics.repairs.Inc()
 	k.log.Warn("somebody changed our rules in the kernel; repairing", "damage", err)
-}
-
-// leftovers returns what an earlier agent left in the kernel; an absent or
-// damaged datapath is nothing that could be kept.
-func (k *kernel) leftovers(ctx context.Context) (rule.Set, error) {
-	if err := k.opened(); err != nil {
-		return rule.Set{}, err
-	}
-	have, err := k.datapath.Have(ctx)
-	if errors.Is(err, datapath.ErrDamaged) {
-		return rule.Set{}, nil
-	}
-	return have, err
 }

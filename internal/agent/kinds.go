@@ -110,13 +110,14 @@ type inputs [kinds][]metav1.Object
 
 // compile returns what the node must enforce at that time, and what of the inputs it
 // can't.
-func (in inputs) compile(now time.Time) (rule.Set, []compile.NodeProblem) {
+func (in inputs) compile(now time.Time, exempt []rule.Port) (rule.Set, []compile.NodeProblem) {
 	from := compile.NodeInput{
 		Pools:        copies[v1alpha1.NodePortPool](in[kindPools]),
 		Allocations:  copies[v1alpha1.NodePortAllocation](in[kindAllocations]),
 		AddressSets:  copies[v1alpha1.AddressSet](in[kindAddressSets]),
 		Installation: only[v1alpha1.Portreeve](in[kindInstallation]),
 		Now:          now,
+		Exempt:       exempt,
 	}
 	if node := only[metav1.PartialObjectMetadata](in[kindNode]); node != nil {
 		from.Labels = node.Labels

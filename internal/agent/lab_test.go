@@ -40,7 +40,10 @@ type lab struct {
 	installation *fakeInstallation
 	node         *fakeNode
 	reports      *fakeReports
+	host         *fakeHost
+	boots        int // of the node
 	stateDir     string
+	ways         []string     // around the kernel
 	packets      Packets      // of the agent that starts; nil: none
 	lines        slog.Handler // of its log; nil: nowhere
 
@@ -61,7 +64,7 @@ func inLab(t *testing.T, test func(l *lab)) {
 		l := &lab{
 			t: t, kernel: &fakeKernel{}, history: h, pools: newFakePools(h), allocations: newFakeAllocations(h),
 			sets: newFakeSets(h), installation: newFakeInstallation(h), node: newFakeNode(h),
-			reports: &fakeReports{uid: "node-uid"}, stateDir: t.TempDir(), stop: func() {},
+			reports: &fakeReports{uid: "node-uid"}, host: &fakeHost{booted: time.Now().Add(-time.Hour)}, boots: 1, stateDir: t.TempDir(), stop: func() {},
 		}
 		l.node.put(node(map[string]string{"zone": "a"}))
 		l.pools.put(pool("30000-30099"))
@@ -86,20 +89,26 @@ func (l *lab) start() {
 	for k, f := range l.fakes() {
 		sources[k] = f
 	}
-	if l.lines == nil {
-		l.lines = slog.DiscardHandler
-	}
-	a := New(Config{
-		Node: "n1", BootID: "boot-1", Backends: l.backends(), Sweep: l.kernel.Sweep,
-		Sources: sources, Reports: l.reports, StateDir: l.stateDir,
-		CheckInterval: checkInterval, ReportInterval: reportInterval,
-		Packets: l.packets, Log: slog.New(l.lines), Registerer: prometheus.NewRegistry(),
-	})
+	a := New(l.config(sources))
 	done := make(chan struct{})
 	go func() { defer close(done); a.Run(ctx) }()
 	l.agent, l.stop = a, func() { cancel(); <-done; l.stop = func() {} }
 	synctest.Wait()
 	l.pass(2 * roundPause) // past the pause, so that the next change begins a round at once
+}
+
+func (l *lab) config(sources Sources) Config {
+	if l.lines == nil {
+		l.lines = slog.DiscardHandler
+	}
+	return Config{
+		Node: "n1", BootID: fmt.Sprintf("boot-%d", l.boots), Backends: l.backends(), Sweep: l.kernel.Sweep,
+		Sources: sources, Reports: l.reports, StateDir: l.stateDir,
+		Host: l.host, Fallback: rule.NewPortRanges(rule.PortRange{First: 30000, Last: 32767}),
+		CheckInterval: checkInterval, ReportInterval: reportInterval,
+		Bypass:  func() ([]string, error) { return l.ways, nil },
+		Packets: l.packets, Log: slog.New(l.lines), Registerer: prometheus.NewRegistry(),
+	}
 }
 
 func (l *lab) backends() []Backend {
@@ -127,11 +136,12 @@ func (l *lab) wantCalls(want ...string) {
 
 func (l *lab) wantAdmits(number uint16, source string, want bool) {
 	l.t.Helper()
-	if l.kernel.loaded == nil {
+	loaded := l.kernel.now()
+	if loaded == nil {
 		l.t.Errorf("the kernel is empty")
 		return
 	}
-	if got := l.kernel.loaded.Admits(rule.Port{Protocol: rule.TCP, Number: number}, netip.MustParseAddr(source)); got != want {
+	if got := loaded.Admits(rule.Port{Protocol: rule.TCP, Number: number}, netip.MustParseAddr(source)); got != want {
 		l.t.Errorf("admits %s to tcp/%d: %v, want %v", source, number, got, want)
 	}
 }

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
 // versions holds a resource version of each kind, "" for none.
@@ -37,6 +38,8 @@ type memory struct {
 	// Standing is the spec of the installation while that outlives its object: nothing
 	// else may lift a lockdown, or let in whom it denies.
 	Standing *v1alpha1.PortreeveSpec `json:"standing,omitempty"`
+	// Behind are numbers that the last good rules on disk may open too widely.
+	Behind *behind `json:"behind,omitempty"`
 }
 
 // deniedSets are the networks of the AddressSets that the installation denies, by name.
@@ -64,7 +67,11 @@ func newMarksFile(dir string) stateFile[memory] {
 				return fmt.Errorf("%s: %w", k, err)
 			}
 		}
-		return nil
+		if m.Behind == nil {
+			return nil
+		}
+		_, err := rule.ParsePortRanges(m.Behind.Ports)
+		return err
 	}}
 }
 
@@ -107,4 +114,13 @@ func (f stateFile[T]) save(known T) error {
 		return err
 	}
 	return os.Rename(next, f.path)
+}
+
+// saveMarks waits for the disk if there is what must outlive a power cut: that the
+// rules on it are behind.
+func (a *Agent) saveMarks(m memory) error {
+	if err := a.marksFile.save(m); err != nil || m.Behind == nil {
+		return err
+	}
+	return flush(a.marksFile.path)
 }

@@ -22,6 +22,10 @@ type metrics struct {
 	enforced     prometheus.Gauge
 	judged       prometheus.Gauge
 	marks        *prometheus.GaugeVec
+	exposed      prometheus.Gauge
+	exempt       prometheus.Gauge
+	unreserved   prometheus.Gauge
+	keepErrors   prometheus.Counter
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -41,8 +45,13 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		enforced:     prometheus.NewGauge(prometheus.GaugeOpts(name("enforced", "1 if the node enforces everything it has read, else 0."))),
 		judged:       prometheus.NewGauge(prometheus.GaugeOpts(name("judged_ports", "Port numbers that this node judges."))),
 		marks:        prometheus.NewGaugeVec(prometheus.GaugeOpts(name("mark", "Resource version up to which the kernel agrees, by resource; 0 if none is vouched for.")), []string{"resource"}),
+		exposed:      prometheus.NewGauge(prometheus.GaugeOpts(name("exposed_seconds", "Seconds from the node's boot to the first rules in this boot; 0 while that is not known."))),
+		exempt:       prometheus.NewGauge(prometheus.GaugeOpts(name("exempt_ports", "Ports that everybody reaches because something of the node listened there before the pool."))),
+		unreserved:   prometheus.NewGauge(prometheus.GaugeOpts(name("unreserved_ports", "Numbers of pools that could not be kept out of the node's ephemeral range."))),
+		keepErrors:   prometheus.NewCounter(prometheus.CounterOpts(name("keep_errors_total", "Times the last good rules could not be written to the disk."))),
 	}
 	r.MustRegister(m.syncs, m.syncTime, m.repairs, m.swept, m.reportErrors, m.enforced, m.judged, m.marks)
+	r.MustRegister(m.exposed, m.exempt, m.unreserved, m.keepErrors)
 	return m
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/utils/ptr"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/rule"
@@ -34,6 +35,9 @@ type NodeInput struct {
 	Labels map[string]string
 	// Now is the time by which an Open allocation has ended; zero: none has.
 	Now time.Time
+	// Exempt are ports on which something of the node itself listened before a pool
+	// dropped there.
+	Exempt []rule.Port
 }
 
 // Node returns what a node must enforce, and what of the input it can't.
@@ -42,21 +46,18 @@ type NodeInput struct {
 // never a fail-safe port. A judged number admits the sources of an Open
 // allocation until its end, everybody for the protocols of a grandfathered Foreign
 // one, and otherwise nobody. What can't be read admits nobody, and so does a /0 in
-// an Open allocation: the world is never opened by a list of networks. In lockdown
-// nobody is admitted anywhere. What the installation denies is denied on every number.
+// an Open allocation: the world is never opened by a list of networks. An exempt port
+// admits everybody as long as no allocation has its number and its pool leaves alone
+// what stood there before. In lockdown nobody is admitted anywhere. What the
+// installation denies is denied on every number.
 func Node(in NodeInput) (rule.Set, []NodeProblem) {
 	n := nodeRules{
 		terms: map[rule.Port]rule.Terms{}, labels: in.Labels, now: in.Now,
 		places: NewPlaces(in.Pools, in.AddressSets).Within(in.Installation),
 	}
-	n.safe = rule.FailSafe
+	n.addPools(in)
 	if in.Installation != nil {
-		n.lockdown = in.Installation.Spec.Lockdown
-		n.safe = n.safe.Union(failSafe(in.Installation))
 		n.addInstallation(in.Installation)
-	}
-	for i := range in.Pools {
-		n.addPool(&in.Pools[i])
 	}
 	claims := map[uint16]int{}
 	for i := range in.Allocations {
@@ -71,6 +72,7 @@ func Node(in NodeInput) (rule.Set, []NodeProblem) {
 	// Where two pools have armed a number, while it changes hands, the one that drops wins.
 	closed := rule.NewPortRanges(slices.Concat(n.claimed, n.dropped)...)
 	audited := rule.NewPortRanges(n.audited...).Subtract(closed)
+	n.exempt(in.Exempt, rule.NewPortRanges(n.dropped...))
 	set := rule.Build(closed.Union(audited).Subtract(n.safe), n.terms).WithAudited(audited)
 	return set.WithDenied(n.denied).WithAddresses(n.addresses), slices.Compact(n.problems)
 }
@@ -82,7 +84,9 @@ type nodeRules struct {
 	// Armed numbers that are dropped, and that pass and are logged, while nobody claims
 	// them. Those that just pass are in neither.
 	dropped, audited []rule.PortRange
-	safe             rule.PortRanges // never judged
+	armed            []rule.PortRange // whatever is done with them
+	strict           []rule.PortRange // those that pass nobody because it was there before
+	safe             rule.PortRanges  // never judged
 	terms            map[rule.Port]rule.Terms
 	problems         []NodeProblem
 	places           Places
@@ -95,6 +99,17 @@ type nodeRules struct {
 
 func (n *nodeRules) problem(port uint16, format string, args ...any) {
 	n.problems = append(n.problems, NodeProblem{port, fmt.Sprintf(format, args...)})
+}
+
+func (n *nodeRules) addPools(in NodeInput) {
+	n.safe = rule.FailSafe
+	if in.Installation != nil {
+		n.lockdown = in.Installation.Spec.Lockdown
+		n.safe = n.safe.Union(failSafe(in.Installation))
+	}
+	for i := range in.Pools {
+		n.addPool(&in.Pools[i])
+	}
 }
 
 // addPool judges what is both armed and still in the pool's ranges. Ranges are
@@ -118,6 +133,10 @@ func (n *nodeRules) addPool(p *v1alpha1.NodePortPool) {
 		armed = append(armed, r)
 	}
 	judged := rule.NewPortRanges(armed...).Intersect(rule.NewPortRanges(ranges...)).Subtract(reserved(p))
+	n.armed = append(n.armed, judged...)
+	if !ptr.Deref(p.Spec.Grandfather, true) {
+		n.strict = append(n.strict, judged...)
+	}
 	switch {
 	case p.Spec.Unclaimed == v1alpha1.UnclaimedIgnore && !n.lockdown:
 	case p.Spec.Unclaimed == v1alpha1.UnclaimedAudit && !n.lockdown:

@@ -21,9 +21,9 @@ import (
 
 // TestNodeScenarios sends the packets of each scenario through the compiled
 // rules. A scenario holds in/*.yaml (pools, allocations, AddressSets, the Portreeve
-// object, the node for its labels), packets and, if there are any, the port numbers of
-// the problems; now, if it matters, the time; and gates, which say what else ports ask of
-// connections; all of them are written by hand.
+// object, the node for its labels), packets and, if there are any, exempt ports and the
+// port numbers of the problems; now, if it matters, the time; and gates, which say what
+// else ports ask of connections; all of them are written by hand.
 func TestNodeScenarios(t *testing.T) {
 	files, err := filepath.Glob("testdata/node/*.txtar")
 	if err != nil || len(files) == 0 {
@@ -47,6 +47,10 @@ func runNodeScenario(t *testing.T, archive *txtar.Archive) {
 		switch {
 		case f.Name == "packets":
 			packets = lines(f.Data)
+		case f.Name == "exempt":
+			for _, line := range lines(f.Data) {
+				in.Exempt = append(in.Exempt, readPort(t, line))
+			}
 		case f.Name == "problems":
 			problems = lines(f.Data)
 		case f.Name == "gates":
@@ -108,19 +112,11 @@ func readNodeInput(t *testing.T, doc string, in *NodeInput) {
 // verdict of a packet, spelled "203.0.113.7 tcp/30080".
 func verdict(t *testing.T, set rule.Set, packet string) string {
 	source, rest, _ := strings.Cut(packet, " ")
-	protocol, number, _ := strings.Cut(rest, "/")
 	addr, err := netip.ParseAddr(source)
 	if err != nil {
 		t.Fatalf("packet %q: %v", packet, err)
 	}
-	n, err := strconv.ParseUint(number, 10, 16)
-	if err != nil {
-		t.Fatalf("packet %q: %v", packet, err)
-	}
-	switch port := (rule.Port{Protocol: rule.Protocol(strings.ToUpper(protocol)), Number: uint16(n)}); {
-	case !slices.Contains(rule.Protocols, port.Protocol):
-		t.Fatalf("packet %q: unknown protocol", packet)
-		return ""
+	switch port := readPort(t, rest); {
 	case !set.Judged.Contains(port.Number):
 		return "not judged"
 	case !set.Admits(port, addr):
@@ -131,6 +127,18 @@ func verdict(t *testing.T, set rule.Set, packet string) string {
 		return "pass"
 	}
 	return "pass, audited"
+}
+
+// readPort reads "tcp/30080".
+func readPort(t *testing.T, text string) rule.Port {
+	t.Helper()
+	protocol, number, _ := strings.Cut(text, "/")
+	n, err := strconv.ParseUint(number, 10, 16)
+	port := rule.Port{Protocol: rule.Protocol(strings.ToUpper(protocol)), Number: uint16(n)}
+	if err != nil || !slices.Contains(rule.Protocols, port.Protocol) {
+		t.Fatalf("%q is no port: %v", text, err)
+	}
+	return port
 }
 
 func lines(data []byte) (out []string) {

@@ -1,5 +1,3 @@
-//go:build model
-
 package model
 
 import (
@@ -138,7 +136,7 @@ func (l *ledger) never(was, is entry) string {
 	switch {
 	case is.spec == nil && was.isOpen():
 		return "a number was freed without having been closed"
-	case is.spec == nil && was.spec != nil && was.spec.State == v1alpha1.AllocationClosed && is.from.Sub(was.spec.ClosedAt.Time) < coolDown:
+	case is.spec == nil && was.spec != nil && was.spec.State == v1alpha1.AllocationClosed && was.spec.Claim.Policy != "" && is.from.Sub(was.spec.ClosedAt.Time) < coolDown:
 		return "a number was freed before it had rested"
 	case is.spec == nil && was.spec != nil && was.spec.Grandfathered:
 		return "a number that was passed was freed without having been closed"

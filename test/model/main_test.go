@@ -1,5 +1,3 @@
-//go:build model
-
 // Package model plays random lives of a cluster against a real API server, real
 // nodes and real packets, and after each step holds everything that can be seen to
 // a model that is simple: who may use a number is worked out from the objects as
@@ -81,6 +79,7 @@ func run(m *testing.M) int {
 	if town, err = stage.New(ctx, cluster, bin); err != nil {
 		return fail(err)
 	}
+	town.Lease = 15 * time.Second // on a busy machine; a killed one's is deleted
 	if err := setUp(ctx); err != nil {
 		return fail(err)
 	}

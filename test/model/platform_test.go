@@ -1,5 +1,3 @@
-//go:build model
-
 package model
 
 import (
@@ -13,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/lab"
 )
 
 // pool makes or replaces a pool, or deletes it.
@@ -227,11 +226,16 @@ func (p *play) restartManager() {
 
 func (p *play) restartAgent() {
 	node := one(p, "node", town.Nodes())
+	p.killAgent(node)
+	p.must(town.RestartAgent(p.ctx, node))
+	p.tell(nil, "kill the agent of %s and start it again", node.Name)
+}
+
+func (p *play) killAgent(node *lab.Node) {
+	p.away = true
 	agent := town.Agent(node)
 	agent.Kill()
 	<-agent.Done()
-	p.must(town.RestartAgent(p.ctx, node))
-	p.tell(nil, "kill the agent of %s and start it again", node.Name)
 }
 
 // burst makes several changes in one go.
@@ -253,9 +257,7 @@ func (p *play) withoutManager() {
 // withoutAgent makes changes while a node's agent is dead.
 func (p *play) withoutAgent() {
 	node := one(p, "node", town.Nodes())
-	agent := town.Agent(node)
-	agent.Kill()
-	<-agent.Done()
+	p.killAgent(node)
 	p.say("kill the agent of %s", node.Name)
 	p.burst()
 	p.must(town.RestartAgent(p.ctx, node))

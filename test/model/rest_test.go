@@ -1,5 +1,3 @@
-//go:build model
-
 package model
 
 import (
@@ -86,12 +84,14 @@ func (w *world) mustCarry(service *corev1.Service, p *v1alpha1.NodePortPolicy, a
 // says how long, and what came out of a backup waits for its policy.
 func (w *world) mayBeFreed(a *v1alpha1.NodePortAllocation) bool {
 	restored := a.Spec.Since != nil && a.CreationTimestamp.Sub(a.Spec.Since.Time) > time.Minute-5*time.Second
-	return w.pool(a.Spec.Pool) != nil && !restored
+	return (w.pool(a.Spec.Pool) != nil || a.Spec.Claim.Policy == "") && !restored
 }
 
 func (w *world) checkForeign(f *faults, n uint16, a *v1alpha1.NodePortAllocation, service *corev1.Service) {
 	switch {
-	case a.Spec.Claim.Service == "":
+	case nobodys(a) && lost[n]:
+		return
+	case nobodys(a):
 		f.add("%d is said to be somebody's, nobody knows whose", n)
 		return
 	case service == nil || !slices.Contains(numbersOf(service), n):
@@ -175,7 +175,7 @@ func (w *world) checkHolds(f *faults) {
 		pool, a := w.owner(n), w.register[n]
 		holds := pool != nil && *pool.Spec.Hold && w.holder(n) == nil
 		switch {
-		case holds && a != nil && inPlace(a):
+		case holds && (lost[n] || a != nil && inPlace(a)):
 		case holds && a == nil != held[n], !holds && held[n]:
 			f.add("%d is held: %t; its pool: %v, the register: %v", n, held[n], pool != nil, a)
 		}

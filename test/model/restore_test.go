@@ -1,5 +1,3 @@
-//go:build model
-
 package model
 
 import (
@@ -47,7 +45,7 @@ func (p *play) close() {
 	}
 	p.rest()
 	for n, a := range p.worlds[0].register {
-		if a.Spec.State == v1alpha1.AllocationClosed && !p.worlds[0].mayBeFreed(a) || a.Spec.Claim.Service == "" {
+		if a.Spec.State == v1alpha1.AllocationClosed && !p.worlds[0].mayBeFreed(a) || nobodys(a) {
 			p.ledger.excuse(n)
 			p.must(p.delete(a))
 		}
@@ -102,6 +100,7 @@ func (p *play) restore() {
 	for _, o := range p.shuffled(backup, "deleted") {
 		if n, err := strconv.ParseUint(o.GetName(), 10, 16); err == nil {
 			p.ledger.excuse(uint16(n))
+			p.disowned(uint16(n), policyOf(o.(*v1alpha1.NodePortAllocation)))
 		}
 		p.tell(p.delete(o.DeepCopyObject().(client.Object)), "delete %s", nameOf(o))
 	}

@@ -1,5 +1,3 @@
-//go:build model
-
 package model
 
 import (
@@ -161,7 +159,9 @@ func (w *world) refusals(p *v1alpha1.NodePortPolicy) []string {
 	return out
 }
 
-// refusalsInPlace are those that only a Service in place brings.
+// refusalsInPlace are those that only a Service in place brings. A number outside the
+// pools is refused to a policy that is to adopt it. One that is in place already is
+// moved away from it; or stays, where the number was given and then left the pool.
 func (w *world) refusalsInPlace(p *v1alpha1.NodePortPolicy, service *corev1.Service) (out []string) {
 	for _, o := range w.policies {
 		if o.Namespace == p.Namespace && o.Spec.ServiceRef == p.Spec.ServiceRef && o.Spec.Service == v1alpha1.ServiceInPlace && !planned(o) && !w.expired(o) && isOlder(o, p) {

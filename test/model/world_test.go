@@ -1,5 +1,3 @@
-//go:build model
-
 package model
 
 import (
@@ -77,7 +75,7 @@ func look(ctx context.Context) (*world, error) {
 	}
 	w.lockdown, w.installation = installations.Items[0].Spec.Lockdown, installations.Items[0].ResourceVersion
 	w.reports = reports.Items
-	return w, nil
+	return w, w.findLost(ctx)
 }
 
 // with is the world with an object as it was just written.
@@ -174,8 +172,15 @@ func isHold(s *corev1.Service) bool {
 
 // holder is the Service that has the number and is no hold of ours, nil if none.
 func (w *world) holder(n uint16) *corev1.Service {
+	if s := w.anyHolder(n); s != nil && !isHold(s) {
+		return s
+	}
+	return nil
+}
+
+func (w *world) anyHolder(n uint16) *corev1.Service {
 	for _, s := range w.services {
-		if !isHold(s) && slices.Contains(numbersOf(s), n) {
+		if slices.Contains(numbersOf(s), n) {
 			return s
 		}
 	}

@@ -179,14 +179,18 @@ func (s *Stage) AgentConfig(ctx context.Context, node string) (*rest.Config, err
 // RestartAgent starts the agent of a node with the token it had, which needs no
 // API server.
 func (s *Stage) RestartAgent(ctx context.Context, node *lab.Node) error {
-	state := filepath.Join(s.Dir(), "agent-"+node.Name)
+	return s.runAgent(ctx, node, s.kubeconfigs[node.Name])
+}
+
+func (s *Stage) runAgent(ctx context.Context, node *lab.Node, kubeconfig string) error {
+	state := s.AgentState(node)
 	if err := os.MkdirAll(state, 0o700); err != nil {
 		return err
 	}
 	var err error
 	s.agents[node.Name], err = s.Run(ctx, lab.Command{
 		Name: "agent-" + node.Name, In: node.Namespace,
-		Argv: []string{filepath.Join(s.Bin, "agent"), "--node", node.Name, "--kubeconfig", s.kubeconfigs[node.Name], "--state-dir", state},
+		Argv: []string{filepath.Join(s.Bin, "agent"), "--node", node.Name, "--kubeconfig", kubeconfig, "--state-dir", state},
 	})
 	return err
 }

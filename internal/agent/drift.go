@@ -1,0 +1,74 @@
+package agent
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/portreeve/portreeve/datapath"
+)
+
+// driftInterval is how often the kernel is asked, cheaply, whether somebody may have
+// changed our rules, so that a repair takes less than a second.
+const driftInterval = 500 * time.Millisecond
+
+// fingerprint remembers what the kernel is like while it is known to be right.
+func (k *kernel) fingerprint() {
+	if f, ok := k.datapath.(datapath.Fingerprinter); ok {
+		k.print, k.printErr = f.Fingerprint()
+	}
+}
+
+// disturbed says whether somebody may have changed our rules since they were last
+// seen to be right.
+func (k *kernel) disturbed() bool {
+	f, ok := k.datapath.(datapath.Fingerprinter)
+	if !ok || !k.sure {
+		return false
+	}
+	now, err := f.Fingerprint()
+	if err != nil || k.printErr != nil {
+		return k.printErr == nil // once; the next check says what is wrong
+	}
+	return now != k.print
+}
+
+// bypassError: packets may come to pods around our rules.
+type bypassError struct{ ways []string }
+
+func (e *bypassError) Error() string {
+	return fmt.Sprintf("packets may come around them: %s", strings.Join(e.ways, ", "))
+}
+
+func (e *bypassError) Unwrap() error { return datapath.ErrPreempted }
+
+// lookAround asks whether something carries packets around our hook.
+func (a *Agent) lookAround() {
+	if a.config.Bypass == nil {
+		return
+	}
+	ways, err := a.config.Bypass()
+	if err != nil {
+		a.log.Warn("what may carry packets around our rules can't be looked for", "error", err)
+		return
+	}
+	if slices.Equal(ways, a.around) {
+		return
+	}
+	a.around = ways
+	if len(ways) > 0 {
+		a.log.Error("something may carry packets around our rules", "ways", ways)
+	} else {
+		a.log.Info("nothing carries packets around our rules any more")
+	}
+}
+
+// bypassed is the error of a round whose rules are in force, and may be gone around.
+func (a *Agent) bypassed() error {
+	if len(a.around) == 0 {
+		return nil
+	}
+	a.kernel.doubt = true
+	return &bypassError{a.around}
+}

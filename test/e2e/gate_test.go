@@ -16,7 +16,7 @@ import (
 )
 
 func TestAClientHasNoMoreConnectionsThanItsLimit(t *testing.T) {
-	s := open(t, "limits", "32600-32609")
+	s := open(t, "limits", "30510-30519")
 	policy := s.policy("shop", officeCIDR)
 	policy.Spec.Limits.ConnectionsPerSource = 2
 	s.create(policy)
@@ -58,7 +58,7 @@ func TestAClientHasNoMoreConnectionsThanItsLimit(t *testing.T) {
 }
 
 func TestAClientBeginsNoMoreConnectionsThanItsLimit(t *testing.T) {
-	s := open(t, "rates", "32610-32619")
+	s := open(t, "rates", "30520-30529")
 	policy := s.policy("shop", officeCIDR)
 	policy.Spec.Limits = v1alpha1.Limits{NewConnectionsPerSecond: 1, Burst: 4}
 	s.create(policy)
@@ -82,7 +82,7 @@ func TestAClientBeginsNoMoreConnectionsThanItsLimit(t *testing.T) {
 }
 
 func TestPacketsAreLoggedAsThePolicySays(t *testing.T) {
-	s := open(t, "packets", "32620-32629")
+	s := open(t, "packets", "30530-30539")
 	policy := s.policy("shop", officeCIDR)
 	policy.Spec.Log = v1alpha1.Log{Denied: true}
 	s.create(policy)
@@ -116,7 +116,7 @@ func TestPacketsAreLoggedAsThePolicySays(t *testing.T) {
 }
 
 func TestAnAuditPassesWhatThePoolAllows(t *testing.T) {
-	s := open(t, "audited", "32630-32639")
+	s := open(t, "audited", "30540-30549")
 	policy := s.policy("shop", officeCIDR)
 	policy.Spec.Mode = v1alpha1.ModeAudit
 	s.create(policy)
@@ -165,7 +165,7 @@ func TestAnAuditPassesWhatThePoolAllows(t *testing.T) {
 
 // The kernel alone ends access: no manager, no agent, no API server runs.
 func TestAnEndComesWithEverythingDown(t *testing.T) {
-	s := open(t, "ends", "32640-32649")
+	s := open(t, "ends", "30550-30559")
 	ends := time.Now().Add(20 * time.Second).Truncate(time.Second)
 	policy, stays := s.policy("shop", officeCIDR), s.policy("stays", officeCIDR)
 	policy.Spec.ExpiresAt = &metav1.Time{Time: ends}

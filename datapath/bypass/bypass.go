@@ -148,7 +148,7 @@ func nameOf(id ebpf.ProgramID) string {
 	if err != nil {
 		return fmt.Sprintf("#%d", id)
 	}
-	defer program.Close()
+	defer func() { _ = program.Close() }()
 	info, err := program.Info()
 	if err != nil || info.Name == "" {
 		return fmt.Sprintf("#%d", id)

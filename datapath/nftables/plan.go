@@ -61,8 +61,8 @@ func newNeeds() needs {
 	return needs{map[rule.Gate]int{}, map[rule.ClassID]int{}, map[string]int{}}
 }
 
-// count adds n ports of a gate, and returns the gate without its end.
-func (n needs) count(g rule.Gate, ports int) rule.Gate {
+// count adds so many ports of a gate.
+func (n needs) count(g rule.Gate, ports int) {
 	g.Expires = 0
 	n.gates[g] += ports
 	for _, id := range []rule.ClassID{g.Class, g.Audit} {
@@ -73,7 +73,6 @@ func (n needs) count(g rule.Gate, ports int) rule.Gate {
 	for _, d := range dynamicsOf(g) {
 		n.dynamics[d.name] += ports
 	}
-	return g
 }
 
 // change is what one transaction does.

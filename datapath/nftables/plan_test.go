@@ -48,9 +48,9 @@ var anySet = rapid.Custom(func(t *rapid.T) rule.Set {
 	prefix := rapid.Custom(func(t *rapid.T) netip.Prefix {
 		if last := rapid.ByteMax(7).Draw(t, "last"); rapid.Bool().Draw(t, "IPv4") {
 			return netip.PrefixFrom(netip.AddrFrom4([4]byte{255, 255, 255, 248 + last}), rapid.SampledFrom([]int{0, 1, 29, 30, 31, 32}).Draw(t, "bits")).Masked()
-		} else {
-			return netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0x20, 15: last}), rapid.SampledFrom([]int{0, 1, 125, 126, 127, 128}).Draw(t, "bits")).Masked()
 		}
+		last := rapid.ByteMax(7).Draw(t, "last of IPv6")
+		return netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0x20, 15: last}), rapid.SampledFrom([]int{0, 1, 125, 126, 127, 128}).Draw(t, "bits")).Masked()
 	})
 	ranges := rapid.Custom(func(t *rapid.T) rule.PortRange {
 		first := rapid.SampledFrom([]uint16{1, 2, 3, 4, 5, 65530, 65534}).Draw(t, "first")

@@ -348,22 +348,19 @@ func (s *state) takePorts(from portTables, now time.Time) error {
 		open[port], s.Ports[port] = e, g
 	}
 	for _, e := range from.ends {
-		port, known := portOf(e.key)
-		until, name, _ := strings.Cut(e.comment, " ")
-		end, err := time.Parse(time.RFC3339, until)
-		g, ok := gateOf(name)
-		if !known || !ok || err != nil || e.chain != endedChain(g) {
-			return damaged("set %s has an element that leads to %q, %q", setEnds, e.chain, e.comment)
+		port, g, err := endOf(e)
+		if err != nil {
+			return err
 		}
+		end, name := time.Unix(g.Expires, 0), chainOf(g)
 		o, still := open[port]
 		switch {
 		case still && (o.chain != name || o.left == 0 || now.Add(o.left).Sub(end).Abs() > tolerance):
-			return damaged("%s leads to %s for %s more, instead of %s until %s", port, o.chain, o.left, name, until)
+			return damaged("%s leads to %s for %s more, instead of %s until %s", port, o.chain, o.left, name, end)
 		case !still && end.Sub(now) > tolerance:
-			return damaged("%s is closed, before %s", port, until)
+			return damaged("%s is closed, before %s", port, end)
 		}
 		delete(open, port)
-		g.Expires = end.Unix()
 		s.Ports[port] = g
 	}
 	for port, e := range open {
@@ -372,6 +369,19 @@ func (s *state) takePorts(from portTables, now time.Time) error {
 		}
 	}
 	return nil
+}
+
+// endOf reads what stands behind the gate of a port that ends.
+func endOf(e kernelElement) (rule.Port, rule.Gate, error) {
+	port, known := portOf(e.key)
+	until, name, _ := strings.Cut(e.comment, " ")
+	end, err := time.Parse(time.RFC3339, until)
+	g, ok := gateOf(name)
+	if !known || !ok || err != nil || e.chain != endedChain(g) {
+		return port, g, damaged("set %s has an element that leads to %q, %q", setEnds, e.chain, e.comment)
+	}
+	g.Expires = end.Unix()
+	return port, g, nil
 }
 
 // tolerance between the end of a gate that is written beside it and the one that

@@ -1,9 +1,9 @@
 package nftables
 
 import (
+	"encoding/binary"
 	"slices"
 
-	"encoding/binary"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 

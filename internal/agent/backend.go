@@ -32,7 +32,7 @@ func (k *kernel) opened() error {
 			continue
 		}
 		if k.datapath != nil && k.inUse == b.Firewall {
-			k.chosenFor, k.why = k.wish, k.whyNot(b, failed)
+			k.chosenFor, k.why = k.wish, k.whyThis(failed)
 			return nil
 		}
 		d, name, err := b.Open()
@@ -41,7 +41,7 @@ func (k *kernel) opened() error {
 			continue
 		}
 		k.changeTo(i, d, name)
-		k.chosenFor, k.why = k.wish, k.whyNot(b, failed)
+		k.chosenFor, k.why = k.wish, k.whyThis(failed)
 		return nil
 	}
 	err := fmt.Errorf("open the datapath: %w", errors.Join(failed...))
@@ -54,8 +54,8 @@ func (k *kernel) opened() error {
 	return nil
 }
 
-// whyNot says why it is this backend and no other.
-func (k *kernel) whyNot(b Backend, failed []error) string {
+// whyThis says why it is this backend and no other.
+func (k *kernel) whyThis(failed []error) string {
 	switch {
 	case k.wish != v1alpha1.FirewallAuto:
 		return fmt.Sprintf("spec.firewall of the Portreeve object asks for %s", k.wish)

@@ -78,7 +78,10 @@ func (w *World) expectBusy() {
 			conn := w.connect(alice, nodeIP, family, target)
 			w.begin(tries, alice, family, target)
 			for range tries {
-				w.expectPing(conn, answered)
+				if got, err := ping(conn, "still there?", patience); err != nil || got != answered {
+					w.t.Errorf("IPv%d: a connection to %s, whose source is above its limits, was %s, %v", family, target, got, err)
+					break
+				}
 			}
 		}
 	}

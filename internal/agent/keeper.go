@@ -109,14 +109,21 @@ func (k *keeper) behind() *behind {
 
 // run writes until the context ends, and then once more if there is need.
 func (k *keeper) run(ctx context.Context) {
+	said := "" // to say each trouble once
 	for {
 		select {
 		case <-ctx.Done():
 		case <-k.dirty:
 		}
-		if err := k.write(); err != nil {
+		err := k.write()
+		if err == nil {
+			said = ""
+		} else {
 			k.metrics.keepErrors.Inc()
-			k.log.Error("the last good rules can't be written; a reboot would find older ones", "error", err)
+			if said != err.Error() {
+				said = err.Error()
+				k.log.Error("the last good rules can't be written; a reboot would find older ones", "error", err)
+			}
 			select { // try again, also if nothing changes
 			case k.dirty <- struct{}{}:
 			default:

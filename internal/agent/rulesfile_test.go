@@ -81,6 +81,15 @@ func TestEveryFieldOfTheRulesIsKept(t *testing.T) {
 	}
 }
 
+// lastRules admit the office to two numbers of ten.
+func lastRules(t *testing.T) rule.Set {
+	t.Helper()
+	office := []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
+	return rule.NewSet(ranged(t, "30000-30009"), map[rule.Port][]netip.Prefix{
+		{Protocol: rule.TCP, Number: 30001}: office, {Protocol: rule.TCP, Number: 30002}: office,
+	})
+}
+
 func TestRulesThatNoAgentWroteAreRefused(t *testing.T) {
 	office := []netip.Prefix{netip.MustParsePrefix("203.0.113.0/24")}
 	good := func() kept {

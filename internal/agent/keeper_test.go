@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
 func TestRulesThatCannotBeWrittenAreTriedAgain(t *testing.T) {
@@ -84,5 +86,15 @@ func TestWhatTheDiskIsBehind(t *testing.T) {
 	k.set(lastRules(t))
 	if again := k.behind(); again == nil || again.Seq != b.Seq {
 		t.Errorf("behind by %+v", again)
+	}
+}
+
+// What a changed port costs the loop after its rules are in force.
+func BenchmarkKeeperSet(b *testing.B) {
+	sets := [2]rule.Set{manyRules(b, 0), manyRules(b, 1)}
+	k := &keeper{dirty: make(chan struct{}, 1)}
+	for i := 0; b.Loop(); i++ {
+		k.set(sets[i%2])
+		k.behind()
 	}
 }

@@ -206,17 +206,26 @@ func FuzzNode(f *testing.F) {
 	})
 }
 
-func BenchmarkKeep(b *testing.B) {
+// manyRules are 10,000 ports with 10 sources each, of 200 kinds; one port is of
+// another kind.
+func manyRules(t testing.TB, kind int) rule.Set {
+	t.Helper()
 	gates := map[rule.Port][]netip.Prefix{}
 	for i := range 10_000 {
+		if i == 0 {
+			i = kind
+		}
 		var sources []netip.Prefix
 		for j := range 10 {
 			sources = append(sources, netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i % 200), byte(j * 2), 0}), 24))
 		}
-		gates[rule.Port{Protocol: rule.TCP, Number: uint16(30000 + i)}] = sources
+		gates[rule.Port{Protocol: rule.TCP, Number: uint16(30000 + len(gates))}] = sources
 	}
-	s := rule.NewSet(ranged(b, "30000-39999"), gates)
-	file := newRulesFile(b.TempDir())
+	return rule.NewSet(ranged(t, "30000-39999"), gates)
+}
+
+func BenchmarkKeep(b *testing.B) {
+	s, file := manyRules(b, 0), newRulesFile(b.TempDir())
 	for b.Loop() {
 		if err := file.save(keep("n1", 1, time.Unix(1, 0), s)); err != nil {
 			b.Fatal(err)
@@ -227,4 +236,16 @@ func BenchmarkKeep(b *testing.B) {
 		b.Fatal(err)
 	}
 	b.ReportMetric(float64(info.Size()), "bytes")
+}
+
+func BenchmarkLoad(b *testing.B) {
+	file := newRulesFile(b.TempDir())
+	if err := file.save(keep("n1", 1, time.Unix(1, 0), manyRules(b, 0))); err != nil {
+		b.Fatal(err)
+	}
+	for b.Loop() {
+		if _, _, err := loadRules(file, "n1"); err != nil {
+			b.Fatal(err)
+		}
+	}
 }

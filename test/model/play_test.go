@@ -109,7 +109,7 @@ func (t tally) count(w *world) {
 // scale sets rapid's flags, but for those that somebody has set, and says what lives of
 // that scale must come to.
 func scale(t *testing.T) (must []string) {
-	wanted := map[string]string{"rapid.checks": "4", "rapid.steps": "12", "rapid.seed": "3", "rapid.shrinktime": "0s", "rapid.nofailfile": "true"}
+	wanted := map[string]string{"rapid.checks": "3", "rapid.steps": "12", "rapid.seed": "3", "rapid.shrinktime": "0s", "rapid.nofailfile": "true"}
 	must = seenByFew
 	if os.Getenv("PORTREEVE_SCALE") == "soak" {
 		wanted["rapid.checks"], wanted["rapid.steps"], wanted["rapid.seed"] = "150", "25", "0"

@@ -202,7 +202,7 @@ The security group:
 {{- end}}
 
 What a node has loaded:
-  ip netns exec {{.Node}} iptables-save; ip netns exec {{.Node}} ipset list
+  ip netns exec {{.Node}} nft list table inet portreeve
 
 Logs of everything: {{.Logs}}
 To end it:          make demo-down

@@ -20,8 +20,8 @@ func reserved(have, ours, want rule.PortRanges) (next, oursNext rule.PortRanges)
 
 // reserve keeps the numbers out of the kernel's ephemeral range, and gives back
 // those that were ours and are wanted no more. A node where that is not possible
-// enforces all the same: it is only that a connection of its own may now and then
-// take a source port of a pool, and then no client gets through to that port.
+// enforces all the same: it is only that answers to a connection of its own may come
+// to a number of a pool, and are told from a client's by connection tracking alone.
 func (a *Agent) reserve(want rule.PortRanges) {
 	err := a.reserveNow(want)
 	text := ""

@@ -2,12 +2,14 @@ package host
 
 import (
 	"bufio"
+	"context"
 	"io"
 	"os"
 	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/portreeve/portreeve/internal/rule"
 )
@@ -15,6 +17,10 @@ import (
 // hostPortChain is where the portmap plugin of the CNI project, with its iptables
 // backend, lists the hostPorts of the node's pods.
 const hostPortChain = "CNI-HOSTPORT-DNAT"
+
+// hostPortPatience is how long all of them may be asked: iptables may have to read the
+// whole of kube-proxy's rules, and new rules of ours wait meanwhile.
+const hostPortPatience = 10 * time.Second
 
 // hostPorts returns the hostPorts that the portmap plugin forwards: no socket
 // shows them. What can't be asked has none to tell; hostPorts of other CNIs (eBPF,
@@ -28,10 +34,12 @@ func hostPorts() []Listener {
 			programs = append(programs, program)
 		}
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), hostPortPatience)
+	defer cancel()
 	var out []Listener
 	for _, program := range programs {
 		// Only this chain, since kube-proxy's may be long; to ask for one that is not there fails.
-		text, err := exec.Command(program, "-w", "5", "-t", "nat", "-S", hostPortChain).Output() //nolint:gosec // one of four fixed names
+		text, err := exec.CommandContext(ctx, program, "-w", "5", "-t", "nat", "-S", hostPortChain).Output() //nolint:gosec // one of four fixed names
 		if err == nil {
 			out = append(out, parseHostPorts(strings.NewReader(string(text)))...)
 		}

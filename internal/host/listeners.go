@@ -100,8 +100,11 @@ func diagnose(family, protocol uint8, states uint32) ([]netip.AddrPort, error) {
 	r := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 	r.AddData(request{family, protocol, states})
 	messages, err := r.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
+	for tries := 1; errors.Is(err, netlink.ErrDumpInterrupted) && tries < 5; tries++ { // a socket may be lacking
+		messages, err = r.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
+	}
 	if err != nil {
-		return nil, err // also when a change interrupted it: a socket may be lacking
+		return nil, err
 	}
 	var out []netip.AddrPort
 	for _, m := range messages {

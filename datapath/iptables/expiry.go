@@ -7,9 +7,10 @@ package iptables
 // second before its own.
 
 // aliveUntil is until when a gate is to be in ALIVE, as far as ipset can count; 0
-// for not at all. A gate with less than a second left is over.
+// for not at all. A gate with no more than a second left is over: ipset can't count
+// less.
 func aliveUntil(end, now int64) int64 {
-	if end <= now {
+	if end <= now+1 {
 		return 0
 	}
 	return min(end, now+maxTimeout)

@@ -113,6 +113,12 @@ const (
 	maxRate     = 1_000_000
 	maxBurst    = 1_000_000
 	maxRecovery = 40_000 // seconds
+
+	// A table for ports has room for all of them. One for sources, too, has an end,
+	// since whoever is let in by the world could fill the kernel's memory otherwise;
+	// a source for which there is no room begins no connection.
+	portBuckets, portEntries     = 1 << 10, 1 << 16
+	sourceBuckets, sourceEntries = 1 << 14, 1 << 18
 )
 
 // byPort bounds, above or upto a rate, what has the same port (and what else the
@@ -123,8 +129,12 @@ func byPort(direction string, rate, burst uint32, mode, name string) string {
 	rate = min(rate, maxRate)
 	burst = uint32(min(uint64(burst), maxBurst, uint64(rate)*maxRecovery))
 	expire := max(10, burst/rate+1) * 1000
-	return fmt.Sprintf("-m hashlimit --hashlimit-%s %d/sec --hashlimit-burst %d --hashlimit-mode %s --hashlimit-name %s%s-%d-%d --hashlimit-htable-size 1024 --hashlimit-htable-max 65536 --hashlimit-htable-expire %d",
-		direction, rate, burst, mode, tablePrefix, name, rate, burst, expire)
+	buckets, entries := portBuckets, portEntries
+	if mode != "dstport" {
+		buckets, entries = sourceBuckets, sourceEntries
+	}
+	return fmt.Sprintf("-m hashlimit --hashlimit-%s %d/sec --hashlimit-burst %d --hashlimit-mode %s --hashlimit-name %s%s-%d-%d --hashlimit-htable-size %d --hashlimit-htable-max %d --hashlimit-htable-expire %d",
+		direction, rate, burst, mode, tablePrefix, name, rate, burst, buckets, entries, expire)
 }
 
 // limitRates has a rule for each protocol, since hashlimit takes tcp/30050 and

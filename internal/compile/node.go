@@ -52,14 +52,14 @@ type NodeInput struct {
 // installation denies is denied on every number.
 func Node(in NodeInput) (rule.Set, []NodeProblem) {
 	n := nodeRules{
-		terms: map[rule.Port]rule.Terms{}, labels: in.Labels, now: in.Now,
+		terms: make(map[rule.Port]rule.Terms, len(in.Allocations)), lists: map[string][]netip.Prefix{}, labels: in.Labels, now: in.Now,
 		places: NewPlaces(in.Pools, in.AddressSets).Within(in.Installation),
 	}
 	n.addPools(in)
 	if in.Installation != nil {
 		n.addInstallation(in.Installation)
 	}
-	claims := map[uint16]int{}
+	claims := make(map[uint16]int, len(in.Allocations))
 	for i := range in.Allocations {
 		claims[claimedNumber(&in.Allocations[i])]++
 	}
@@ -88,6 +88,8 @@ type nodeRules struct {
 	strict           []rule.PortRange // those that pass nobody because it was there before
 	safe             rule.PortRanges  // never judged
 	terms            map[rule.Port]rule.Terms
+	lists            map[string][]netip.Prefix // of sources, by their spelling
+	key              []byte                    // of the last list that was looked up
 	problems         []NodeProblem
 	places           Places
 	labels           map[string]string
@@ -253,10 +255,31 @@ func (n *nodeRules) admitSources(a *v1alpha1.NodePortAllocation, number uint16, 
 			n.problem(number, "NodePortAllocation %s: ports lists %s %d times, so nobody is admitted by it; keep one", a.Name, p.Protocol, listed[p.Protocol])
 			continue
 		}
-		p.Sources = spell(n.prefixes(a, p.Sources, number))
-		terms.Sources = n.places.Admitted(a.Spec.Pool, p)
+		terms.Sources = n.read(a, p.Sources, number)
+		if p.World || len(p.AddressSets)+len(p.Entities) > 0 {
+			p.Sources = spell(terms.Sources)
+			terms.Sources = n.places.Admitted(a.Spec.Pool, p)
+		}
 		n.terms[port] = terms
 	}
+}
+
+// read is prefixes, but the same slice for the same list without problems: ten
+// thousand ports rarely have more than a few hundred.
+func (n *nodeRules) read(a *v1alpha1.NodePortAllocation, sources []v1alpha1.CIDR, number uint16) []netip.Prefix {
+	n.key = n.key[:0]
+	for _, s := range sources {
+		n.key = append(append(n.key, s...), ' ')
+	}
+	if known, ok := n.lists[string(n.key)]; ok {
+		return known
+	}
+	problems := len(n.problems)
+	prefixes := n.prefixes(a, sources, number)
+	if len(n.problems) == problems {
+		n.lists[string(n.key)] = prefixes
+	}
+	return prefixes
 }
 
 // prefixes reads sources entry by entry. The check for the world comes again

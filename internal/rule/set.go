@@ -49,8 +49,9 @@ func NewSet(judged PortRanges, sources map[Port][]netip.Prefix) Set {
 func Build(judged PortRanges, terms map[Port]Terms) Set {
 	s := Set{Ports: make(map[Port]Gate, len(terms)), Classes: map[ClassID][]netip.Prefix{}}
 	ranges := slices.Clone(judged)
+	known := interned{}
 	for port, t := range terms {
-		gate := Gate{Class: s.intern(t.Sources), Audit: s.intern(t.Audited), Limits: t.Limits, Log: t.Log, Expires: t.Expires}
+		gate := Gate{Class: s.intern(t.Sources, known), Audit: s.intern(t.Audited, known), Limits: t.Limits, Log: t.Log, Expires: t.Expires}
 		if gate = gate.canonical(); gate != (Gate{}) {
 			s.Ports[port] = gate
 		}
@@ -62,14 +63,28 @@ func Build(judged PortRanges, terms map[Port]Terms) Set {
 	return s
 }
 
+// interned are the classes of slices that were seen before: ports that share a list
+// often share the slice, and sorting and hashing it once is enough.
+type interned map[list]ClassID
+
+// list is a slice of prefixes by its identity.
+type list struct {
+	first  *netip.Prefix
+	length int
+}
+
 // intern returns the name of the class of the prefixes, "" for none.
-func (s Set) intern(prefixes []netip.Prefix) ClassID {
-	canonical := Canonical(prefixes)
-	if len(canonical) == 0 {
+func (s Set) intern(prefixes []netip.Prefix, known interned) ClassID {
+	if len(prefixes) == 0 {
 		return ""
 	}
+	key := list{&prefixes[0], len(prefixes)}
+	if id, ok := known[key]; ok {
+		return id
+	}
+	canonical := Canonical(prefixes)
 	id := NameClass(canonical)
-	s.Classes[id] = canonical
+	s.Classes[id], known[key] = canonical, id
 	return id
 }
 

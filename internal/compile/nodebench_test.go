@@ -1,0 +1,43 @@
+package compile
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+)
+
+// manyPorts is an input of n open ports with ten networks each, 300 distinct lists
+// among them.
+func manyPorts(n int) NodeInput {
+	in := NodeInput{Now: time.Unix(1000, 0)}
+	pool := v1alpha1.NodePortPool{ObjectMeta: metav1.ObjectMeta{Name: "web", ResourceVersion: "1"}}
+	pool.Spec.Ranges = []v1alpha1.PortRange{v1alpha1.PortRange(fmt.Sprintf("10000-%d", 9999+n))}
+	pool.Status.Armed = []string{string(pool.Spec.Ranges[0])}
+	in.Pools = append(in.Pools, pool)
+	for i := range n {
+		a := v1alpha1.NodePortAllocation{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint(10000 + i), UID: "u", ResourceVersion: fmt.Sprint(i)}}
+		a.Spec.Pool, a.Spec.State, a.Spec.Protocols = "web", v1alpha1.AllocationOpen, []v1alpha1.Protocol{"TCP"}
+		port := v1alpha1.ClaimedPort{Protocol: "TCP", Name: "https"}
+		for j := range 10 {
+			port.Sources = append(port.Sources, v1alpha1.CIDR(fmt.Sprintf("10.%d.%d.0/24", i%300%256, j*3+i%300/256)))
+		}
+		a.Spec.Ports = []v1alpha1.ClaimedPort{port}
+		in.Allocations = append(in.Allocations, a)
+	}
+	return in
+}
+
+func BenchmarkNode(b *testing.B) {
+	for _, n := range []int{10, 1000, 10000} {
+		in := manyPorts(n)
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for b.Loop() {
+				Node(in)
+			}
+		})
+	}
+}

@@ -51,6 +51,9 @@ type NodeDatapathStatus struct {
 	// +listMapKey=port
 	// +optional
 	Exceptions []PortException `json:"exceptions,omitempty"`
+	// Repairs tells of foreign changes to our rules since the agent started.
+	// +optional
+	Repairs *Repairs `json:"repairs,omitempty"`
 	// Conditions: Enforced.
 	// +listType=map
 	// +listMapKey=type
@@ -73,6 +76,18 @@ type Marks struct {
 	// Installation: the resource version up to which the Portreeve object is in force.
 	// +optional
 	Installation string `json:"installation,omitempty"`
+}
+
+// Repairs counts how often the kernel was found not to enforce what it had been seen to.
+type Repairs struct {
+	// Count of them.
+	Count int64 `json:"count"`
+	// Last is when it last was.
+	Last metav1.Time `json:"last"`
+	// Damage says what was found then.
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	Damage string `json:"damage,omitempty"`
 }
 
 // PortException is a port the node can't enforce as wished.

@@ -336,7 +336,7 @@ func (a *Agent) settle(o outcome) {
 	}
 	status := o.status(a.proved, labels, a.kernel.doubt)
 	status.BootID, status.Datapath, status.DatapathReason = a.config.BootID, a.kernel.name, a.kernel.why
-	status.ExposedSeconds = a.node.Boot.Exposed
+	status.ExposedSeconds, status.Repairs = a.node.Boot.Exposed, a.kernel.repairs
 	if a.applied.lockdown() == nil {
 		status.Exceptions = reported(status.Exceptions, a.node.Exempt)
 	}

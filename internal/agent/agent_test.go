@@ -256,8 +256,11 @@ func TestDamageIsRepairedAtTheNextCheck(t *testing.T) {
 		if got := testutil.ToFloat64(l.agent.metrics.repairs); got != 1 {
 			t.Errorf("%v repairs counted", got)
 		}
-		if len(l.reports.written()) != writes {
-			t.Error("a repaired damage changed the report")
+		if got := l.status().Repairs; got == nil || got.Count != 1 || got.Damage == "" {
+			t.Errorf("the repair is reported as %+v", got)
+		}
+		if got := len(l.reports.written()) - writes; got != 1 {
+			t.Errorf("%d reports of it", got)
 		}
 		l.pass(checkInterval)
 		l.wantCalls("have", "confirm")

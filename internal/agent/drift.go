@@ -6,6 +6,9 @@ import (
 	"strings"
 	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/datapath"
 )
 
@@ -32,6 +35,23 @@ func (k *kernel) disturbed() bool {
 		return k.printErr == nil // once; the next check says what is wrong
 	}
 	return now != k.print
+}
+
+// longestDamage is what the schema of a report allows.
+const longestDamage = 1024
+
+// repaired takes note of what somebody changed; nil: the kernel enforces something
+// else, and is otherwise as we make it.
+func (k *kernel) repaired(damage error) {
+	next := &v1alpha1.Repairs{Count: 1, Last: metav1.Now(), Damage: "it admitted others than it was to"}
+	if k.repairs != nil {
+		next.Count += k.repairs.Count
+	}
+	if damage != nil {
+		next.Damage = damage.Error()
+	}
+	next.Damage = next.Damage[:min(len(next.Damage), longestDamage)]
+	k.repairs = next
 }
 
 // bypassError: packets may come to pods around our rules.

@@ -44,6 +44,8 @@ type kernel struct {
 	// print is the fingerprint of the kernel when it was last seen to be right.
 	print    uint64
 	printErr error
+	// repairs tells of what somebody changed; nil: nothing yet.
+	repairs *v1alpha1.Repairs
 	// doubt: the kernel was seen not to enforce what it was believed to. It stays
 	// until the kernel is sure again.
 	doubt bool
@@ -127,5 +129,6 @@ func (k *kernel) verify(ctx context.Context) {
 		return
 	}
 	k.metrics.repairs.Inc()
+	k.repaired(err)
 	k.log.Warn("somebody changed our rules in the kernel; repairing", "damage", err)
 }

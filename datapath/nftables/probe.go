@@ -3,6 +3,9 @@ package nftables
 import (
 	"fmt"
 	"maps"
+	"slices"
+
+	"github.com/google/nftables/expr"
 
 	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/internal/rule"
@@ -22,8 +25,13 @@ const probeName = tableName + "-probe"
 // probe asks the kernel what it can do.
 func probe() (lacking, error) {
 	var lacks lacking
-	if err := try(0, nil, nil); err != nil {
-		return lacks, fmt.Errorf("the kernel refuses nf_tables (CONFIG_NF_TABLES_INET, capability NET_ADMIN): %w: %w", datapath.ErrUnsupported, err)
+	// All that any packet meets, but for the ways to chains that are not there.
+	judge := slices.DeleteFunc(judgeRules(variant{addresses: true, virtual: true}), func(l line) bool {
+		verdict, ok := l.exprs[len(l.exprs)-1].(*expr.Verdict)
+		return ok && verdict.Chain != ""
+	})
+	if err := try(0, fixedSets(), judge); err != nil {
+		return lacks, fmt.Errorf("the kernel refuses nf_tables (CONFIG_NF_TABLES_INET, nft_ct, nft_fib_inet; capability NET_ADMIN): %w: %w", datapath.ErrUnsupported, err)
 	}
 	lacks.owner = try(owned, nil, nil) != nil
 	log := lineSet(datapath.Accepted, 1)

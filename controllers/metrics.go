@@ -30,8 +30,15 @@ var cloudRules = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 	Help: "Inbound rules in a security group by owner (ours, foreign).",
 }, []string{"firewall", "group", "owner"})
 
+var ungatedNodes = prometheus.NewGauge(prometheus.GaugeOpts{
+	Name: "portreeve_ungated_nodes",
+	Help: "Ready nodes on which no agent has reported in this boot: nobody filters their node ports.",
+})
+
 // registerMetrics adds our metrics to the manager's registry, once a process.
-var registerMetrics = sync.OnceFunc(func() { metrics.Registry.MustRegister(poolPorts, undeclaredServices, cloudCalls, cloudRules) })
+var registerMetrics = sync.OnceFunc(func() {
+	metrics.Registry.MustRegister(poolPorts, undeclaredServices, cloudCalls, cloudRules, ungatedNodes)
+})
 
 func observePool(p compile.PoolSeen, s v1alpha1.NodePortPoolStatus) {
 	foreign := 0 // the list in status is cut

@@ -65,6 +65,13 @@ type Proof struct {
 	Installation string
 }
 
+// Ungated says that nobody filters the node's ports: it is Ready and one on which an
+// agent works, and none has reported since it booted.
+func Ungated(n NodeReport) bool {
+	return Enforceable(n.Node) && Ready(n.Node) &&
+		(n.Datapath == nil || n.Datapath.Status.BootID == "" || n.Datapath.Status.BootID != n.Status.NodeInfo.BootID)
+}
+
 // Missing returns why the node is not proved to enforce the allocation as it
 // stands; "" when it is proved.
 func (p Proof) Missing(n NodeReport, a *v1alpha1.NodePortAllocation) string {

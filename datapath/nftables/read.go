@@ -56,10 +56,7 @@ func (s *socket) read(now time.Time) (state, needs, error) {
 	if err != nil {
 		return state{}, needs{}, err
 	}
-	n := newNeeds()
-	for _, g := range found.Ports {
-		n.count(g, 1)
-	}
+	n := needsOf(found.Set)
 	if err = found.check(n, chains); err == nil {
 		return found, n, nil
 	}

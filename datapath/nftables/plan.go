@@ -233,8 +233,9 @@ func (b *batch) move(from, to map[string][]span) {
 // that ends comes with it.
 func (b *batch) addPorts(ports map[rule.Port]rule.Gate, chosen func(rule.Port, rule.Gate) bool, now time.Time) {
 	b.addElements(setEnds, portElements(ports, func(p rule.Port, g rule.Gate) bool { return chosen(p, g) && ends(p, g) }, endElement))
+	names := map[rule.Gate]string{} // many lead to one
 	b.addElements(setPorts, portElements(ports, func(p rule.Port, g rule.Gate) bool { return chosen(p, g) && !ended(g, now) },
-		func(p rule.Port, g rule.Gate) element { return openElement(p, g, now) }))
+		func(p rule.Port, g rule.Gate) element { return openElement(p, g, now, names) }))
 }
 
 func ends(_ rule.Port, g rule.Gate) bool { return g.Expires != 0 }

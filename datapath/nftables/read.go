@@ -335,10 +335,20 @@ type portTables struct{ open, ends []kernelElement }
 
 // takePorts reads which port leads to which gate, and until when.
 func (s *state) takePorts(from portTables, now time.Time) error {
-	open := map[rule.Port]kernelElement{}
+	open := make(map[rule.Port]kernelElement, len(from.open))
+	type reading struct {
+		rule.Gate
+		ok bool
+	}
+	chains := map[string]reading{} // many lead to one
 	for _, e := range from.open {
 		port, known := portOf(e.key)
-		g, ok := gateOf(e.chain)
+		r, seen := chains[e.chain]
+		if !seen {
+			r.Gate, r.ok = gateOf(e.chain)
+			chains[e.chain] = r
+		}
+		g, ok := r.Gate, r.ok
 		if !ok || !known {
 			return damaged("set %s has an element that leads to %q", setPorts, e.chain)
 		}

@@ -44,9 +44,11 @@ test-unit: ## The tests that need neither root nor a lab, under the race detecto
 soak: preflight controlplane ## The same tests at full scale; takes hours
 	PORTREEVE_SCALE=soak go run ./hack/gotest
 
+# BENCH='Datapaths|OwnSets|Revocation' measures the datapaths alone, in minutes.
+BENCH ?= .
 .PHONY: bench
 bench: preflight controlplane ## The goals in numbers; a missed one is printed as MISSED
-	go test -run '^$$' -bench . -benchtime 1x -count 1 -timeout 2h ./test/bench/...
+	go test -run '^$$' -bench '$(BENCH)' -benchtime 1x -count 1 -timeout 2h ./test/bench/...
 
 .PHONY: teeth
 teeth: preflight controlplane ## Break the code in one place at a time; a test must fail for each

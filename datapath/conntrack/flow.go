@@ -1,6 +1,7 @@
 package conntrack
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 
@@ -16,21 +17,28 @@ import (
 const (
 	ctaProtoNum     = 1
 	ctaProtoDstPort = 3
+
+	ctaFilter          = 25
+	ctaFilterOrigFlags = 1
+)
+
+// Which parts of the original direction a listing is to match
+// (net/netfilter/nf_conntrack_netlink.c of the kernel: CTA_FILTER_F_*).
+const (
+	filterProtoNum = 1 << 3
+	filterDstPort  = 1 << 5
 )
 
 // flow is the original direction of one entry, and what it takes to delete
 // exactly that entry.
 type flow struct {
+	family              uint8
 	protocol            rule.Protocol // "" for one that is never judged
 	source, destination netip.Addr
 	port                uint16 // destination
-	key                 []attribute
-}
-
-// attribute is a copy of one that the kernel sent.
-type attribute struct {
-	typ   uint16
-	value []byte
+	// As the kernel sent them. The id tells the entry from a later one of the same
+	// addresses.
+	tuple, id, zone []byte
 }
 
 var protocols = map[uint8]rule.Protocol{
@@ -41,14 +49,18 @@ var protocols = map[uint8]rule.Protocol{
 // of TCP and UDP only.
 func parse(message []byte) flow {
 	var f flow
+	if len(message) > 0 {
+		f.family = message[0]
+	}
 	for typ, value := range nfattr.All(message[min(nl.SizeofNfgenmsg, len(message)):]) {
 		switch typ {
 		case nl.CTA_TUPLE_ORIG:
 			f.parseTuple(value)
-			f.key = append(f.key, attribute{typ | unix.NLA_F_NESTED, value})
-		case nl.CTA_ID, nl.CTA_ZONE:
-			// The id tells the entry from a later one of the same addresses.
-			f.key = append(f.key, attribute{typ, value})
+			f.tuple = value
+		case nl.CTA_ID:
+			f.id = value
+		case nl.CTA_ZONE:
+			f.zone = value
 		}
 	}
 	return f
@@ -71,11 +83,35 @@ func (f *flow) parseTuple(tuple []byte) {
 	}
 }
 
+// fill names the entry.
+func (f flow) fill(a *nfattr.Builder) {
+	a.Bytes(nl.CTA_TUPLE_ORIG|unix.NLA_F_NESTED, f.tuple)
+	for _, part := range []struct {
+		typ   uint16
+		value []byte
+	}{{nl.CTA_ID, f.id}, {nl.CTA_ZONE, f.zone}} {
+		if part.value != nil {
+			a.Bytes(part.typ, part.value)
+		}
+	}
+}
+
 // owned returns the flow with copies of what aliases the dump's buffer.
 func (f flow) owned() flow {
-	f.key = slices.Clone(f.key)
-	for i := range f.key {
-		f.key[i].value = slices.Clone(f.key[i].value)
-	}
+	f.tuple, f.id, f.zone = slices.Clone(f.tuple), slices.Clone(f.id), slices.Clone(f.zone)
 	return f
+}
+
+// fill asks for the entries with that destination as the client wrote it, and no
+// others. A kernel before 5.8 lists all; so does any kernel of SCTP's numbers.
+func (q question) fill(a *nfattr.Builder) {
+	a.Nest(nl.CTA_TUPLE_ORIG, func() {
+		a.Nest(nl.CTA_TUPLE_PROTO, func() {
+			a.Bytes(ctaProtoNum, []byte{q.protocol})
+			a.Bytes(ctaProtoDstPort, binary.BigEndian.AppendUint16(nil, q.number))
+		})
+	})
+	a.Nest(ctaFilter, func() {
+		a.Bytes(ctaFilterOrigFlags, binary.NativeEndian.AppendUint32(nil, filterProtoNum|filterDstPort))
+	})
 }

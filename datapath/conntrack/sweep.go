@@ -5,19 +5,26 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/portreeve/portreeve/datapath"
+	"github.com/portreeve/portreeve/datapath/internal/nfattr"
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
-// dumps bounds how often a dump that the kernel calls inconsistent is repeated.
-const dumps = 3
+const (
+	// dumps bounds how often a listing that the kernel calls inconsistent is repeated.
+	dumps = 3
+	// few numbers are asked for one by one.
+	few = 2
+	// deletions in one message: if all of them fail there must be room for the answers.
+	deletions = 128
+)
 
 // Sweep deletes the connections to this node, on the given port numbers, whose
 // source want does not admit, and returns how many there were. Call it after the
@@ -38,28 +45,25 @@ func Sweep(ctx context.Context, numbers rule.PortRanges, want rule.Set) (int, er
 	if err != nil {
 		return 0, err
 	}
-	socket, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_NETFILTER)
+	now := time.Now().Unix()
+	victims, err := find(familiesOf(addresses.Node), numbers, func(f flow) bool { return lost(f, addresses.Node, numbers, want, now) })
 	if err != nil {
-		return 0, fmt.Errorf("open netlink: %w", err)
+		return 0, err
 	}
-	defer socket.Close()
-	sockets := map[int]*nl.SocketHandle{unix.NETLINK_NETFILTER: {Socket: socket}}
-
-	now, swept := time.Now().Unix(), 0
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		victims, err := find(sockets, family, func(f flow) bool { return lost(f, addresses.Node, numbers, want, now) })
-		if err != nil {
+	s, err := openSocket()
+	if err != nil {
+		return 0, err
+	}
+	defer s.close()
+	swept := 0
+	for batch := range slices.Chunk(victims, deletions) {
+		if err := ctx.Err(); err != nil {
 			return swept, err
 		}
-		for _, f := range victims {
-			if err := ctx.Err(); err != nil {
-				return swept, err
-			}
-			// One that has gone by itself meanwhile is as good.
-			if err := f.remove(sockets, family); err != nil && !errors.Is(err, unix.ENOENT) {
-				return swept, fmt.Errorf("delete conntrack entry %s -> %s %d: %w", f.source, f.destination, f.port, err)
-			}
-			swept++
+		n, err := s.delete(batch)
+		swept += n
+		if err != nil {
+			return swept, err
 		}
 	}
 	return swept, nil
@@ -79,39 +83,92 @@ func lost(f flow, node map[netip.Addr]bool, numbers rule.PortRanges, want rule.S
 	return end != 0 && end <= now || !want.Admits(port, f.source)
 }
 
-// find dumps the table of one family and keeps what matches.
-func find(sockets map[int]*nl.SocketHandle, family uint8, match func(flow) bool) ([]flow, error) {
+// familiesOf returns the families in which somebody else can have a connection to
+// the node.
+func familiesOf(node map[netip.Addr]bool) []uint8 {
+	families := []uint8{unix.AF_INET}
+	for a := range node {
+		if a.Is6() && !a.IsLoopback() {
+			return append(families, unix.AF_INET6)
+		}
+	}
+	return families
+}
+
+// find lists the entries that match, which are all on the numbers. It asks for each
+// family at the same time: for every listing the kernel goes through the whole table.
+func find(families []uint8, numbers rule.PortRanges, match func(flow) bool) ([]flow, error) {
+	found, errs := make([][]flow, len(families)), make([]error, len(families))
+	var asking sync.WaitGroup
+	for i, family := range families {
+		s, err := openSocket() // here, as another thread may be in another namespace
+		if err != nil {
+			errs[i] = err
+			break
+		}
+		asking.Go(func() {
+			defer s.close()
+			found[i], errs[i] = s.find(family, numbers, match)
+		})
+	}
+	asking.Wait()
+	return slices.Concat(found...), errors.Join(errs...)
+}
+
+// find asks for few numbers one by one: to tell of an entry takes the kernel ten
+// times as long as to pass over it.
+func (s *socket) find(family uint8, numbers rule.PortRanges, match func(flow) bool) ([]flow, error) {
+	whole := func() ([]flow, error) {
+		found, _, err := s.list(family, nil, match)
+		return found, err
+	}
+	if numbers.Len() > few {
+		return whole()
+	}
+	var all []flow
+	for n := range numbers.Numbers {
+		for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP} {
+			found, others, err := s.list(family, &question{protocol, n}, match)
+			if err != nil {
+				return nil, err
+			}
+			if others { // this kernel does not choose
+				return whole()
+			}
+			all = append(all, found...)
+		}
+	}
+	return all, nil
+}
+
+// question is what a listing is to choose.
+type question struct {
+	protocol uint8
+	number   uint16
+}
+
+// list returns the entries that match; others says that the kernel told of some by
+// another protocol than was asked for.
+func (s *socket) list(family uint8, asked *question, match func(flow) bool) (found []flow, others bool, err error) {
+	fill := func(*nfattr.Builder) {}
+	if asked != nil {
+		fill = asked.fill
+	}
 	for attempt := 1; ; attempt++ {
-		var found []flow
-		req := request(sockets, family, nl.IPCTNL_MSG_CT_GET, unix.NLM_F_DUMP)
-		err := req.ExecuteIter(unix.NETLINK_NETFILTER, 0, func(message []byte) bool {
-			if f := parse(message); match(f) {
+		found, others = nil, false
+		err := s.dump(family, fill, func(message []byte) {
+			f := parse(message)
+			others = others || asked != nil && f.protocol != protocols[asked.protocol]
+			if match(f) {
 				found = append(found, f.owned())
 			}
-			return true
 		})
-		if errors.Is(err, netlink.ErrDumpInterrupted) && attempt < dumps {
+		if errors.Is(err, errInterrupted) && attempt < dumps {
 			continue
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list conntrack table: %w", err)
+			return nil, false, fmt.Errorf("list conntrack table: %w", err)
 		}
-		return found, nil
+		return found, others, nil
 	}
-}
-
-func (f flow) remove(sockets map[int]*nl.SocketHandle, family uint8) error {
-	req := request(sockets, family, nl.IPCTNL_MSG_CT_DELETE, unix.NLM_F_ACK)
-	for _, a := range f.key {
-		req.AddData(nl.NewRtAttr(int(a.typ), a.value))
-	}
-	_, err := req.Execute(unix.NETLINK_NETFILTER, 0)
-	return err
-}
-
-func request(sockets map[int]*nl.SocketHandle, family uint8, operation, flags int) *nl.NetlinkRequest {
-	req := nl.NewNetlinkRequest(netlink.ConntrackTable<<8|operation, flags)
-	req.Sockets = sockets
-	req.AddData(&nl.Nfgenmsg{NfgenFamily: family, Version: nl.NFNETLINK_V0})
-	return req
 }

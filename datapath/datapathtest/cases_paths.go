@@ -87,10 +87,10 @@ func otherDNAT(w *World) {
 // ICMP error, which comes to the node, has to reach the pod.
 func pathMTU(w *World) {
 	far := NewNamespace(w.t)
-	join(w.t, w.Client, "narrow", []string{"10.8.128.1/24", "2001:db8:8:128::1/64"}, far, "eth0", []string{"10.8.128.2/24", "2001:db8:8:128::2/64"})
-	w.Client.sysctl(w.t, "net.ipv4.ip_forward", "1")
+	Join(w.t, w.Client, "narrow", []string{"10.8.128.1/24", "2001:db8:8:128::1/64"}, far, "eth0", []string{"10.8.128.2/24", "2001:db8:8:128::2/64"})
+	w.Client.Sysctl(w.t, "net.ipv4.ip_forward", "1")
 	if hasIPv6 {
-		w.Client.sysctl(w.t, "net.ipv6.conf.all.forwarding", "1")
+		w.Client.Sysctl(w.t, "net.ipv6.conf.all.forwarding", "1")
 	}
 	w.Client.must(w.t, func() error {
 		link, err := netlink.LinkByName("narrow")

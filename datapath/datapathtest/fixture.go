@@ -66,20 +66,20 @@ type World struct {
 func NewWorld(t *testing.T, open Open) *World {
 	t.Helper()
 	w := &World{t: t, open: open, Client: NewNamespace(t), Node: NewNamespace(t), Pod: NewNamespace(t)}
-	join(t, w.Node, "outside", []string{"10.0.0.1/24", "2001:db8::1/64"},
+	Join(t, w.Node, "outside", []string{"10.0.0.1/24", "2001:db8::1/64"},
 		w.Client, "eth0", []string{"10.0.0.2/24", "2001:db8::2/64", "10.8.0.1/32", "10.9.0.1/32", "2001:db8:8::1/128", "2001:db8:9::1/128"})
-	join(t, w.Node, "inside", []string{"10.244.0.1/24", "fd00:10:244::1/64"},
+	Join(t, w.Node, "inside", []string{"10.244.0.1/24", "fd00:10:244::1/64"},
 		w.Pod, "eth0", []string{"10.244.0.2/24", "fd00:10:244::2/64"})
-	w.Node.route(t, "10.8.0.0/15", "10.0.0.2")
-	w.Node.route(t, "2001:db8:8::/47", "2001:db8::2")
-	w.Client.route(t, "10.96.0.0/16", "10.0.0.1")
-	w.Client.route(t, "fd00:10:96::/64", "2001:db8::1")
-	w.Pod.route(t, "0.0.0.0/0", "10.244.0.1")
-	w.Pod.route(t, "::/0", "fd00:10:244::1")
-	w.Node.sysctl(t, "net.ipv4.ip_forward", "1")
+	w.Node.Route(t, "10.8.0.0/15", "10.0.0.2")
+	w.Node.Route(t, "2001:db8:8::/47", "2001:db8::2")
+	w.Client.Route(t, "10.96.0.0/16", "10.0.0.1")
+	w.Client.Route(t, "fd00:10:96::/64", "2001:db8::1")
+	w.Pod.Route(t, "0.0.0.0/0", "10.244.0.1")
+	w.Pod.Route(t, "::/0", "fd00:10:244::1")
+	w.Node.Sysctl(t, "net.ipv4.ip_forward", "1")
 	w.Node.Command(t, carry("10.244.0.2"), "iptables-restore", "-w", "10", "-n")
 	if hasIPv6 {
-		w.Node.sysctl(t, "net.ipv6.conf.all.forwarding", "1")
+		w.Node.Sysctl(t, "net.ipv6.conf.all.forwarding", "1")
 		w.Node.Command(t, carry("[fd00:10:244::2]"), "ip6tables-restore", "-w", "10", "-n")
 	}
 	serve(t, w.Pod, 8080)

@@ -34,8 +34,8 @@ func NewNamespace(t testing.TB) *Namespace {
 	n := &Namespace{handle}
 	if hasIPv6 {
 		// Duplicate address detection would keep a fresh link silent for a second.
-		n.sysctl(t, "net.ipv6.conf.default.accept_dad", "0")
-		n.sysctl(t, "net.ipv6.conf.default.dad_transmits", "0")
+		n.Sysctl(t, "net.ipv6.conf.default.accept_dad", "0")
+		n.Sysctl(t, "net.ipv6.conf.default.dad_transmits", "0")
 	}
 	n.must(t, func() error {
 		lo, err := netlink.LinkByName("lo")
@@ -91,15 +91,16 @@ func (n *Namespace) Command(t testing.TB, stdin string, argv ...string) string {
 	return out.String()
 }
 
-func (n *Namespace) sysctl(t testing.TB, key, value string) {
+// Sysctl sets a kernel parameter of the namespace.
+func (n *Namespace) Sysctl(t testing.TB, key, value string) {
 	t.Helper()
 	n.must(t, func() error {
 		return os.WriteFile("/proc/sys/"+strings.ReplaceAll(key, ".", "/"), []byte(value), 0o644)
 	})
 }
 
-// join lays a cable between two namespaces and gives each end its addresses.
-func join(t testing.TB, a *Namespace, aName string, aAddrs []string, b *Namespace, bName string, bAddrs []string) {
+// Join lays a cable between two namespaces and gives each end its addresses.
+func Join(t testing.TB, a *Namespace, aName string, aAddrs []string, b *Namespace, bName string, bAddrs []string) {
 	t.Helper()
 	a.must(t, func() error {
 		attrs := netlink.NewLinkAttrs()
@@ -137,7 +138,8 @@ func (n *Namespace) address(t testing.TB, link string, addrs ...string) {
 	})
 }
 
-func (n *Namespace) route(t testing.TB, to, via string) {
+// Route leads a network by way of a neighbour.
+func (n *Namespace) Route(t testing.TB, to, via string) {
 	t.Helper()
 	n.must(t, func() error {
 		dst, err := netlink.ParseIPNet(to)

@@ -248,14 +248,18 @@ func portKey(p rule.Port) []byte {
 	return key
 }
 
-// openElement leads to the gate of a port, as long as it lasts.
-func openElement(p rule.Port, g rule.Gate, now time.Time) element {
+// openElement leads to the gate of a port, as long as it lasts. It notes the names of
+// chains.
+func openElement(p rule.Port, g rule.Gate, now time.Time, names map[rule.Gate]string) element {
 	e := element{key: portKey(p)}
 	if g.Expires != 0 {
 		e.left = time.Unix(g.Expires, 0).Sub(now)
 	}
 	g.Expires = 0
-	e.chain = chainOf(g)
+	if e.chain = names[g]; e.chain == "" {
+		e.chain = chainOf(g)
+		names[g] = e.chain
+	}
 	return e
 }
 

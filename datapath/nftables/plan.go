@@ -50,31 +50,6 @@ func (s state) spans() map[string][]span {
 	return out
 }
 
-// needs are the chains and sets that the gates of a state need, by how many ports.
-type needs struct {
-	gates    map[rule.Gate]int // without their end
-	classes  map[rule.ClassID]int
-	dynamics map[string]int
-}
-
-func newNeeds() needs {
-	return needs{map[rule.Gate]int{}, map[rule.ClassID]int{}, map[string]int{}}
-}
-
-// count adds so many ports of a gate.
-func (n needs) count(g rule.Gate, ports int) {
-	g.Expires = 0
-	n.gates[g] += ports
-	for _, id := range []rule.ClassID{g.Class, g.Audit} {
-		if id != "" {
-			n.classes[id] += ports
-		}
-	}
-	for _, d := range dynamicsOf(g) {
-		n.dynamics[d.name] += ports
-	}
-}
-
 // change is what one transaction does.
 type change struct {
 	addPorts, deletePorts map[rule.Port]rule.Gate
@@ -87,26 +62,19 @@ type change struct {
 	addSets, deleteSets       []set // dynamic ones
 }
 
-// planChange returns what makes want of have, and counts in n what is needed then.
+// planChange returns what makes want of have, which n is of, and makes n that of
+// want.
 func planChange(have, want state, n needs) change {
-	c := change{
-		addPorts: map[rule.Port]rule.Gate{}, deletePorts: map[rule.Port]rule.Gate{},
-		judge: have.variant() != want.variant(),
+	c := change{judge: have.variant() != want.variant()}
+	c.addPorts, c.deletePorts = n.changed(want.Ports)
+	before := newNeeds()
+	for p := range c.deletePorts {
+		n.set(p, rule.Gate{}, before)
 	}
-	before := needs{maps.Clone(n.gates), maps.Clone(n.classes), maps.Clone(n.dynamics)}
-	for p, g := range have.Ports {
-		if want.Ports[p] != g {
-			c.deletePorts[p] = g
-			n.count(g, -1)
-		}
+	for p, g := range c.addPorts {
+		n.set(p, g, before)
 	}
 	dynamics := map[string]set{}
-	for p, g := range want.Ports {
-		if have.Ports[p] != g {
-			c.addPorts[p] = g
-			n.count(g, 1)
-		}
-	}
 	for _, ports := range []map[rule.Port]rule.Gate{c.addPorts, c.deletePorts} {
 		for _, g := range ports {
 			for _, d := range dynamicsOf(g) {
@@ -149,23 +117,6 @@ func between(have, want state) state {
 		},
 		virtual: rule.Canonical(slices.Concat(have.virtual, want.virtual)),
 	}
-}
-
-// turned returns what is counted now and was not before, and what no longer is; it
-// takes the latter out of now.
-func turned[K comparable](before, now map[K]int) (added, gone []K) {
-	for k, n := range now {
-		switch {
-		case n > 0 && before[k] == 0:
-			added = append(added, k)
-		case n == 0:
-			delete(now, k)
-			if before[k] > 0 {
-				gone = append(gone, k)
-			}
-		}
-	}
-	return added, gone
 }
 
 // without returns what is in a and not in b.
@@ -282,8 +233,9 @@ func (b *batch) move(from, to map[string][]span) {
 // that ends comes with it.
 func (b *batch) addPorts(ports map[rule.Port]rule.Gate, chosen func(rule.Port, rule.Gate) bool, now time.Time) {
 	b.addElements(setEnds, portElements(ports, func(p rule.Port, g rule.Gate) bool { return chosen(p, g) && ends(p, g) }, endElement))
+	names := map[rule.Gate]string{} // many lead to one
 	b.addElements(setPorts, portElements(ports, func(p rule.Port, g rule.Gate) bool { return chosen(p, g) && !ended(g, now) },
-		func(p rule.Port, g rule.Gate) element { return openElement(p, g, now) }))
+		func(p rule.Port, g rule.Gate) element { return openElement(p, g, now, names) }))
 }
 
 func ends(_ rule.Port, g rule.Gate) bool { return g.Expires != 0 }

@@ -56,10 +56,7 @@ func (s *socket) read(now time.Time) (state, needs, error) {
 	if err != nil {
 		return state{}, needs{}, err
 	}
-	n := newNeeds()
-	for _, g := range found.Ports {
-		n.count(g, 1)
-	}
+	n := needsOf(found.Set)
 	if err = found.check(n, chains); err == nil {
 		return found, n, nil
 	}
@@ -338,10 +335,20 @@ type portTables struct{ open, ends []kernelElement }
 
 // takePorts reads which port leads to which gate, and until when.
 func (s *state) takePorts(from portTables, now time.Time) error {
-	open := map[rule.Port]kernelElement{}
+	open := make(map[rule.Port]kernelElement, len(from.open))
+	type reading struct {
+		rule.Gate
+		ok bool
+	}
+	chains := map[string]reading{} // many lead to one
 	for _, e := range from.open {
 		port, known := portOf(e.key)
-		g, ok := gateOf(e.chain)
+		r, seen := chains[e.chain]
+		if !seen {
+			r.Gate, r.ok = gateOf(e.chain)
+			chains[e.chain] = r
+		}
+		g, ok := r.Gate, r.ok
 		if !ok || !known {
 			return damaged("set %s has an element that leads to %q", setPorts, e.chain)
 		}

@@ -15,6 +15,9 @@ const (
 	// room for a cold load in one message; memory is taken as it is needed.
 	sendBuffer    = 256 << 20
 	receiveBuffer = 8 << 20
+	// messageBuffer takes one piece of a listing, which the kernel makes the larger
+	// the more room there is, or a message of ours that it refuses.
+	messageBuffer = 128 << 10
 	// answers bounds the wait for the kernel, which answers before it returns from
 	// being asked.
 	answers = 30 * time.Second
@@ -33,7 +36,7 @@ type socket struct {
 }
 
 func openSocket() (*socket, error) {
-	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
+	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{MessageBufferSize: messageBuffer})
 	if err != nil {
 		return nil, fmt.Errorf("open netlink: %w", err)
 	}

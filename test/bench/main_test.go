@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"testing"
-	"time"
 
 	"github.com/go-logr/logr"
 	ctrllog "sigs.k8s.io/controller-runtime/pkg/log"
@@ -34,21 +33,14 @@ func run(m *testing.M) int {
 		return m.Run() // nothing is measured
 	}
 	ctrllog.SetLogger(logr.Discard())
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
-	defer cancel()
-	var err error
-	programs, err = stage.Build(ctx)
-	defer os.RemoveAll(programs)
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
+	defer func() { _ = os.RemoveAll(programs) }()
 	return m.Run()
 }
 
 // raise starts the lab of a benchmark, with Portreeve installed and not running.
 func raise(ctx context.Context, b *testing.B, options lab.Options) {
 	b.Helper()
+	build(ctx, b)
 	dir := b.TempDir()
 	policy := filepath.Join(dir, "audit.yaml")
 	audit = filepath.Join(dir, "audit.log")
@@ -63,6 +55,18 @@ func raise(ctx context.Context, b *testing.B, options lab.Options) {
 	cluster.CloseOnInterrupt()
 	b.Cleanup(func() { _ = cluster.Close() })
 	if town, err = stage.New(ctx, cluster, programs); err != nil {
+		b.Fatal(err)
+	}
+}
+
+// build builds the programs, once: a benchmark of a datapath needs none.
+func build(ctx context.Context, b *testing.B) {
+	b.Helper()
+	if programs != "" {
+		return
+	}
+	var err error
+	if programs, err = stage.Build(ctx); err != nil {
 		b.Fatal(err)
 	}
 }

@@ -52,6 +52,16 @@ func goal(b *testing.B, what string, have float64, unit string, most float64) {
 	fmt.Printf("  %-70s %8.2f %-2s goal <= %g %s: %s\n", what, have, unit, most, unit, verdict)
 }
 
+// atLeast prints a figure beside a goal that it is to reach.
+func atLeast(b *testing.B, what string, have, least float64) {
+	b.Helper()
+	verdict := "met"
+	if have < least {
+		verdict = "MISSED"
+	}
+	fmt.Printf("  %-70s %8.2f    goal >= %g: %s\n", what, have, least, verdict)
+}
+
 func note(what string, have float64, unit string) {
 	fmt.Printf("  %-70s %8.2f %s\n", what, have, unit)
 }

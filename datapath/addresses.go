@@ -14,6 +14,9 @@ import (
 // node's: a ClusterIP Service on port 30080 must not be judged as node port 30080.
 const VirtualLink = "kube-ipvs0"
 
+// interruptions bounds how often a listing that changes interrupt is begun anew.
+const interruptions = 5
+
 // Addresses are what the kernel of a node takes as its own.
 type Addresses struct {
 	// Node are the node's own: on any link, loopback ranges left out. One that
@@ -31,6 +34,12 @@ func ReadAddresses(h *netlink.Handle) (Addresses, error) {
 		return Addresses{}, fmt.Errorf("look for link %s: %w", VirtualLink, err)
 	}
 	list, err := h.AddrList(nil, unix.AF_UNSPEC)
+	for range interruptions { // pods come and go meanwhile
+		if !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+		list, err = h.AddrList(nil, unix.AF_UNSPEC)
+	}
 	if err != nil {
 		return Addresses{}, fmt.Errorf("list addresses: %w", err)
 	}

@@ -16,6 +16,7 @@ import (
 // library has no name for.
 const (
 	ctaProtoNum     = 1
+	ctaProtoSrcPort = 2
 	ctaProtoDstPort = 3
 
 	ctaFilter          = 25
@@ -36,6 +37,10 @@ type flow struct {
 	protocol            rule.Protocol // "" for one that is never judged
 	source, destination netip.Addr
 	port                uint16 // destination
+	// who answers, as the kernel expects it: another than the destination where a Service
+	// or a hostPort translates it.
+	answering     netip.Addr
+	answeringPort uint16
 	// As the kernel sent them. The id tells the entry from a later one of the same
 	// addresses.
 	tuple, id, zone []byte
@@ -57,6 +62,8 @@ func parse(message []byte) flow {
 		case nl.CTA_TUPLE_ORIG:
 			f.parseTuple(value)
 			f.tuple = value
+		case nl.CTA_TUPLE_REPLY:
+			f.parseReply(value)
 		case nl.CTA_ID:
 			f.id = value
 		case nl.CTA_ZONE:
@@ -82,6 +89,22 @@ func (f *flow) parseTuple(tuple []byte) {
 		}
 	}
 }
+
+func (f *flow) parseReply(tuple []byte) {
+	for typ, value := range nfattr.All(tuple) {
+		for inner, value := range nfattr.All(value) {
+			switch {
+			case typ == nl.CTA_TUPLE_IP && (inner == nl.CTA_IP_V4_SRC || inner == nl.CTA_IP_V6_SRC):
+				f.answering, _ = netip.AddrFromSlice(value)
+			case typ == nl.CTA_TUPLE_PROTO && inner == ctaProtoSrcPort:
+				f.answeringPort = nfattr.Uint16(value)
+			}
+		}
+	}
+}
+
+// untranslated says that the node itself answers, at the number that the client asked.
+func (f flow) untranslated() bool { return f.answering == f.destination && f.answeringPort == f.port }
 
 // fill names the entry.
 func (f flow) fill(a *nfattr.Builder) {

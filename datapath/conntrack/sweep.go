@@ -71,8 +71,12 @@ func Sweep(ctx context.Context, numbers rule.PortRanges, want rule.Set) (int, er
 
 // lost says whether the flow may no longer be. The node's own addresses as
 // source mean lo, which is never judged.
+//
+// The connections of a process of the node stay: while the kernel remembers who began
+// them, their packets are judged, and dropped. Forgotten, the next packet of the
+// process would make a new connection of it, begun by the node, whose replies pass.
 func lost(f flow, node map[netip.Addr]bool, numbers rule.PortRanges, want rule.Set, now int64) bool {
-	if f.protocol == "" || !numbers.Contains(f.port) || !node[f.destination] || node[f.source] {
+	if f.untranslated() || f.protocol == "" || !numbers.Contains(f.port) || !node[f.destination] || node[f.source] {
 		return false
 	}
 	if len(want.Addresses) > 0 && !rule.Covers(want.Addresses, netip.PrefixFrom(f.destination, f.destination.BitLen())) {

@@ -64,7 +64,7 @@ func sourceLines(id rule.ClassID, in []family, verdict []expr.Any) []line {
 // limitLines pass what is within the limits of its gate. A source of which the
 // kernel can't take note, because the set is full, is above them.
 func limitLines(g rule.Gate, pass []expr.Any, mute bool) []line {
-	out := []line{on("limits are for new connections", established(), pass)}
+	out := []line{on("limits are for new connections", goingOn(), pass)}
 	for _, f := range families {
 		within := [][]expr.Any{is(f), sourceProtocolNumber(f)}
 		for _, d := range limitSets(g.Limits, f) {

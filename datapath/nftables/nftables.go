@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -37,6 +38,8 @@ type Datapath struct {
 	needs      needs
 	generation uint32
 	changes    int
+	// left is what ends have left, for a moment.
+	left []leavings
 	// settled: nothing is left of a table that was to be replaced.
 	settled bool
 }
@@ -81,7 +84,7 @@ func (d *Datapath) forget() {
 	if d.socket != nil {
 		d.socket.close()
 	}
-	d.socket, d.have, d.owning = nil, nil, false
+	d.socket, d.have, d.owning, d.left = nil, nil, false, nil
 }
 
 // Owned says whether the kernel keeps the table for us alone.
@@ -97,32 +100,41 @@ func (d *Datapath) Close() {
 	d.routes.Close()
 }
 
-// attempts of a Sync: what it remembers may be out of date once.
-const attempts = 2
+// attempts of a Sync: what is remembered may be out of date, and what was read may be
+// of a kernel that can't be changed in place; the last one loads a whole table.
+// Somebody else's changes meanwhile don't count, up to a bound.
+const (
+	attempts      = 3
+	interruptions = 20
+)
 
-// Sync implements datapath.Datapath. All that changes does so in one transaction,
-// so nothing is dropped or admitted in between that neither old nor new would.
+// Sync implements datapath.Datapath. What changes does so in a few transactions, none
+// of which leaves a state that admits or drops what neither old nor new would.
 func (d *Datapath) Sync(ctx context.Context, want rule.Set) error {
 	virtual, err := d.virtual()
 	if err != nil {
 		return err
 	}
+	interrupted := 0
 	for attempt := 1; ; attempt++ {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		err := d.sync(state{Set: want, virtual: virtual})
-		if err == nil || errors.Is(err, datapath.ErrUnlogged) {
+		err := d.sync(state{Set: want, virtual: virtual}, attempt == attempts)
+		if err == nil || errors.Is(err, datapath.ErrUnlogged) || errors.Is(err, datapath.ErrFull) {
 			return err
 		}
 		d.forget()
-		if attempt == attempts {
+		if errors.Is(err, unix.ERESTART) && interrupted < interruptions {
+			interrupted++
+			attempt--
+		} else if attempt == attempts {
 			return err
 		}
 	}
 }
 
-func (d *Datapath) sync(want state) error {
+func (d *Datapath) sync(want state, whole bool) error {
 	if err := d.open(); err != nil {
 		return err
 	}
@@ -133,7 +145,7 @@ func (d *Datapath) sync(want state) error {
 	if err != nil {
 		return err
 	}
-	if d.have == nil || d.have.mute != want.mute {
+	if whole || d.have == nil || d.have.mute != want.mute {
 		err = d.load(want, replace, now)
 	} else {
 		err = d.change(want, now)
@@ -154,16 +166,41 @@ func (d *Datapath) sync(want state) error {
 // change takes what is remembered to want, and reads back what changed.
 func (d *Datapath) change(want state, now time.Time) error {
 	c := planChange(*d.have, want, d.needs)
+	for i := range d.left {
+		c.reuse(&d.left[i])
+	}
 	steps, err := c.batches(*d.have, want, now)
-	if err != nil || len(steps) == 0 {
+	if err != nil {
 		return err
 	}
-	for _, b := range steps {
+	for _, b := range append(steps, d.leftLongAgo(now)...) {
 		if err := d.commit(b); err != nil {
 			return err
 		}
 	}
+	if c.lingers(now) {
+		d.left = append(d.left, leavings{c.deleteGates, c.deleteClasses, c.deleteSets, *d.have, now})
+	}
+	if len(steps) == 0 {
+		return nil
+	}
 	return d.readBack(c, want, now)
+}
+
+// leftLongAgo removes what an end left, once the kernel has collected what had ended.
+func (d *Datapath) leftLongAgo(now time.Time) []batch {
+	var out []batch
+	d.left = slices.DeleteFunc(d.left, func(l leavings) bool {
+		if now.Sub(l.since) < lingering {
+			return false
+		}
+		b := batch{table: tableName}
+		if b.remove(l); len(b.messages) > 0 {
+			out = append(out, b)
+		}
+		return true
+	})
+	return out
 }
 
 // load makes the table, in the place of an earlier one if there is one.
@@ -181,7 +218,7 @@ func (d *Datapath) load(want state, replace bool, now time.Time) error {
 	if err := d.loadTable(tableName, want, flags, replace, now); err != nil {
 		return err
 	}
-	d.owning = !d.lacks.owner
+	d.owning, d.left = !d.lacks.owner, nil
 	return d.readWhole(want, now)
 }
 
@@ -198,32 +235,44 @@ func (d *Datapath) loadTable(name string, want state, flags uint32, replace bool
 	if err != nil {
 		return err
 	}
+	if d.generation, err = d.socket.generation(); err != nil {
+		return err
+	}
 	d.needs = n
 	return d.commit(b)
 }
 
-// commit changes the kernel and takes note of its generation.
+// commit changes the kernel, but not behind somebody else's change of a table that is
+// not ours alone: such a change is not to be taken for what we left there.
 func (d *Datapath) commit(b batch) error {
-	if err := d.socket.commit(b); err != nil {
+	var expected uint32
+	if !d.owning {
+		expected = d.generation
+	}
+	if err := d.socket.commit(b, expected); err != nil {
 		return err
 	}
 	d.changes += len(b.messages)
-	generation, err := d.socket.generation()
-	d.generation = generation
-	return err
+	if d.generation++; d.generation == 0 { // as the kernel counts
+		d.generation = 1
+	}
+	return nil
 }
 
 // remember makes sure that have is what the kernel holds, and leaves it nil when
 // that has to be loaded as a whole, in the place of an earlier table if there is one.
 func (d *Datapath) remember(now time.Time) (replace bool, err error) {
+	if d.have != nil && d.owning {
+		return true, nil
+	}
 	generation, err := d.socket.generation()
 	if err != nil {
 		return false, err
 	}
-	if d.have != nil && (d.owning || generation == d.generation) {
+	if d.have != nil && generation == d.generation {
 		return true, nil
 	}
-	d.have = nil
+	d.have, d.generation = nil, generation
 	whole, err := d.adopt()
 	if err != nil || !whole {
 		return !errors.Is(err, unix.ENOENT), ignore(err, unix.ENOENT)
@@ -232,7 +281,7 @@ func (d *Datapath) remember(now time.Time) (replace bool, err error) {
 	if d.generation, err = d.socket.generation(); err != nil {
 		return false, err
 	}
-	found, n, err := d.socket.read(now)
+	found, n, err := d.socket.read(now, d.left)
 	if err == nil {
 		d.have, d.needs = &found, n
 	}
@@ -274,14 +323,20 @@ func (d *Datapath) Have(context.Context) (rule.Set, error) {
 	if err := d.open(); err != nil {
 		return rule.Set{}, err
 	}
-	found, n, err := d.socket.read(d.now())
+	d.have = nil // the next Sync believes nothing but what is read now
+	if _, err := d.adopt(); err != nil && !errors.Is(err, unix.ENOENT) && !errors.Is(err, unix.EPERM) {
+		return rule.Set{}, err
+	}
+	var err error
+	if d.generation, err = d.socket.generation(); err != nil {
+		return rule.Set{}, err
+	}
+	found, n, err := d.socket.read(d.now(), d.left)
 	if err != nil {
 		d.forget()
 		return rule.Set{}, err
 	}
-	if d.owning {
-		d.have, d.needs = &found, n
-	}
+	d.have, d.needs = &found, n
 	return found.Set, nil
 }
 

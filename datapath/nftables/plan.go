@@ -53,9 +53,10 @@ func (s state) spans() map[string][]span {
 // change is what one transaction does.
 type change struct {
 	addPorts, deletePorts map[rule.Port]rule.Gate
-	judge                 bool // its optional rules change
-	// spans of each set of ranges, before, in between and behind the steps.
-	spans, middle, after, want map[string][]span
+	// The optional rules, before and behind each step that may change them.
+	before, tight, turned, last variant
+	// spans of each set of ranges, before and behind each step.
+	spans, first, middle, after, want map[string][]span
 
 	addGates, deleteGates     []rule.Gate
 	addClasses, deleteClasses []rule.ClassID
@@ -65,7 +66,10 @@ type change struct {
 // planChange returns what makes want of have, which n is of, and makes n that of
 // want.
 func planChange(have, want state, n needs) change {
-	c := change{judge: have.variant() != want.variant()}
+	c := change{before: have.variant(), last: want.variant()}
+	c.tight, c.turned = c.before, c.last
+	c.tight.denied = c.before.denied || c.last.denied
+	c.turned.denied = c.tight.denied
 	c.addPorts, c.deletePorts = n.changed(want.Ports)
 	before := newNeeds()
 	for p := range c.deletePorts {
@@ -91,12 +95,13 @@ func planChange(have, want state, n needs) change {
 	for _, name := range deleting {
 		c.deleteSets = append(c.deleteSets, dynamics[name])
 	}
-	c.spans, c.want = have.spans(), want.spans()
-	c.middle, c.after = between(have, want).spans(), want.spans()
+	middle := between(have, want)
+	c.spans, c.first, c.middle, c.after, c.want = have.spans(), have.spans(), middle.spans(), want.spans(), want.spans()
+	denied := middle.spans()
 	for _, f := range families {
-		for set, unused := range map[string]bool{
-			setVirtual: len(want.virtual) == 0, setDenied: len(want.Denied) == 0, setAddresses: len(want.Addresses) == 0,
-		} {
+		name := setDenied + f.suffix
+		c.first[name], c.after[name] = denied[name], denied[name]
+		for set, unused := range map[string]bool{setVirtual: len(want.virtual) == 0, setAddresses: len(want.Addresses) == 0} {
 			if name := set + f.suffix; unused { // it goes when its rule has gone
 				c.middle[name], c.after[name] = c.spans[name], c.spans[name]
 			}
@@ -105,14 +110,14 @@ func planChange(have, want state, n needs) change {
 	return c
 }
 
-// between is what widens: it judges and denies what both do, and passes by number
-// or address what one of them does.
+// between is what widens: it judges what both do, and passes by number or address what
+// one of them does. Whom either denies is denied from before that until after the rest.
 func between(have, want state) state {
 	return state{
 		Set: rule.Set{
 			Judged:    have.Judged.Intersect(want.Judged),
 			Audited:   have.Audited.Union(want.Audited),
-			Denied:    rule.Intersect(have.Denied, want.Denied),
+			Denied:    rule.Canonical(slices.Concat(have.Denied, want.Denied)),
 			Addresses: rule.Intersect(have.Addresses, want.Addresses),
 		},
 		virtual: rule.Canonical(slices.Concat(have.virtual, want.virtual)),
@@ -139,25 +144,36 @@ func without(a, b []span) []span {
 // between two states that both admit it, nor admitted by neither of them,
 //
 //	1  what is to be named is made, and nobody names it yet: to the rules of the
-//	   old state a chain of the new one is empty
+//	   old state a chain of the new one is empty; who will be denied is
 //	2  what widens comes, and fewer numbers are judged
 //	3  what narrows comes, more numbers are judged, rules change
-//	4  what nobody names any more goes
+//	4  who was denied is so no more, and what nobody names any more goes
 func (c change) batches(have, want state, now time.Time) ([]batch, error) {
 	made, err := c.make(want)
 	if err != nil {
 		return nil, err
 	}
-	narrowed, err := c.narrow(have, want, now)
+	narrowed, err := c.narrow(have, now)
 	if err != nil {
 		return nil, err
 	}
-	all := []batch{made, c.widen(have, now), narrowed, c.rest(have)}
+	rest, err := c.rest()
+	if err != nil {
+		return nil, err
+	}
+	if !c.lingers(now) {
+		rest.remove(leavings{c.deleteGates, c.deleteClasses, c.deleteSets, have, now})
+	}
+	all := []batch{made, c.widen(have, now), narrowed, rest}
 	return slices.DeleteFunc(all, func(b batch) bool { return len(b.messages) == 0 }), nil
 }
 
 func (c change) make(want state) (batch, error) {
 	b := batch{table: tableName}
+	b.move(c.spans, c.first)
+	if err := b.judge(c.before, c.tight); err != nil {
+		return b, err
+	}
 	for _, s := range c.addSets {
 		b.addSet(s)
 	}
@@ -182,43 +198,94 @@ func (c change) widen(have state, now time.Time) batch {
 	b := batch{table: tableName}
 	fresh := func(p rule.Port, _ rule.Gate) bool { return have.Ports[p] == rule.Gate{} }
 	b.addPorts(c.addPorts, fresh, now)
-	b.move(c.spans, c.middle)
+	b.move(c.first, c.middle)
 	return b
 }
 
-func (c change) narrow(have, want state, now time.Time) (batch, error) {
+func (c change) narrow(have state, now time.Time) (batch, error) {
 	b := batch{table: tableName}
 	open := func(_ rule.Port, g rule.Gate) bool { return !ended(g, now) }
 	b.deleteElements(setPorts, portElements(c.deletePorts, open, func(p rule.Port, _ rule.Gate) element { return element{key: portKey(p)} }))
 	b.deleteElements(setEnds, portElements(c.deletePorts, ends, func(p rule.Port, _ rule.Gate) element { return element{key: portKey(p)} }))
 	b.addPorts(c.addPorts, func(p rule.Port, _ rule.Gate) bool { return have.Ports[p] != rule.Gate{} }, now)
 	b.move(c.middle, c.after)
-	if !c.judge {
-		return b, nil
-	}
-	b.flushChain(chainJudge)
-	return b, b.fill(chain{chainJudge, judgeRules(want.variant())})
+	return b, b.judge(c.tight, c.turned)
 }
 
-func (c change) rest(have state) batch {
+func (c change) rest() (batch, error) {
 	b := batch{table: tableName}
+	if err := b.judge(c.turned, c.last); err != nil {
+		return b, err
+	}
 	b.move(c.after, c.want)
-	for _, g := range c.deleteGates {
-		chains := chainsOf(g, have.families, have.mute)
+	return b, nil
+}
+
+// judge changes the optional rules.
+func (b *batch) judge(from, to variant) error {
+	if from == to {
+		return nil
+	}
+	b.flushChain(chainJudge)
+	return b.fill(chain{chainJudge, judgeRules(to)})
+}
+
+// lingering is how long the kernel may keep an element that has ended: it collects
+// them once a second, and until then its chain can't go.
+const lingering = 5 * time.Second
+
+// lingers says that a port goes whose gate has just ended.
+func (c change) lingers(now time.Time) bool {
+	for _, g := range c.deletePorts {
+		if g.Expires != 0 && g.Expires <= now.Unix()+1 && now.Sub(time.Unix(g.Expires, 0)) < lingering {
+			return true
+		}
+	}
+	return false
+}
+
+// leavings are chains and sets that nobody names.
+type leavings struct {
+	gates   []rule.Gate
+	classes []rule.ClassID
+	sets    []set
+	of      state     // which had them
+	since   time.Time // when they were left
+}
+
+func (b *batch) remove(l leavings) {
+	for _, g := range l.gates {
+		chains := chainsOf(g, l.of.families, l.of.mute)
 		b.deleteChain(chains[0].name) // it names the others, and of those a later one the earlier
 		for _, ch := range slices.Backward(chains[1:]) {
 			b.deleteChain(ch.name)
 		}
 	}
-	for _, id := range c.deleteClasses {
-		for _, f := range have.families(id) {
+	for _, id := range l.classes {
+		for _, f := range l.of.families(id) {
 			b.deleteSet(classSet(id, f))
 		}
 	}
-	for _, s := range c.deleteSets {
+	for _, s := range l.sets {
 		b.deleteSet(s.name)
 	}
-	return b
+}
+
+// reuse takes from the leavings what the change would make again.
+func (c *change) reuse(l *leavings) {
+	c.addGates, l.gates = apart(c.addGates, l.gates, func(g rule.Gate) any { return g })
+	c.addClasses, l.classes = apart(c.addClasses, l.classes, func(id rule.ClassID) any { return id })
+	c.addSets, l.sets = apart(c.addSets, l.sets, func(s set) any { return s.name })
+}
+
+// apart returns both lists without what is in both.
+func apart[T any](a, b []T, key func(T) any) (onlyA, onlyB []T) {
+	in := func(list []T, k any) bool {
+		return slices.ContainsFunc(list, func(t T) bool { return key(t) == k })
+	}
+	onlyA = slices.DeleteFunc(slices.Clone(a), func(t T) bool { return in(b, key(t)) })
+	onlyB = slices.DeleteFunc(slices.Clone(b), func(t T) bool { return in(a, key(t)) })
+	return onlyA, onlyB
 }
 
 // move takes the sets of ranges from one content to another.
@@ -263,7 +330,7 @@ func load(table string, want state, flags uint32, replace bool, now time.Time) (
 	}
 	n := newNeeds()
 	c := planChange(state{mute: want.mute}, want, n)
-	c.judge = false // its rules are there already
+	c.before, c.tight, c.turned = c.last, c.last, c.last // its rules are there already
 	rest, err := c.batches(state{}, want, now)
 	for _, r := range rest {
 		b.messages = append(b.messages, r.messages...)

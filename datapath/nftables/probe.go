@@ -1,11 +1,13 @@
 package nftables
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
 
 	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
 
 	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/internal/rule"
@@ -30,7 +32,9 @@ func probe() (lacking, error) {
 		verdict, ok := l.exprs[len(l.exprs)-1].(*expr.Verdict)
 		return ok && verdict.Chain != ""
 	})
-	if err := try(0, fixedSets(), judge); err != nil {
+	if err := try(0, fixedSets(), judge); err != nil && !cannot(err) {
+		return lacks, fmt.Errorf("ask what nf_tables can do: %w", err)
+	} else if err != nil {
 		return lacks, fmt.Errorf("the kernel refuses nf_tables (CONFIG_NF_TABLES_INET, nft_ct, nft_fib_inet; capability NET_ADMIN): %w: %w", datapath.ErrUnsupported, err)
 	}
 	lacks.owner = try(owned, nil, nil) != nil
@@ -46,6 +50,11 @@ func probe() (lacking, error) {
 	}
 	lacks.limits = try(0, sets, lines)
 	return lacks, nil
+}
+
+// cannot tells what a kernel can't do from what it could not do just then.
+func cannot(err error) bool {
+	return slices.ContainsFunc([]error{unix.EOPNOTSUPP, unix.EAFNOSUPPORT, unix.EPROTONOSUPPORT, unix.ENOENT, unix.EPERM, unix.EINVAL}, func(is error) bool { return errors.Is(err, is) })
 }
 
 // try makes a table with a chain of such rules, and deletes it in the same
@@ -67,7 +76,7 @@ func try(flags uint32, sets []set, lines []line) error {
 		return err
 	}
 	b.deleteTable()
-	return s.commit(b)
+	return s.commit(b, 0)
 }
 
 // without returns the state less what the kernel can't do, and says so: a port

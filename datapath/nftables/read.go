@@ -38,12 +38,16 @@ func (s *socket) tableFlags(name string) (flags uint32, err error) {
 
 // read reads the whole table. What is not as we make it is an error that wraps
 // datapath.ErrDamaged.
-func (s *socket) read(now time.Time) (state, needs, error) {
-	switch _, err := s.tableFlags(tableName); {
+//
+// left are chains and sets that nobody names, and that may be there still.
+func (s *socket) read(now time.Time, left []leavings) (state, needs, error) {
+	switch flags, err := s.tableFlags(tableName); {
 	case errors.Is(err, unix.ENOENT):
 		return state{}, needs{}, damaged("it is not there")
 	case err != nil:
 		return state{}, needs{}, err
+	case flags&^owned != 0:
+		return state{}, needs{}, damaged("it has flags %#x: is it dormant?", flags)
 	}
 	if err := s.checkHook(); err != nil {
 		return state{}, needs{}, err
@@ -57,10 +61,10 @@ func (s *socket) read(now time.Time) (state, needs, error) {
 		return state{}, needs{}, err
 	}
 	n := needsOf(found.Set)
-	if err = found.check(n, chains); err == nil {
+	if err = found.check(n, left, chains); err == nil {
 		return found, n, nil
 	}
-	if found.mute = true; found.check(n, chains) == nil { // the table of a kernel that could not log
+	if found.mute = true; found.check(n, left, chains) == nil { // the table of a kernel that could not log
 		return found, n, nil
 	}
 	return state{}, needs{}, err
@@ -146,10 +150,17 @@ func (s *socket) rules(chain string) (map[string][]kernelRule, error) {
 func text(value []byte) string { return string(bytes.TrimRight(value, "\x00")) }
 
 // check compares the rules that the kernel has with those that the state asks for.
-func (s state) check(n needs, have map[string][]kernelRule) error {
+func (s state) check(n needs, left []leavings, have map[string][]kernelRule) error {
 	want := s.fixedChains()
 	for g := range n.gates {
 		want = append(want, chainsOf(g, s.families, s.mute)...)
+	}
+	for _, l := range left {
+		for _, g := range l.gates {
+			if chains := chainsOf(g, s.families, s.mute); have[chains[0].name] != nil && n.gates[g] == 0 {
+				want = append(want, chains...)
+			}
+		}
 	}
 	known := map[string]bool{}
 	for _, c := range want {
@@ -252,7 +263,7 @@ func (s *socket) contents(now time.Time) (state, error) {
 	}
 	classes, ports := map[rule.ClassID][]netip.Prefix{}, portTables{}
 	for _, name := range names {
-		if name == setProtocols || isDynamic(name) {
+		if isDynamic(name) {
 			continue
 		}
 		elements, err := s.elements(name)
@@ -260,6 +271,10 @@ func (s *socket) contents(now time.Time) (state, error) {
 			return state{}, err
 		}
 		switch name {
+		case setProtocols:
+			if err := checkProtocols(elements); err != nil {
+				return state{}, err
+			}
 		case setPorts:
 			ports.open = elements
 		case setEnds:
@@ -273,6 +288,9 @@ func (s *socket) contents(now time.Time) (state, error) {
 	if err := found.takePorts(ports, now); err != nil {
 		return state{}, err
 	}
+	if err := complete(names); err != nil {
+		return state{}, err
+	}
 	for id, prefixes := range classes {
 		canonical := rule.Canonical(prefixes)
 		if rule.NameClass(canonical) != id {
@@ -282,6 +300,29 @@ func (s *socket) contents(now time.Time) (state, error) {
 	}
 	found.virtual, found.Denied, found.Addresses = rule.Canonical(found.virtual), rule.Canonical(found.Denied), rule.Canonical(found.Addresses)
 	return found, nil
+}
+
+// complete makes sure that no set is missing which no rule holds on to.
+func complete(names []string) error {
+	for _, s := range fixedSets() {
+		if !slices.Contains(names, s.name) {
+			return damaged("set %s is not there", s.name)
+		}
+	}
+	return nil
+}
+
+// checkProtocols makes sure that the hook still lets all protocols come to judge.
+func checkProtocols(elements []kernelElement) error {
+	for _, want := range protocolElements() {
+		if !slices.ContainsFunc(elements, func(e kernelElement) bool { return bytes.HasPrefix(e.key, want.key) }) {
+			return damaged("set %s lacks protocol %d", setProtocols, want.key[0])
+		}
+	}
+	if len(elements) != len(protocolElements()) {
+		return damaged("set %s has %d protocols", setProtocols, len(elements))
+	}
+	return nil
 }
 
 func isDynamic(name string) bool {

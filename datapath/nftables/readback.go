@@ -1,6 +1,7 @@
 package nftables
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -17,7 +18,7 @@ const fullReadBack = 500
 
 // readWhole makes sure that the kernel holds want, by reading all of it.
 func (d *Datapath) readWhole(want state, now time.Time) error {
-	found, _, err := d.socket.read(now)
+	found, _, err := d.socket.read(now, nil)
 	if err != nil {
 		return err
 	}
@@ -58,7 +59,7 @@ func (d *Datapath) readBack(c change, want state, now time.Time) error {
 			}
 		}
 	}
-	if c.judge {
+	if c.before != c.last {
 		return d.checkChains([]chain{{chainJudge, judgeRules(want.variant())}})
 	}
 	return nil
@@ -124,7 +125,10 @@ func (s *socket) element(name string, key []byte) ([]kernelElement, error) {
 			})
 		})
 	})
-	if ignore(err, unix.ENOENT) != nil {
+	if errors.Is(err, unix.ENOENT) { // of the element, or of all
+		_, err = s.tableFlags(tableName)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("ask set %s for an element: %w", name, err)
 	}
 	var out []kernelElement

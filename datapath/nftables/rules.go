@@ -169,12 +169,20 @@ func stateIn(bits uint32) []expr.Any {
 	return slices.Concat(ct(expr.CtKeySTATE), masked(native(bits)), unequal(native(0)))
 }
 
-// beginning matches a packet that belongs to no established connection.
+// confirmed is the bit of a connection of which a packet has gone all the way through
+// (IPS_CONFIRMED). A connection whose other side never answers never counts as
+// established, but goes on all the same.
+const confirmed = 1 << 3
+
+// beginning matches a packet that begins a connection.
 func beginning() []expr.Any {
-	return slices.Concat(ct(expr.CtKeySTATE), masked(native(expr.CtStateBitESTABLISHED)), equal(native(0)))
+	return slices.Concat(ct(expr.CtKeySTATUS), masked(native(confirmed)), equal(native(0)))
 }
 
-func established() []expr.Any { return stateIn(expr.CtStateBitESTABLISHED) }
+// goingOn matches a packet of a connection that has begun.
+func goingOn() []expr.Any {
+	return slices.Concat(ct(expr.CtKeySTATUS), masked(native(confirmed)), unequal(native(0)))
+}
 
 // toUnowned matches a destination that the kernel does not take as its own.
 func toUnowned() []expr.Any {

@@ -84,9 +84,14 @@ func message(operation int, flags netlink.HeaderFlags, fill func(a *nfattr.Build
 	}
 }
 
-// commit makes the whole of the batch true, or nothing of it. After an error the
-// socket may hold answers that nobody has read: close it.
-func (s *socket) commit(b batch) error {
+// batchGeneration is the attribute by which a transaction says on which generation of
+// the ruleset it builds (NFNL_BATCH_GENID of linux/netfilter/nfnetlink.h).
+const batchGeneration = 1
+
+// commit makes the whole of the batch true, or nothing of it. Where a generation is
+// expected and it is another, the error wraps unix.ERESTART; 0 expects none. After an
+// error the socket may hold answers that nobody has read: close it.
+func (s *socket) commit(b batch, expected uint32) error {
 	bounds := func(typ int) netlink.Message {
 		return netlink.Message{
 			Header: netlink.Header{Type: netlink.HeaderType(typ), Flags: netlink.Request},
@@ -95,7 +100,13 @@ func (s *socket) commit(b batch) error {
 	}
 	// One acknowledgement will do: errors come without being asked for, and first.
 	b.messages[len(b.messages)-1].Header.Flags |= netlink.Acknowledge
-	messages := append(append([]netlink.Message{bounds(unix.NFNL_MSG_BATCH_BEGIN)}, b.messages...), bounds(unix.NFNL_MSG_BATCH_END))
+	begin := bounds(unix.NFNL_MSG_BATCH_BEGIN)
+	if expected != 0 {
+		a := nfattr.Builder(begin.Data)
+		a.Uint32(batchGeneration, expected)
+		begin.Data = a
+	}
+	messages := append(append([]netlink.Message{begin}, b.messages...), bounds(unix.NFNL_MSG_BATCH_END))
 	if _, err := s.conn.SendMessages(messages); err != nil {
 		return fmt.Errorf("send %d changes: %w", len(b.messages), err)
 	}

@@ -16,6 +16,11 @@ import (
 // changed our rules, so that a repair takes less than a second.
 const driftInterval = 500 * time.Millisecond
 
+// seldom is the time between two readings of the kernel, as a multiple of what one takes: a table
+// that is not ours alone may have changed whenever anything has, a hundred times a
+// minute beside a busy kube-proxy.
+const seldom = 20
+
 // fingerprint remembers what the kernel is like while it is known to be right.
 func (k *kernel) fingerprint() {
 	if f, ok := k.datapath.(datapath.Fingerprinter); ok {
@@ -27,7 +32,7 @@ func (k *kernel) fingerprint() {
 // seen to be right.
 func (k *kernel) disturbed() bool {
 	f, ok := k.datapath.(datapath.Fingerprinter)
-	if !ok || !k.sure {
+	if !ok || !k.sure || time.Since(k.read) < seldom*k.reading {
 		return false
 	}
 	now, err := f.Fingerprint()

@@ -44,6 +44,9 @@ type kernel struct {
 	// print is the fingerprint of the kernel when it was last seen to be right.
 	print    uint64
 	printErr error
+	// reading is how long it took to read the kernel, and read when that was.
+	reading time.Duration
+	read    time.Time
 	// repairs tells of what somebody changed; nil: nothing yet.
 	repairs *v1alpha1.Repairs
 	// doubt: the kernel was seen not to enforce what it was believed to. It stays
@@ -74,12 +77,13 @@ func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 	took := time.Since(start)
 	k.metrics.synced(took, err)
 	k.unlogged = nil
-	if errors.Is(err, datapath.ErrUnlogged) && k.holds(ctx, want) {
+	if errors.Is(err, datapath.ErrUnlogged) && !errors.Is(err, datapath.ErrPreempted) && !errors.Is(err, datapath.ErrFull) && k.holds(ctx, want) {
 		k.unlogged, err = err, nil
 	}
 	if err != nil && !tookAway(err) {
 		return err
 	}
+	k.fingerprint() // before anything else: what changes from here on is somebody's
 	swept := 0
 	if len(narrowed) > 0 {
 		var sweepErr error
@@ -95,7 +99,6 @@ func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 	}
 	k.inforce, k.sure, k.due, k.doubt = want, true, false, false
 	k.settle(ctx)
-	k.fingerprint()
 	if !same {
 		k.log.Info("rules in force", "judged", want.Judged.Len(), "ports", len(want.Ports), "classes", len(want.Classes), "took", took, "swept", swept)
 	}
@@ -119,7 +122,9 @@ func tookAway(err error) bool {
 // and it looks for what Have does not show, such as others' rules ahead of ours.
 func (k *kernel) verify(ctx context.Context) {
 	k.due = true
+	start := time.Now()
 	have, err := k.datapath.Have(ctx)
+	k.reading, k.read = time.Since(start), time.Now()
 	if err == nil && have.Equal(k.inforce) {
 		return
 	}

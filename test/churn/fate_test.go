@@ -133,7 +133,7 @@ func (f *fate) right() error {
 				if group == always {
 					timeout = time.Second
 				}
-				a := f.ask(f.ctx, ask{"new", f.node, "udp", f.anchor.udp, group, six, 3, timeout, group == always})
+				a := f.ask(f.ctx, ask{"new", f.node, "udp", f.anchor.udp, group, six, 3, timeout, false})
 				if (a.Outcome == lab.Answered) != (group == always) {
 					return fmt.Errorf("%s, group %d: %s", f.node.Name, group, a)
 				}

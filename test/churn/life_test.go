@@ -84,11 +84,9 @@ func (l *life) choose(firewall v1alpha1.Firewall) error {
 
 // found makes the place and the policies, and returns when all are in force.
 func (l *life) found(first uint16) error {
-	pod, err := town.AddPod(l.ctx, town.Nodes()[0], l.namespace, "shop", map[string]string{"app": "shop"})
-	if err != nil {
+	if _, err := town.AddPod(l.ctx, town.Nodes()[0], l.namespace, "shop", map[string]string{"app": "shop"}); err != nil {
 		return err
 	}
-	_ = pod
 	pool := &v1alpha1.NodePortPool{
 		ObjectMeta: metav1.ObjectMeta{Name: l.namespace},
 		Spec: v1alpha1.NodePortPoolSpec{
@@ -102,7 +100,7 @@ func (l *life) found(first uint16) error {
 			return err
 		}
 	}
-	err = await(l.ctx, settling, func() error {
+	err := await(l.ctx, settling, func() error {
 		if err := town.Client.Get(l.ctx, client.ObjectKeyFromObject(pool), pool); err != nil {
 			return err
 		}
@@ -196,7 +194,7 @@ func (l *life) close(t *testing.T) {
 		"%d kills, %d flushes (%s), %d edits; %d breaches",
 		l.namespace, l.mode, *seed, *length, c["new tcp"]+c["new udp"]+c["old tcp"]+c["drip"], c["new tcp"], c["new udp"], c["old tcp"], c["drip"],
 		packets["came"], packets["denied"], packets["passed"], c["kills"], c["flushes"], felt, c["edits"], len(l.judge.breaches))
-	fmt.Println(line)
+	t.Log(line)
 	for _, kind := range []string{"kills", "flushes", "edits", "new tcp", "new udp", "old tcp"} {
 		if c[kind] == 0 {
 			t.Errorf("no %s: nothing was seen", kind)

@@ -2,6 +2,7 @@ package churn
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -154,17 +155,19 @@ func (p *person) edit(may []state) ([]state, error) {
 	p.state = next
 	p.history.enter(may, may)
 	wish := p.policy.Spec
-	for {
+	err := await(p.ctx, settling, func() error {
 		err := town.Client.Update(p.ctx, p.policy)
 		if err == nil {
-			p.judge.note("edits", "%s, generation %d: tcp/%d udp/%d named %v ends %s", p.name, p.policy.Generation, next.tcp, next.udp, next.named, next.ends.Format("05"))
-			return may, nil
+			return nil
 		}
 		if getErr := town.Client.Get(p.ctx, client.ObjectKeyFromObject(p.policy), p.policy); getErr != nil {
-			return may, fmt.Errorf("%w; %w", err, getErr)
+			err = errors.Join(err, getErr)
 		}
 		p.policy.Spec = wish
-	}
+		return err
+	})
+	p.judge.note("edits", "%s, generation %d: tcp/%d udp/%d named %v ends %s", p.name, p.policy.Generation, next.tcp, next.udp, next.named, next.ends.Format("05"))
+	return may, err
 }
 
 // settle returns when the last edit is in force, and has come to its end if it has one.

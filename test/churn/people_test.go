@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -225,9 +227,37 @@ func (p *person) awaitReady(ctx context.Context, reason string) (string, error) 
 		return nil
 	})
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("%w%s", err, p.register(ctx))
 	}
 	return c.Reason, nil
+}
+
+// register is what is known of the policy's numbers, to be told when it stalls.
+func (p *person) register(ctx context.Context) (text string) {
+	for _, number := range p.numbers() {
+		a := &v1alpha1.NodePortAllocation{}
+		err := town.Client.Get(ctx, client.ObjectKey{Name: strconv.Itoa(int(number))}, a)
+		text += fmt.Sprintf("\n    register: %d made %s, %+v, %v", number, a.CreationTimestamp.Format(time.TimeOnly), a.Spec, err)
+	}
+	var services corev1.ServiceList
+	if err := town.Client.List(ctx, &services); err != nil {
+		return text + err.Error()
+	}
+	for _, s := range services.Items {
+		for _, port := range s.Spec.Ports {
+			if slices.Contains(p.numbers(), uint16(port.NodePort)) {
+				text += fmt.Sprintf("\n    %d/%s is of Service %s/%s", port.NodePort, port.Protocol, s.Namespace, s.Name)
+			}
+		}
+	}
+	p.judge.mu.Lock()
+	defer p.judge.mu.Unlock()
+	for _, e := range p.judge.events {
+		if strings.Contains(e.what, p.name) {
+			text += fmt.Sprintf("\n    %s %s", clock(e.at), e.what)
+		}
+	}
+	return text
 }
 
 // awaitCarried waits until kube-proxy carries the numbers, on each node and in each

@@ -1,5 +1,11 @@
 package nftables
 
+import (
+	"maps"
+
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
 // NewShared opens the datapath as on a kernel that can't keep a table for its
 // owner.
 func NewShared() (*Datapath, error) {
@@ -9,3 +15,16 @@ func NewShared() (*Datapath, error) {
 	}
 	return d, err
 }
+
+// Misremember has the next Sync delete a port that is not there, which fails once.
+func (d *Datapath) Misremember(p rule.Port) {
+	have := *d.have
+	have.Ports = maps.Clone(have.Ports)
+	for _, g := range d.have.Ports {
+		have.Ports[p] = g
+	}
+	d.have = &have
+}
+
+// Socket is the one to which the table is bound.
+func (d *Datapath) Socket() any { return d.socket }

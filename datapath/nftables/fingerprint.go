@@ -16,7 +16,7 @@ func (d *Datapath) Fingerprint() (uint64, error) {
 	}
 	generation, err := d.socket.generation()
 	if err != nil {
-		d.forget()
+		d.doubt()
 	}
 	return uint64(generation), err
 }

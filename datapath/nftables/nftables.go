@@ -27,7 +27,7 @@ const (
 // New; call its methods there too.
 type Datapath struct {
 	routes *netlink.Handle // to ask for addresses
-	socket *socket         // nil after an error: what it would answer is not known
+	socket *socket         // nil after an error that leaves unknown what it would answer
 	owning bool            // the table is bound to the socket
 	lacks  lacking
 	now    func() time.Time
@@ -35,6 +35,7 @@ type Datapath struct {
 	// have is what the table was last seen to hold, at that generation of the
 	// ruleset; nil when that is not known.
 	have       *state
+	doubted    bool // what the kernel can do is to be asked again
 	needs      needs
 	generation uint32
 	changes    int
@@ -63,19 +64,20 @@ func New() (*Datapath, error) {
 
 // open makes sure that there is a socket, and that nf_tables answers.
 func (d *Datapath) open() error {
-	if d.socket != nil {
+	if d.socket != nil && !d.doubted {
 		return nil
 	}
 	lacks, err := probe()
 	if err != nil {
 		return err
 	}
-	s, err := openSocket()
-	if err != nil {
-		return err
+	if d.socket == nil {
+		if d.socket, err = openSocket(); err != nil {
+			return err
+		}
 	}
 	lacks.owner = lacks.owner || d.lacks.owner // once is enough, and a test may insist
-	d.socket, d.lacks = s, lacks
+	d.lacks, d.doubted = lacks, false
 	return nil
 }
 
@@ -85,6 +87,16 @@ func (d *Datapath) forget() {
 		d.socket.close()
 	}
 	d.socket, d.have, d.owning, d.left = nil, nil, false, nil
+}
+
+// doubt forgets what the table was seen to hold, after an error. The socket is kept
+// if it can be: the table is bound to it, and without an owner anybody may change the
+// table until we have taken it over again.
+func (d *Datapath) doubt() {
+	d.have, d.doubted = nil, true
+	if d.socket != nil && d.socket.drain() != nil {
+		d.forget()
+	}
 }
 
 // Owned says whether the kernel keeps the table for us alone.
@@ -124,7 +136,7 @@ func (d *Datapath) Sync(ctx context.Context, want rule.Set) error {
 		if err == nil || errors.Is(err, datapath.ErrUnlogged) || errors.Is(err, datapath.ErrFull) {
 			return err
 		}
-		d.forget()
+		d.doubt()
 		if errors.Is(err, unix.ERESTART) && interrupted < interruptions {
 			interrupted++
 			attempt--
@@ -333,7 +345,7 @@ func (d *Datapath) Have(context.Context) (rule.Set, error) {
 	}
 	found, n, err := d.socket.read(d.now(), d.left)
 	if err != nil {
-		d.forget()
+		d.doubt()
 		return rule.Set{}, err
 	}
 	d.have, d.needs = &found, n

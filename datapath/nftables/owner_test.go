@@ -10,6 +10,7 @@ import (
 	"github.com/portreeve/portreeve/datapath/datapathtest"
 	"github.com/portreeve/portreeve/datapath/iptables"
 	"github.com/portreeve/portreeve/datapath/nftables"
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
 // Whoever flushes or edits the ruleset does not touch a table that is owned, and
@@ -51,6 +52,29 @@ func TestNobodyElseChangesAnOwnedTable(t *testing.T) {
 	w.Sync(want)
 	if w.Datapath.(*nftables.Datapath).Changes() != 1 {
 		t.Errorf("taking the table over took %d changes, want 1", w.Datapath.(*nftables.Datapath).Changes())
+	}
+}
+
+// A Sync that fails, and has to begin anew, leaves no moment in which the table is
+// nobody's.
+func TestAnErrorLeavesTheTableToItsOwner(t *testing.T) {
+	w := datapathtest.NewWorld(t, open(nftables.New))
+	d := w.Datapath.(*nftables.Datapath)
+	if !d.Owned() {
+		t.Skip("this kernel keeps no table for its owner")
+	}
+	want := datapathtest.Set(datapathtest.Pool, "tcp/30050 alice")
+	w.Sync(want)
+	socket := d.Socket()
+	for range 3 {
+		d.Misremember(rule.Port{Protocol: rule.TCP, Number: 30051})
+		w.Sync(want)
+		if d.Socket() != socket {
+			t.Fatal("the owner's socket was closed")
+		}
+	}
+	if have, err := w.Have(); err != nil || !have.Equal(want) {
+		t.Errorf("the kernel holds %+v, %v", have, err)
 	}
 }
 

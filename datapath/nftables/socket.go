@@ -90,7 +90,7 @@ const batchGeneration = 1
 
 // commit makes the whole of the batch true, or nothing of it. Where a generation is
 // expected and it is another, the error wraps unix.ERESTART; 0 expects none. After an
-// error the socket may hold answers that nobody has read: close it.
+// error the socket may hold answers that nobody has read: drain it.
 func (s *socket) commit(b batch, expected uint32) error {
 	bounds := func(typ int) netlink.Message {
 		return netlink.Message{
@@ -121,6 +121,27 @@ func (s *socket) receive() ([]netlink.Message, error) {
 		return nil, err
 	}
 	return s.conn.Receive()
+}
+
+// drain reads what a question that failed has left to be read. The kernel answers
+// before it returns from being asked, or as a listing is read, so what is not there
+// yet never comes.
+func (s *socket) drain() error {
+	raw, err := s.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	buffer := make([]byte, 64<<10)
+	var left error
+	err = raw.Control(func(fd uintptr) {
+		for left == nil || errors.Is(left, unix.EINTR) || errors.Is(left, unix.ENOBUFS) {
+			_, _, left = unix.Recvfrom(int(fd), buffer, unix.MSG_DONTWAIT)
+		}
+	})
+	if errors.Is(left, unix.EAGAIN) {
+		left = nil
+	}
+	return errors.Join(err, left)
 }
 
 // get asks for one object and returns its attributes.

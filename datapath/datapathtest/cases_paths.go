@@ -50,7 +50,7 @@ func someAddresses(w *World) {
 // otherDNAT: a host port on a number outside the pools goes to a pod's port within;
 // an address that is not the node's goes to a pod by a number within.
 func otherDNAT(w *World) {
-	serve(w.t, w.Pod, 30070)
+	Serve(w.t, w.Pod, 30070)
 	restore := []string{"iptables-restore", "ip6tables-restore"}
 	for i, family := range families() {
 		pod := podIP.in(family).String()

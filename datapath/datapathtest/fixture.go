@@ -77,18 +77,26 @@ func NewWorld(t *testing.T, open Open) *World {
 	w.Pod.Route(t, "0.0.0.0/0", "10.244.0.1")
 	w.Pod.Route(t, "::/0", "fd00:10:244::1")
 	w.Node.Sysctl(t, "net.ipv4.ip_forward", "1")
-	w.Node.Command(t, carry("10.244.0.2"), "iptables-restore", "-w", "10", "-n")
 	if hasIPv6 {
 		w.Node.Sysctl(t, "net.ipv6.conf.all.forwarding", "1")
-		w.Node.Command(t, carry("[fd00:10:244::2]"), "ip6tables-restore", "-w", "10", "-n")
 	}
-	serve(t, w.Pod, 8080)
-	serve(t, w.Node, HostPort)
-	serve(t, w.Client, 7000)
-	serve(t, w.Client, 30080)
+	w.Carry()
+	Serve(t, w.Pod, 8080)
+	Serve(t, w.Node, HostPort)
+	Serve(t, w.Client, 7000)
+	Serve(t, w.Client, 30080)
 	w.Restart()
 	t.Cleanup(w.close)
 	return w
+}
+
+// Carry brings node ports to the pod, again if somebody flushed what did.
+func (w *World) Carry() {
+	w.t.Helper()
+	w.Node.Command(w.t, carry("10.244.0.2"), "iptables-restore", "-w", "10", "-n")
+	if hasIPv6 {
+		w.Node.Command(w.t, carry("[fd00:10:244::2]"), "ip6tables-restore", "-w", "10", "-n")
+	}
 }
 
 // carry does what kube-proxy does, in three lines per protocol.

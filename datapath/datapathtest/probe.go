@@ -36,8 +36,8 @@ const (
 	patience = 10 * time.Second
 )
 
-// serve echoes TCP and UDP and answers SCTP on a port of the namespace.
-func serve(t testing.TB, n *Namespace, port uint16) {
+// Serve echoes TCP and UDP and answers SCTP on a port of the namespace.
+func Serve(t testing.TB, n *Namespace, port uint16) {
 	t.Helper()
 	var tcp net.Listener
 	var udp net.PacketConn
@@ -204,7 +204,8 @@ func verdictOf(err error) (verdict, error) {
 	switch {
 	case errors.As(err, &netErr) && netErr.Timeout():
 		return dropped, nil
-	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, unix.EPIPE):
+	case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ECONNRESET), errors.Is(err, io.EOF), errors.Is(err, unix.EPIPE),
+		errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.EACCES): // a firewall's "prohibited", in IPv4 and IPv6
 		return refused, nil
 	}
 	return "", err

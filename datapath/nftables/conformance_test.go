@@ -42,5 +42,5 @@ var damage = map[string][][]string{
 	"the ports are flushed":                {nft("flush", "map", "inet", "portreeve", "ports")},
 	"a number is slipped in to be audited": {nft("add", "element", "inet", "portreeve", "audited", "{ 30050 }")},
 	"a source is slipped into a class": {{"sh", "-c", "nft list sets table inet portreeve | grep -o 'class-[0-9a-f]*[.]ip ' | head -1 | " +
-		"xargs -I{} nft add element inet portreeve {} '{ 10.9.0.0/16 }'"}},
+		"xargs -I{} nft add element inet portreeve {} '{ 10.10.0.0/16 }'"}},
 }

@@ -41,7 +41,8 @@ const (
 )
 
 // Find returns, in order, the ways around our hook in the network namespace of the
-// calling thread, but for programs of a known name.
+// calling thread, but for programs of a known name; beside an error those that it
+// could see.
 func Find(known []string) ([]Way, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
@@ -57,19 +58,18 @@ func Find(known []string) ([]Way, error) {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
 	var ways []Way
+	var unseen error
 	for _, l := range facing(links, holders(addresses)) {
 		found, err := on(h, l)
-		if err != nil {
-			return nil, err
-		}
 		ways = append(ways, found...)
+		unseen = cmp.Or(unseen, err)
 	}
 	ways = append(ways, sharedGateways(links, holders(addresses))...)
 	ways = slices.DeleteFunc(ways, func(w Way) bool { return slices.Contains(known, w.Program) })
 	slices.SortFunc(ways, func(a, b Way) int {
 		return cmp.Or(cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.Hook, b.Hook), cmp.Compare(a.Program, b.Program))
 	})
-	return ways, nil
+	return ways, unseen
 }
 
 // holders are the indices of links with an address by which others reach the node.
@@ -129,11 +129,15 @@ func on(h *netlink.Handle, l netlink.Link) ([]Way, error) {
 			ways = append(ways, Way{a.Name, hookTC, cmp.Or(program.Name, nameOf(ebpf.ProgramID(program.Id)))})
 		}
 	}
-	// A kernel before 6.6 has no tcx, and a container may not be let to ask.
-	if attached, err := link.QueryPrograms(link.QueryOptions{Target: a.Index, Attach: ebpf.AttachTCXIngress}); err == nil {
-		for _, program := range attached.Programs {
-			ways = append(ways, Way{a.Name, hookTCX, nameOf(program.ID)})
-		}
+	attached, err := link.QueryPrograms(link.QueryOptions{Target: a.Index, Attach: ebpf.AttachTCXIngress})
+	switch {
+	case errors.Is(err, ebpf.ErrNotSupported), gone(err): // a kernel before 6.6 has no tcx
+		return ways, nil
+	case err != nil:
+		return ways, fmt.Errorf("ask for the tcx programs of %s (bpf(2) takes the capability BPF, and a seccomp profile that allows it): %w", a.Name, err)
+	}
+	for _, program := range attached.Programs {
+		ways = append(ways, Way{a.Name, hookTCX, nameOf(program.ID)})
 	}
 	return ways, nil
 }

@@ -73,6 +73,7 @@ type Agent struct {
 	barred  deniedSets // likewise, in a file of its own
 	reason  string     // of the last condition, to log each change once
 	around  []string   // what may carry packets around the rules
+	unseen  error      // why that could not all be looked for
 
 	started     time.Time
 	node        home
@@ -280,7 +281,7 @@ func (a *Agent) round(ctx context.Context) outcome {
 	if o.err = a.kernel.enforce(ctx, want); o.err != nil {
 		return o
 	}
-	o.unlogged, o.remains = a.kernel.unlogged, a.kernel.remains
+	o.unlogged, o.remains, o.unseen = a.kernel.unlogged, a.kernel.remains, a.unseen
 	a.applied, a.begun = j.use, true
 	if a.config.Packets != nil {
 		a.journal.know(a.applied)

@@ -74,10 +74,10 @@ func (a *Agent) lookAround() {
 		return
 	}
 	ways, err := a.config.Bypass()
-	if err != nil {
+	if err != nil && a.unseen == nil {
 		a.log.Warn("what may carry packets around our rules can't be looked for", "error", err)
-		return
 	}
+	a.unseen = err
 	if slices.Equal(ways, a.around) {
 		return
 	}

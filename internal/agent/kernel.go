@@ -77,7 +77,7 @@ func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 	took := time.Since(start)
 	k.metrics.synced(took, err)
 	k.unlogged = nil
-	if errors.Is(err, datapath.ErrUnlogged) && !errors.Is(err, datapath.ErrPreempted) && !errors.Is(err, datapath.ErrFull) && k.holds(ctx, want) {
+	if onlyUnlogged(err) && k.holds(ctx, want) {
 		k.unlogged, err = err, nil
 	}
 	if err != nil && !tookAway(err) {
@@ -109,6 +109,12 @@ func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 func (k *kernel) holds(ctx context.Context, want rule.Set) bool {
 	have, err := k.datapath.Have(ctx)
 	return err == nil && have.Equal(want)
+}
+
+// onlyUnlogged says whether Sync complained of nothing but lines that the kernel can't
+// write.
+func onlyUnlogged(err error) bool {
+	return errors.Is(err, datapath.ErrUnlogged) && !errors.Is(err, datapath.ErrPreempted) && !errors.Is(err, datapath.ErrFull)
 }
 
 // tookAway says whether Sync took away all that want takes away, although it

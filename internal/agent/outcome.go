@@ -22,6 +22,7 @@ type outcome struct {
 	denied   error         // why the API server does not show one of the kinds
 	problems []compile.NodeProblem
 	unlogged error // in force, but not logged
+	unseen   error // in force, but whether packets come around is not known
 	remains  error // in force, but rules of another datapath are too
 	err      error
 }
@@ -94,6 +95,9 @@ func (o outcome) reason() (reason, message string) {
 	message = "the kernel was read back and enforces everything up to the marks"
 	if o.unlogged != nil {
 		message += fmt.Sprintf("; packets to audited numbers pass without a line in the log: %s", o.unlogged)
+	}
+	if o.unseen != nil {
+		message += fmt.Sprintf("; whether something carries packets around is not known: %s", o.unseen)
 	}
 	if o.remains != nil {
 		message += fmt.Sprintf("; what another datapath left could not be removed, and may drop more than is wished: %s", o.remains)

@@ -11,7 +11,7 @@ import (
 )
 
 func TestDeniedSetsComeBeforeEveryPolicy(t *testing.T) {
-	s := open(t, "denied", "32630-32639")
+	s := open(t, "unwelcome", "32630-32639")
 	bad := s.set("denied-bad", "203.0.113.4/30")
 	policy := s.policy("shop", officeCIDR)
 	s.create(policy)

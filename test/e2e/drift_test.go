@@ -15,7 +15,7 @@ import (
 // A foreign flush of rules that are not ours alone is repaired within seconds, is
 // counted and told; one of a table that is ours alone does nothing at all.
 func TestAForeignFlushIsRepairedAndTold(t *testing.T) {
-	s := open(t, "drift", "30570-30579")
+	s := open(t, "flushed", "30570-30579")
 	policy := s.policy("shop", officeCIDR)
 	s.create(policy)
 	port := s.awaitReady(policy)

@@ -89,12 +89,15 @@ func (d *Datapath) Sync(ctx context.Context, want rule.Set) error {
 	}
 	// A step that fails does not stop the others: a full set must not keep a
 	// revocation from taking effect.
-	contents := errors.Join(d.sets.change(ctx, p.prepare), d.sets.change(ctx, p.narrow))
+	prepared, narrowed := d.sets.change(ctx, p.prepare), d.sets.change(ctx, p.narrow)
+	contents := errors.Join(prepared, narrowed)
+	// But nobody is let in whose end or limit could not be written down.
+	safe := prepared == nil && (narrowed == nil || errors.Is(narrowed, datapath.ErrFull))
 	var preempted, skeletons error
 	if jumped {
 		preempted, skeletons = d.ensureSkeletons(target)
 	}
-	if skeletons == nil {
+	if skeletons == nil && safe {
 		contents = errors.Join(contents, d.sets.change(ctx, p.widen))
 	}
 	if !jumped {

@@ -38,6 +38,8 @@ const (
 const (
 	// copyRange takes in both headers, and 40 bytes of IP options or extensions.
 	copyRange = 128
+	// knownLinks bounds the names of interfaces that are remembered.
+	knownLinks = 1000
 	// room is for a burst while the reader has no turn, in bytes.
 	room = 1 << 20
 )
@@ -175,6 +177,9 @@ func (l *Listener) name(index int) string {
 	link, err := l.links.LinkByIndex(index)
 	if err != nil {
 		return ""
+	}
+	if len(l.names) >= knownLinks { // pods come and go, and each has one
+		clear(l.names)
 	}
 	l.names[index] = link.Attrs().Name
 	return l.names[index]

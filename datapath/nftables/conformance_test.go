@@ -35,7 +35,7 @@ var damage = map[string][][]string{
 	"the judge is flushed":                 {nft("flush", "chain", "inet", "portreeve", "judge")},
 	"the protocols are flushed":            {nft("flush", "set", "inet", "portreeve", "protocols")},
 	"the table is put to sleep":            {nft("add", "table", "inet", "portreeve", "{ flags dormant; }")},
-	"a set that no rule names is deleted":  {nft("delete", "set", "inet", "portreeve", "denied.ip")},
+	"a set that no rule names is deleted":  {nft("delete", "set", "inet", "portreeve", "virtual.ip")},
 	"an accept is slipped in":              {nft("insert", "rule", "inet", "portreeve", "judge", "accept")},
 	"the judged numbers are flushed":       {nft("flush", "set", "inet", "portreeve", "judged")},
 	"the audited numbers are flushed":      {nft("flush", "set", "inet", "portreeve", "audited")},

@@ -56,7 +56,8 @@ func parseElement(attributes []byte) kernelElement {
 				e.chain = text(valueOf(verdict, unix.NFTA_VERDICT_CHAIN))
 			}
 		case unix.NFTA_SET_ELEM_EXPIRATION:
-			e.left = time.Duration(nfattr.Uint64(value)) * time.Millisecond
+			// One that ends just now has none left, which would mean never.
+			e.left = max(time.Duration(nfattr.Uint64(value))*time.Millisecond, time.Millisecond)
 		case unix.NFTA_SET_ELEM_USERDATA:
 			e.comment, _ = userdata.GetString(value, userdata.NFTNL_UDATA_SET_ELEM_COMMENT)
 		}

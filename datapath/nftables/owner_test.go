@@ -1,10 +1,12 @@
 package nftables_test
 
 import (
+	"fmt"
 	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/datapath/datapathtest"
@@ -121,5 +123,38 @@ func TestHandoverBetweenDatapaths(t *testing.T) {
 				return d
 			})
 		})
+	}
+}
+
+// The kernel holds on to the chain of a gate for a moment after its end. That is no
+// reason to replace the table: limits would forget their counts.
+func TestAnEndLeavesItsChainForAMoment(t *testing.T) {
+	w := datapathtest.NewWorld(t, open(nftables.New))
+	handle := func() string {
+		listing := w.Node.Command(t, "", "nft", "-a", "list", "table", "inet", "portreeve")
+		first, _, _ := strings.Cut(listing, "\n")
+		return first
+	}
+	end := time.Now().Add(2 * time.Second).Unix()
+	before := datapathtest.Set(datapathtest.Pool, fmt.Sprintf("tcp/30050 alice expires=%d log=denied", end), "tcp/30051 mallory")
+	after := datapathtest.Set(datapathtest.Pool, "tcp/30051 mallory")
+	w.Sync(before)
+	was := handle()
+	time.Sleep(time.Until(time.Unix(end, 0)))
+	for range 3 {
+		w.Sync(after)
+		if have, err := w.Have(); err != nil || !have.Equal(after) {
+			t.Fatalf("Have reads %+v, %v", have, err)
+		}
+		if now := handle(); now != was {
+			t.Fatalf("the table was replaced: %s, and was %s", now, was)
+		}
+	}
+	w.Sync(before) // ended all the same
+	w.Sync(after)
+	time.Sleep(6 * time.Second)
+	w.Sync(after)
+	if listing := w.Node.Command(t, "", "nft", "list", "table", "inet", "portreeve"); strings.Contains(listing, "log-denied") || handle() != was {
+		t.Errorf("six seconds later there is\n%s", listing)
 	}
 }

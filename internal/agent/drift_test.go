@@ -43,7 +43,7 @@ func TestANodeThatIsBypassedVouchesForNothing(t *testing.T) {
 			t.Errorf("marks %+v", status.Marks)
 		}
 		l.wantAdmits(30080, "203.0.113.7", true) // the rules are in force all the same
-		l.ways = nil
+		l.kernel.set(func() { l.ways = nil })
 		l.pass(2 * checkInterval)
 		if status = l.status(); status.Conditions[0].Reason != v1alpha1.ReasonOK || status.Marks == (v1alpha1.Marks{}) {
 			t.Errorf("after it is gone: %+v", status)

@@ -106,9 +106,14 @@ func (l *lab) config(sources Sources) Config {
 		Sources: sources, Reports: l.reports, StateDir: l.stateDir,
 		Host: l.host, Fallback: rule.NewPortRanges(rule.PortRange{First: 30000, Last: 32767}),
 		CheckInterval: checkInterval, ReportInterval: reportInterval,
-		Bypass:  func() ([]string, error) { return l.ways, nil },
+		Bypass:  l.bypass,
 		Packets: l.packets, Log: slog.New(l.lines), Registerer: prometheus.NewRegistry(),
 	}
+}
+
+func (l *lab) bypass() (ways []string, err error) {
+	l.kernel.set(func() { ways = l.ways })
+	return ways, nil
 }
 
 func (l *lab) backends() []Backend {

@@ -323,9 +323,10 @@ func (d *Datapath) adopt() (whole bool, err error) {
 	}
 	b := batch{table: tableName}
 	b.addTable(owned)
-	if err := d.commit(b); err != nil {
+	if err := d.socket.commit(b, 0); err != nil {
 		return false, fmt.Errorf("take table %s over: %w", tableName, err)
 	}
+	d.changes += len(b.messages)
 	d.owning = true
 	return true, nil
 }
@@ -379,7 +380,9 @@ func (d *Datapath) remove(name string) error {
 		}
 		b := batch{table: name}
 		take(&b)
-		err = ignore(d.commit(b), unix.ENOENT) // a damaged one may lack its hook
+		// Whatever else changes meanwhile. A damaged one may lack its hook.
+		err = ignore(d.socket.commit(b, 0), unix.ENOENT)
+		d.changes += len(b.messages)
 	}
 	return err
 }

@@ -16,10 +16,15 @@ import (
 // changed our rules, so that a repair takes less than a second.
 const driftInterval = 500 * time.Millisecond
 
-// seldom is the time between two readings of the kernel, as a multiple of what one takes: a table
-// that is not ours alone may have changed whenever anything has, a hundred times a
-// minute beside a busy kube-proxy.
+// seldom is the time between two readings of the kernel, as a multiple of what one
+// takes: a table that is not ours alone may have changed whenever anything has, a
+// hundred times a minute beside a busy kube-proxy.
 const seldom = 20
+
+// rested says whether the kernel may be read again without costing too much of the
+// time: with thousands of distinct source sets one reading takes seconds, in which no
+// change gets through.
+func (k *kernel) rested() bool { return time.Since(k.read) >= seldom*k.reading }
 
 // fingerprint remembers what the kernel is like while it is known to be right.
 func (k *kernel) fingerprint() {
@@ -32,7 +37,7 @@ func (k *kernel) fingerprint() {
 // seen to be right.
 func (k *kernel) disturbed() bool {
 	f, ok := k.datapath.(datapath.Fingerprinter)
-	if !ok || !k.sure || time.Since(k.read) < seldom*k.reading {
+	if !ok || !k.sure || !k.rested() {
 		return false
 	}
 	now, err := f.Fingerprint()

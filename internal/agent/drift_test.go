@@ -50,3 +50,22 @@ func TestANodeThatIsBypassedVouchesForNothing(t *testing.T) {
 		}
 	})
 }
+
+// A kernel that takes long to read is read less often, so that changes get their turn.
+func TestAKernelThatIsSlowToReadIsReadLessOften(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.kernel.slow = time.Second
+		l.start()
+		l.kernel.take()
+		l.pass(12 * checkInterval)
+		readings := 0
+		for _, call := range l.kernel.take() {
+			if call == "have" {
+				readings++
+			}
+		}
+		if readings < 3 || readings > 6 {
+			t.Errorf("read %d times in twelve checks, want about each second or third", readings)
+		}
+	})
+}

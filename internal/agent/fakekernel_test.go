@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/internal/rule"
@@ -22,6 +23,7 @@ type fakeKernel struct {
 	haveErr error
 	sweeps  error
 	print   uint64
+	slow    time.Duration // how long it takes to read
 }
 
 // Fingerprint implements datapath.Fingerprinter.
@@ -67,6 +69,7 @@ func (k *fakeKernel) Sync(_ context.Context, want rule.Set) error {
 }
 
 func (k *fakeKernel) Have(context.Context) (rule.Set, error) {
+	time.Sleep(k.slow) // of the bubble's clock
 	defer k.note("have")()
 	switch {
 	case k.haveErr != nil:

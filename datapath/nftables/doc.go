@@ -11,6 +11,7 @@
 //	           destination in @virtual                     accept   kube-ipvs0
 //	           source in @denied                           goto denied
 //	           protocol . number in @ports                 jump gate
+//	           protocol . number in @ends                  jump ended
 //	           number in @audited                          goto audited
 //	                                                       drop
 //	gate       source in @class                            accept
@@ -21,17 +22,19 @@
 //
 // There is one chain for each distinct gate, and one set in each family for each
 // class; both are named by what they hold and never edited. A port is one element
-// of @ports, which ends by itself when its gate expires. So a change touches the
-// elements that it is about, and each change is one transaction: there is no state
-// in between.
+// of @ports. One whose gate ends is an element with a timeout there, and one in @ends
+// that stays: an ended port is dropped, never taken for one that nobody claims. A
+// change touches the elements that it is about, in up to four transactions (plan.go
+// says why it is not one).
 //
 // Where the kernel has the flags owner and persist (6.9), nobody else can change
 // or flush the table while the agent lives, and it stays when the agent ends.
 // Without them the number of the ruleset's generation tells whether anybody changed
-// anything since; then all is read again.
+// anything since; then all is read again, and no change is built on another state
+// than that which was read.
 //
 // A table that is not as it was left, or that another version made, is replaced
-// as a whole, in one transaction.
+// as a whole, behind a second table that does the same meanwhile.
 //
 // The expressions are those of google/nftables. The messages around them are our
 // own: that library can't set the flags of a table, and asks for an answer to every

@@ -50,7 +50,7 @@ func (s state) spans() map[string][]span {
 	return out
 }
 
-// change is what one transaction does.
+// change is what is to be done in the steps of one Sync.
 type change struct {
 	addPorts, deletePorts map[rule.Port]rule.Gate
 	// The optional rules, before and behind each step that may change them.

@@ -19,9 +19,15 @@ type Rule struct {
 	// ID is the provider's name for the rule.
 	ID string
 	// Rule is what it admits. Protocol may be AnyProtocol or one we do not know
-	// (ICMP). Source is the zero Prefix when the source is not a prefix (another
-	// group, a prefix list). Such rules are always foreign.
+	// (ICMP). Source is the zero Prefix when Peer names the source.
 	rule.Rule
+	// Peer is the id of the security group ("sg-...") or of the prefix list ("pl-...")
+	// that is the source, as the cloud spells it; empty where it is a prefix.
+	Peer string
+	// Drop: it drops what it matches. Only clouds with priorities have such rules.
+	Drop bool
+	// Priority is 1 for the best, where the cloud gives its rules an order; 0 elsewhere.
+	Priority int
 	// Owner is the signature found on the rule: the cluster id of the Portreeve
 	// that created it. Empty: not ours, never touched.
 	Owner string
@@ -32,24 +38,47 @@ type Rule struct {
 // Grant is a rule to be in force and what a person shall read beside it.
 type Grant struct {
 	rule.Rule
+	// Peer is the id of the security group whose members are admitted; Source is the
+	// zero Prefix then. Empty: Source says who is.
+	Peer        string
 	Description string
 }
 
-// Count is a number of rules, the families counted apart, as clouds do.
-type Count struct{ IPv4, IPv6 int }
+// Count is a number of rules: the families apart where the cloud counts them so,
+// else All. What a cloud does not count is zero.
+type Count struct{ IPv4, IPv6, All int }
 
 // Capabilities are the fixed properties of a provider.
 type Capabilities struct {
 	// RulesPerGroup is how many inbound rules a group holds unless the account
 	// has another quota.
 	RulesPerGroup Count
+	// RulesTogether is how many rules all groups of one network interface hold; 0: any.
+	RulesTogether int
+	// Batch is the most grants, or ids, that one call takes.
+	Batch int
+	// Priority of the rules that it writes, 1 the best; 0: the cloud knows none.
+	Priority int
 	// Protocols are those the cloud can restrict to a range of ports.
 	Protocols []rule.Protocol
 }
 
+// Directory looks up what a wish may name beside prefixes. Its methods may be called
+// concurrently; errors wrap one of this package's kinds.
+type Directory interface {
+	// Tagged returns the ids, sorted, of the security groups that carry all the tags;
+	// none is no error.
+	Tagged(ctx context.Context, tags map[string]string) ([]string, error)
+	// Exists returns ErrInvalid if there is no such security group to refer to.
+	Exists(ctx context.Context, group string) error
+	// PrefixList returns the entries of a prefix list, canonical. One that does not
+	// exist is ErrInvalid, never empty.
+	PrefixList(ctx context.Context, id string) ([]netip.Prefix, error)
+}
+
 // Provider is one account and region of a cloud. Every method may be called
 // concurrently. Errors wrap one of this package's kinds. Each of Authorize and
-// Revoke is one call to the cloud.
+// Revoke is one call to the cloud, with at most Capabilities.Batch grants or ids.
 type Provider interface {
 	Capabilities() Capabilities
 	// List returns every inbound rule of the group, ours and foreign, in no
@@ -97,30 +126,34 @@ func (r Rule) signed(owner string) bool {
 	return owner != "" && r.Owner == owner && r.Source.IsValid() && slices.Contains(rule.Protocols, r.Protocol)
 }
 
-// cost is what the rule takes of its group's budget. EC2 counts a rule whose
-// source is a group in both families. A prefix list costs its MaxEntries, which
-// a listing does not show: counted as one, the cloud's own refusal is the judge.
-func (r Rule) cost() Count {
-	if !r.Source.IsValid() {
+// costOf is what a rule with the source takes of a group's budget, in the terms in
+// which limit counts. EC2 counts a rule whose source is a group in both families. A
+// prefix list costs its MaxEntries, which a listing does not show: counted as one,
+// the cloud's own refusal is the judge.
+func costOf(source netip.Prefix, limit Count) Count {
+	switch {
+	case limit.All > 0:
+		return Count{All: 1}
+	case !source.IsValid():
 		return Count{IPv4: 1, IPv6: 1}
-	}
-	return familyOf(r.Source)
-}
-
-func familyOf(p netip.Prefix) Count {
-	if p.Addr().Is4() {
+	case source.Addr().Is4():
 		return Count{IPv4: 1}
 	}
 	return Count{IPv6: 1}
 }
 
-func (c Count) plus(d Count) Count  { return Count{c.IPv4 + d.IPv4, c.IPv6 + d.IPv6} }
-func (c Count) minus(d Count) Count { return Count{c.IPv4 - d.IPv4, c.IPv6 - d.IPv6} }
+func (c Count) plus(d Count) Count {
+	return Count{c.IPv4 + d.IPv4, c.IPv6 + d.IPv6, c.All + d.All}
+}
+
+func (c Count) minus(d Count) Count {
+	return Count{c.IPv4 - d.IPv4, c.IPv6 - d.IPv6, c.All - d.All}
+}
 
 // holds says whether d fits into c. A family that d does not use cannot be in
 // its way, even when foreign rules have overdrawn it.
 func (c Count) holds(d Count) bool {
-	return (d.IPv4 == 0 || d.IPv4 <= c.IPv4) && (d.IPv6 == 0 || d.IPv6 <= c.IPv6)
+	return (d.IPv4 == 0 || d.IPv4 <= c.IPv4) && (d.IPv6 == 0 || d.IPv6 <= c.IPv6) && (d.All == 0 || d.All <= c.All)
 }
 
 // compareListed is the canonical order of listed rules.

@@ -101,7 +101,7 @@ func sortOut(id string, listed []Rule, owner string, wanted, kept map[rule.Rule]
 func (c *Changes) place(missing []Grant, limits Count) {
 	room := make([]Count, len(c.Groups))
 	for i, g := range c.Groups {
-		room[i] = limits.minus(g.stays())
+		room[i] = limits.minus(g.stays(limits))
 	}
 	var heirs, newcomers []Grant
 	for _, m := range missing {
@@ -112,7 +112,7 @@ func (c *Changes) place(missing []Grant, limits Count) {
 		}
 	}
 	for _, m := range slices.Concat(heirs, newcomers) {
-		cost := familyOf(m.Source)
+		cost := costOf(m.Source, limits)
 		i := slices.IndexFunc(room, func(free Count) bool { return free.holds(cost) })
 		if i < 0 {
 			c.Overflow = append(c.Overflow, m)
@@ -128,10 +128,10 @@ func (c *Changes) place(missing []Grant, limits Count) {
 }
 
 // stays counts the rules that are listed now and not going to be removed.
-func (g GroupChanges) stays() Count {
+func (g GroupChanges) stays(limits Count) Count {
 	var n Count
 	for _, r := range slices.Concat(g.Keep, g.Foreign) {
-		n = n.plus(r.cost())
+		n = n.plus(costOf(r.Source, limits))
 	}
 	return n
 }

@@ -67,7 +67,7 @@ func (s *session) report(c Changes, err error) (Report, error) {
 		group := GroupReport{ID: g.ID, Ours: ours, Foreign: g.Foreign, Shadowing: g.Shadowing}
 		group.Budget.Limit = s.want.Limits
 		for _, listed := range slices.Concat(g.Keep, g.Remove, g.Foreign) {
-			group.Budget.Used = group.Budget.Used.plus(listed.cost())
+			group.Budget.Used = group.Budget.Used.plus(costOf(listed.Source, s.want.Limits))
 		}
 		r.Groups = append(r.Groups, group)
 		r.InForce = append(r.InForce, g.admitting(s.want.Grants)...)

@@ -26,6 +26,8 @@ const (
 	maxBackoff = 500 * time.Millisecond
 	// pageSize is the most that DescribeSecurityGroupRules gives.
 	pageSize = 1000
+	// batch is how many rules one call carries: more than a group usually holds.
+	batch = 200
 	// rulesPerGroup is the quota of an account that has not asked for another.
 	rulesPerGroup = 60
 )
@@ -70,6 +72,7 @@ func New(ctx context.Context, o Options) (*Provider, error) {
 func (p *Provider) Capabilities() cloud.Capabilities {
 	return cloud.Capabilities{
 		RulesPerGroup: cloud.Count{IPv4: rulesPerGroup, IPv6: rulesPerGroup},
+		Batch:         batch,
 		Protocols:     []rule.Protocol{rule.TCP, rule.UDP},
 	}
 }

@@ -111,6 +111,11 @@ func ruleOf(r types.SecurityGroupRule) (cloud.Rule, error) {
 	if (protocol == rule.TCP || protocol == rule.UDP) && from >= 0 && from <= to && to <= 65535 {
 		out.Ports = rule.PortRange{First: uint16(from), Last: uint16(to)}
 	}
+	if r.ReferencedGroupInfo != nil {
+		out.Peer = sdk.ToString(r.ReferencedGroupInfo.GroupId)
+	} else {
+		out.Peer = sdk.ToString(r.PrefixListId)
+	}
 	for _, cidr := range []*string{r.CidrIpv4, r.CidrIpv6} {
 		if sdk.ToString(cidr) == "" {
 			continue

@@ -18,6 +18,7 @@ func (m memory) Capabilities() cloud.Capabilities {
 	n := m.ec2.options.RulesPerGroup
 	return cloud.Capabilities{
 		RulesPerGroup: cloud.Count{IPv4: n, IPv6: n},
+		Batch:         200,
 		Protocols:     []rule.Protocol{rule.TCP, rule.UDP},
 	}
 }
@@ -91,7 +92,7 @@ func recordOf(r rule.Rule, description string) record {
 }
 
 func (r record) listed() cloud.Rule {
-	out := cloud.Rule{ID: r.id, Owner: r.tags[OwnerTag], Description: r.description}
+	out := cloud.Rule{ID: r.id, Peer: r.groupSource + r.prefixList, Owner: r.tags[OwnerTag], Description: r.description}
 	protocol, known := fromEC2[r.protocol]
 	if !known {
 		protocol = rule.Protocol(strings.ToUpper(r.protocol))

@@ -12,6 +12,8 @@ import (
 // should read beside it.
 type Admission struct {
 	rule.Rule
+	// Peer is the security group whose members are admitted; Source is zero then.
+	Peer        string
 	Description string
 }
 

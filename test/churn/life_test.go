@@ -186,8 +186,10 @@ func (l *life) close(t *testing.T) {
 			break
 		}
 		t.Errorf("%s %s%s", clock(b.at), b.what, l.judge.story(b.at))
-		if node := town.Node(b.node); node != nil {
-			t.Logf("the agent of %s said at the end:\n%s", b.node, town.Agent(node).Tail(30))
+	}
+	if len(l.judge.breaches) > 0 {
+		for _, node := range town.Nodes() {
+			t.Logf("the agent of %s said at the end:\n%s", node.Name, town.Agent(node).Tail(30))
 		}
 	}
 	line := fmt.Sprintf("churn %s (%s), seed %d, %s: %d flows (%d new TCP, %d new UDP, %d in old connections, %d drips), %d packets, %d of them denied always, of which %d passed; "+

@@ -51,7 +51,7 @@ func TestReadBackSeesWhatIsNotThere(t *testing.T) {
 		"more judged":     rule.NewSet(rule.NewPortRanges(rule.PortRange{First: 30000, Last: 30999}), map[rule.Port][]netip.Prefix{port: {office}}),
 		"somebody denied": have.WithDenied([]netip.Prefix{home}),
 	} {
-		c := planChange(state{Set: have}, state{Set: want}, needsOf(have))
+		c := planChange(tableName, state{Set: have}, state{Set: want}, needsOf(have))
 		if err := d.readBack(c, state{Set: want}, time.Now()); !errors.Is(err, datapath.ErrDamaged) {
 			t.Errorf("%s: read back without a change: %v", what, err)
 		}

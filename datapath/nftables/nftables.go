@@ -177,7 +177,7 @@ func (d *Datapath) sync(want state, whole bool) error {
 
 // change takes what is remembered to want, and reads back what changed.
 func (d *Datapath) change(want state, now time.Time) error {
-	c := planChange(*d.have, want, d.needs)
+	c := planChange(tableName, *d.have, want, d.needs)
 	for i := range d.left {
 		c.reuse(&d.left[i])
 	}

@@ -1,6 +1,7 @@
 package nftables_test
 
 import (
+	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
@@ -77,6 +78,28 @@ func TestAnErrorLeavesTheTableToItsOwner(t *testing.T) {
 	}
 	if have, err := w.Have(); err != nil || !have.Equal(want) {
 		t.Errorf("the kernel holds %+v, %v", have, err)
+	}
+}
+
+// What an agent leaves that ends between two steps of a change is replaced by the
+// next one, also where the same port is to lead elsewhere now.
+func TestAHalfChangedTableIsReplaced(t *testing.T) {
+	w := datapathtest.NewWorld(t, open(nftables.New))
+	port := strconv.Itoa(datapathtest.HostPort)
+	w.Sync(datapathtest.Set(datapathtest.Pool, "tcp/"+port+" alice persecond=50 log=denied", "udp/"+port+" alice expires=4000000000"))
+	w.Restart()
+	w.Node.Command(t, "add chain inet portreeve gate.class-0123456789abcdef0123456789abcdef\nadd rule inet portreeve gate.class-0123456789abcdef0123456789abcdef accept", "nft", "-f", "-")
+	if _, err := w.Have(); !errors.Is(err, datapath.ErrDamaged) {
+		t.Fatalf("a chain that nobody asked for: %v", err)
+	}
+	want := datapathtest.Set(datapathtest.Pool, "tcp/"+port+" mallory", "udp/"+port+" mallory expires=4000000001 log=denied")
+	w.Sync(want)
+	if have, err := w.Have(); err != nil || !have.Equal(want) {
+		t.Errorf("the kernel holds %+v, %v", have, err)
+	}
+	w.Expect("mallory tcp/"+port+" answered", "mallory udp/"+port+" answered", "alice tcp/"+port+" dropped")
+	if tables := w.Node.Command(t, "", "nft", "list", "tables"); strings.Contains(tables, "portreeve-next") {
+		t.Errorf("left behind:\n%s", tables)
 	}
 }
 

@@ -61,12 +61,14 @@ type change struct {
 	addGates, deleteGates     []rule.Gate
 	addClasses, deleteClasses []rule.ClassID
 	addSets, deleteSets       []set // dynamic ones
+
+	table string // in which all this is to be done
 }
 
-// planChange returns what makes want of have, which n is of, and makes n that of
-// want.
-func planChange(have, want state, n needs) change {
-	c := change{before: have.variant(), last: want.variant()}
+// planChange returns what makes want of have, which the table holds and n is of, and
+// makes n that of want.
+func planChange(table string, have, want state, n needs) change {
+	c := change{table: table, before: have.variant(), last: want.variant()}
 	c.tight, c.turned = c.before, c.last
 	c.tight.denied = c.before.denied || c.last.denied
 	c.turned.denied = c.tight.denied
@@ -169,7 +171,7 @@ func (c change) batches(have, want state, now time.Time) ([]batch, error) {
 }
 
 func (c change) make(want state) (batch, error) {
-	b := batch{table: tableName}
+	b := batch{table: c.table}
 	b.move(c.spans, c.first)
 	if err := b.judge(c.before, c.tight); err != nil {
 		return b, err
@@ -195,7 +197,7 @@ func (c change) make(want state) (batch, error) {
 }
 
 func (c change) widen(have state, now time.Time) batch {
-	b := batch{table: tableName}
+	b := batch{table: c.table}
 	fresh := func(p rule.Port, _ rule.Gate) bool { return have.Ports[p] == rule.Gate{} }
 	b.addPorts(c.addPorts, fresh, now)
 	b.move(c.first, c.middle)
@@ -203,7 +205,7 @@ func (c change) widen(have state, now time.Time) batch {
 }
 
 func (c change) narrow(have state, now time.Time) (batch, error) {
-	b := batch{table: tableName}
+	b := batch{table: c.table}
 	open := func(_ rule.Port, g rule.Gate) bool { return !ended(g, now) }
 	b.deleteElements(setPorts, portElements(c.deletePorts, open, func(p rule.Port, _ rule.Gate) element { return element{key: portKey(p)} }))
 	b.deleteElements(setEnds, portElements(c.deletePorts, ends, func(p rule.Port, _ rule.Gate) element { return element{key: portKey(p)} }))
@@ -213,7 +215,7 @@ func (c change) narrow(have state, now time.Time) (batch, error) {
 }
 
 func (c change) rest() (batch, error) {
-	b := batch{table: tableName}
+	b := batch{table: c.table}
 	if err := b.judge(c.turned, c.last); err != nil {
 		return b, err
 	}
@@ -329,7 +331,7 @@ func load(table string, want state, flags uint32, replace bool, now time.Time) (
 		}
 	}
 	n := newNeeds()
-	c := planChange(state{mute: want.mute}, want, n)
+	c := planChange(table, state{mute: want.mute}, want, n)
 	c.before, c.tight, c.turned = c.last, c.last, c.last // its rules are there already
 	rest, err := c.batches(state{}, want, now)
 	for _, r := range rest {

@@ -107,7 +107,7 @@ func TestAChangeCountsWhatIsNeeded(t *testing.T) {
 		}
 		for range 3 {
 			want := state{Set: anySet.Draw(t, "want")}
-			if _, err := planChange(have, want, n).batches(have, want, now); err != nil {
+			if _, err := planChange(tableName, have, want, n).batches(have, want, now); err != nil {
 				t.Fatal(err)
 			}
 			_, fresh, err := load(tableName, want, 0, false, now)
@@ -119,9 +119,25 @@ func TestAChangeCountsWhatIsNeeded(t *testing.T) {
 			}
 			have = want
 		}
-		steps, err := planChange(have, have, n).batches(have, have, now)
+		steps, err := planChange(tableName, have, have, n).batches(have, have, now)
 		if err != nil || len(steps) > 0 {
 			t.Fatalf("no change takes %d transactions, %v", len(steps), err)
+		}
+	})
+}
+
+// A table that is made beside another one is made whole, and the other is not touched.
+func TestALoadNamesItsOwnTableOnly(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		b, _, err := load(nextName, state{Set: anySet.Draw(t, "want")}, 0, rapid.Bool().Draw(t, "replace"), time.Unix(1000, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, m := range b.messages {
+			const table = 1 // the attribute, in each kind of message
+			if name := text(valueOf(attributes(m), table)); name != nextName {
+				t.Fatalf("message %d of %d is about table %q", i, len(b.messages), name)
+			}
 		}
 	})
 }

@@ -40,7 +40,9 @@ type Grant struct {
 	rule.Rule
 	// Peer is the id of the security group whose members are admitted; Source is the
 	// zero Prefix then. Empty: Source says who is.
-	Peer        string
+	Peer string
+	// Pool is whose rule it is.
+	Pool        string
 	Description string
 }
 
@@ -123,7 +125,7 @@ func (l leased) Revoke(ctx context.Context, group string, ids []string) error {
 // signed says whether the rule is one that owner wrote: its signature, on a
 // shape that we write. The shape guards against tags that a person copied.
 func (r Rule) signed(owner string) bool {
-	return owner != "" && r.Owner == owner && r.Source.IsValid() && slices.Contains(rule.Protocols, r.Protocol)
+	return owner != "" && r.Owner == owner && r.Source.IsValid() == (r.Peer == "") && !r.Drop && slices.Contains(rule.Protocols, r.Protocol)
 }
 
 // costOf is what a rule with the source takes of a group's budget, in the terms in
@@ -150,6 +152,11 @@ func (c Count) minus(d Count) Count {
 	return Count{c.IPv4 - d.IPv4, c.IPv6 - d.IPv6, c.All - d.All}
 }
 
+// least returns the smaller of each.
+func (c Count) least(d Count) Count {
+	return Count{min(c.IPv4, d.IPv4), min(c.IPv6, d.IPv6), min(c.All, d.All)}
+}
+
 // holds says whether d fits into c. A family that d does not use cannot be in
 // its way, even when foreign rules have overdrawn it.
 func (c Count) holds(d Count) bool {
@@ -158,7 +165,7 @@ func (c Count) holds(d Count) bool {
 
 // compareListed is the canonical order of listed rules.
 func compareListed(a, b Rule) int {
-	return cmp.Or(rule.CompareRules(a.Rule, b.Rule), cmp.Compare(a.ID, b.ID))
+	return cmp.Or(rule.CompareRules(a.Rule, b.Rule), cmp.Compare(a.Peer, b.Peer), cmp.Compare(a.ID, b.ID))
 }
 
 // masked returns the rule with the host bits of its source cleared, as clouds

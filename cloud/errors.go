@@ -20,6 +20,18 @@ var (
 	ErrStale = errors.New("stale")
 )
 
+// The kinds of error a Sync returns besides.
+var (
+	// ErrContended: others remove our rules again and again.
+	ErrContended = errors.New("contended")
+	// ErrDrifted: others changed our rules, and that is only to be reported.
+	ErrDrifted = errors.New("drifted")
+	// ErrHidden: a foreign rule drops what ours admits.
+	ErrHidden = errors.New("hidden")
+	// ErrObserving: there is something to do, and only observed.
+	ErrObserving = errors.New("observing")
+)
+
 // confined says whether the error is about the group or the rules that were
 // sent, so that a call about another group may still succeed. Throttling, a
 // lost lease and a broken network are about us: the next call fares no better.

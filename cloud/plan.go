@@ -16,16 +16,41 @@ type Want struct {
 	Groups []string
 	// Limits is what one group holds. Zero: as the provider's Capabilities say.
 	Limits Count
-	// Grants are merged rules (see Merge), in any order.
+	// Known is what single groups were found to hold, where that is less.
+	Known map[string]Count
+	// Grants are what is to be admitted, in any order. Those of a pool may overlap,
+	// and are joined as far as that admits nobody else.
 	Grants []Grant
+	// Pools by the name in their grants.
+	Pools map[string]Pool
+	// Coarsen a pool's rules when they do not fit: they then admit more than was asked,
+	// but no other pool's ports.
+	Coarsen bool
+	// Observe only: say what would be done, and change nothing.
+	Observe bool
+	// Report what others removed or added of ours, and leave it so.
+	Report bool
+}
+
+// Pool bounds the rules of one pool.
+type Pool struct {
+	// Ports are its own: no other pool's rules ever stand on them.
+	Ports rule.PortRanges
+	// Rules is how many rules it may have in all groups together; 0: any.
+	Rules int
 }
 
 // Changes is what has to be done to the groups, and what stays.
 type Changes struct {
 	// Groups in order of filling; groups without a listing are left out.
 	Groups []GroupChanges
-	// Overflow are the grants for which no group has room.
+	// Overflow are the rules for which no group has room.
 	Overflow []Grant
+	// OverQuota are those for which there is room, and which are more than their
+	// pool may have.
+	OverQuota []Grant
+	// Coarse are the rules that admit more than was asked, so that they fit.
+	Coarse []Grant
 }
 
 // GroupChanges is the part of Changes in one group. Each list is in canonical
@@ -34,10 +59,15 @@ type GroupChanges struct {
 	ID                    string
 	Add                   []Grant
 	Keep, Remove, Foreign []Rule
+	// Serving are the foreign rules that admit a part of what is wanted, and nothing
+	// else.
+	Serving []Rule
 	// Shadowing are the foreign rules which admit to a wanted port what no grant
 	// for that port admits. Rules whose source is a group or a prefix list are
 	// left out: nobody here knows who its members are.
 	Shadowing []Rule
+	// Hiding are the foreign rules that drop a part of what is wanted, ahead of ours.
+	Hiding []Rule
 }
 
 // Empty says whether there is nothing to write.
@@ -48,33 +78,74 @@ func (c Changes) Empty() bool {
 // Plan compares what is wanted with what the groups list. Groups of want that
 // have no listing take no part: absent is not empty. The result does not depend
 // on the order of the inputs, except for the order of groups.
-func Plan(want Want, have map[string][]Rule) Changes {
-	want.Grants = canonicalGrants(want.Grants)
-	wanted := make(map[rule.Rule]bool, len(want.Grants))
-	for _, g := range want.Grants {
-		wanted[g.Rule] = true
+//
+// A rule of ours stays as long as all that it admits is wanted and the others do not
+// admit it as well; what is missing then is covered by few more. Only where those do
+// not fit is a pool's share made anew.
+func Plan(want Want, have map[string][]Rule, can Capabilities) Changes {
+	p := newPlanner(want, have, can)
+	for _, key := range p.order {
+		p.draft(p.lots[key])
 	}
-	var out Changes
-	inForce := make(map[rule.Rule]bool, len(want.Grants))
-	for _, id := range distinct(want.Groups) {
-		if listed, ok := have[id]; ok {
-			out.Groups = append(out.Groups, sortOut(id, listed, want.Owner, wanted, inForce))
+	out := p.place()
+	for _, remedy := range p.remedies() {
+		if crowded := out.crowded(); len(crowded) > 0 && remedy(crowded) {
+			out = p.place()
 		}
 	}
-	for _, g := range out.Groups {
-		for _, r := range g.Foreign {
-			inForce[r.Rule] = true // equal to a grant, or of no consequence here
+	for losing := p.losing(out); len(losing) > 0; losing = p.losing(out) {
+		for _, s := range losing { // and never again: all of it stays
+			s.keepAll()
+			s.prune(nil)
 		}
+		out = p.place()
 	}
-	missing := slices.DeleteFunc(slices.Clone(want.Grants), func(g Grant) bool { return inForce[g.Rule] })
-	out.place(missing, want.Limits)
-	out.findShadows(want.Grants)
+	for _, key := range p.order {
+		p.lots[key].tellCoarse(&out)
+	}
+	p.describe(&out)
+	for i := range out.Groups {
+		g := &out.Groups[i]
+		p.findStrangers(g)
+		slices.SortFunc(g.Keep, compareListed)
+		slices.SortFunc(g.Remove, compareListed)
+	}
 	return out
 }
 
-// sortOut says of each listed rule whether it stays, goes or is foreign, and
-// marks in kept what stays.
-func sortOut(id string, listed []Rule, owner string, wanted, kept map[rule.Rule]bool) GroupChanges {
+// planner is one Plan in the making.
+type planner struct {
+	want   Want
+	can    Capabilities
+	groups []GroupChanges
+	grants map[lot][]Grant
+	lots   map[lot]*share
+	order  []lot
+	all    map[rule.Protocol]wanted
+}
+
+func newPlanner(want Want, have map[string][]Rule, can Capabilities) *planner {
+	p := &planner{want: want, can: can, grants: map[lot][]Grant{}, lots: map[lot]*share{}}
+	for _, g := range canonicalGrants(want.Grants) {
+		p.grants[lotOf(g)] = append(p.grants[lotOf(g)], g)
+	}
+	for key, grants := range p.grants {
+		p.order = append(p.order, key)
+		s := &share{lot: key, exact: regionOf(blocksOf(grants))}
+		s.region = s.exact
+		p.lots[key] = s
+	}
+	slices.SortFunc(p.order, compareLots)
+	for _, id := range distinct(want.Groups) {
+		if listed, ok := have[id]; ok {
+			p.sortOut(id, listed)
+		}
+	}
+	return p
+}
+
+// sortOut says of each listed rule whether it is ours or foreign.
+func (p *planner) sortOut(id string, listed []Rule) {
 	g := GroupChanges{ID: id}
 	sorted := slices.Clone(listed)
 	for i := range sorted {
@@ -82,174 +153,51 @@ func sortOut(id string, listed []Rule, owner string, wanted, kept map[rule.Rule]
 	}
 	slices.SortFunc(sorted, compareListed)
 	for _, r := range sorted {
-		switch {
-		case !r.signed(owner):
-			g.Foreign = append(g.Foreign, r)
-		case wanted[r.Rule] && !kept[r.Rule]:
-			kept[r.Rule] = true
-			g.Keep = append(g.Keep, r)
-		default: // no longer wanted, or a second copy of what an earlier group holds
-			g.Remove = append(g.Remove, r)
-		}
-	}
-	return g
-}
-
-// place gives each missing grant to the first group with room, counting on the
-// room that removals make. What takes the place of a rule being removed goes
-// first: its clients are in force today and must not lose to a newcomer.
-func (c *Changes) place(missing []Grant, limits Count) {
-	room := make([]Count, len(c.Groups))
-	for i, g := range c.Groups {
-		room[i] = limits.minus(g.stays(limits))
-	}
-	var heirs, newcomers []Grant
-	for _, m := range missing {
-		if c.replaces(m.Rule) {
-			heirs = append(heirs, m)
+		if r.signed(p.want.Owner) {
+			p.claim(len(p.groups), &g, r)
 		} else {
-			newcomers = append(newcomers, m)
+			g.Foreign = append(g.Foreign, r)
 		}
 	}
-	for _, m := range slices.Concat(heirs, newcomers) {
-		cost := costOf(m.Source, limits)
-		i := slices.IndexFunc(room, func(free Count) bool { return free.holds(cost) })
-		if i < 0 {
-			c.Overflow = append(c.Overflow, m)
-			continue
-		}
-		room[i] = room[i].minus(cost)
-		c.Groups[i].Add = append(c.Groups[i].Add, m)
-	}
-	for i := range c.Groups {
-		slices.SortFunc(c.Groups[i].Add, compareGrants)
-	}
-	slices.SortFunc(c.Overflow, compareGrants)
+	p.groups = append(p.groups, g)
 }
 
-// stays counts the rules that are listed now and not going to be removed.
-func (g GroupChanges) stays(limits Count) Count {
-	var n Count
-	for _, r := range slices.Concat(g.Keep, g.Foreign) {
-		n = n.plus(costOf(r.Source, limits))
-	}
-	return n
-}
-
-func (c *Changes) replaces(want rule.Rule) bool {
-	for _, g := range c.Groups {
-		for _, r := range g.Remove {
-			if _, meet := intersect(r.Rule, want); meet {
-				return true
-			}
+// claim gives a rule of ours to the lots that it may serve, be they exact or coarse;
+// one that serves none is removed.
+func (p *planner) claim(group int, g *GroupChanges, r Rule) {
+	b := block{r.Ports, r.Source}
+	for _, key := range p.order {
+		s := p.lots[key]
+		if s.admits(r) && r.Priority == p.can.Priority && slices.ContainsFunc(s.exact, func(sp span) bool { return overlap(sp.ports, r.Ports) }) {
+			s.ours = append(s.ours, standing{b, group, r})
+			return
 		}
 	}
-	return false
+	g.Remove = append(g.Remove, r)
 }
 
-func (c *Changes) findShadows(grants []Grant) {
-	wanted := spansByProtocol(rulesOf(grants))
-	for i := range c.Groups {
-		g := &c.Groups[i]
+// draft decides which rules stay and what is missing.
+func (p *planner) draft(s *share) {
+	s.others = nil
+	for _, g := range p.groups {
 		for _, r := range g.Foreign {
-			if shadows(r, wanted) {
-				g.Shadowing = append(g.Shadowing, r)
+			if b := (block{r.Ports, r.Source}); s.admits(r) && s.region.holds(b) {
+				s.others = append(s.others, b)
 			}
 		}
 	}
+	s.add = cover(s.region, append(s.keepAll(), s.others...))
+	s.prune(s.add)
 }
 
-func shadows(foreign Rule, wanted map[rule.Protocol][]span) bool {
-	if !foreign.Source.IsValid() {
-		return false
-	}
-	for protocol, spans := range wanted {
-		if foreign.Protocol != protocol && foreign.Protocol != AnyProtocol {
-			continue
-		}
-		for _, s := range spans {
-			if overlap(s.ports, foreign.Ports) && !rule.Covers(s.sources, foreign.Source) {
-				return true
-			}
+// describe writes beside each new rule whom it serves.
+func (p *planner) describe(c *Changes) {
+	for i := range c.Groups {
+		for j := range c.Groups[i].Add {
+			a := &c.Groups[i].Add[j]
+			a.Description = described(*a, p.grants[lotOf(*a)])
 		}
 	}
-	return false
-}
-
-// cuttingNobody returns the part of the changes that can be done although not
-// every grant could be: removals of what admits nothing wanted, or only what
-// other rules in force, or added, admit as well. A revoked source is so cut off
-// even while another group or grant is in trouble.
-func (c Changes) cuttingNobody(grants []Grant, added []rule.Rule) Changes {
-	standing := slices.Clone(added)
-	for _, g := range c.Groups {
-		standing = append(standing, g.admitting(grants)...)
-	}
-	out := Changes{}
-	for _, g := range c.Groups {
-		harmless := slices.DeleteFunc(slices.Clone(g.Remove), func(r Rule) bool {
-			return slices.ContainsFunc(grants, func(w Grant) bool {
-				lost, meet := intersect(r.Rule, masked(w.Rule))
-				return meet && !Covered(standing, lost)
-			})
-		})
-		out.Groups = append(out.Groups, GroupChanges{ID: g.ID, Remove: harmless})
-	}
-	return out
-}
-
-// admitting lists the rules that stay and satisfy a grant: ours and foreign
-// equals.
-func (g GroupChanges) admitting(grants []Grant) []rule.Rule {
-	var out []rule.Rule
-	for _, r := range g.Keep {
-		out = append(out, r.Rule)
-	}
-	for _, r := range g.Foreign {
-		if slices.ContainsFunc(grants, func(w Grant) bool { return masked(w.Rule) == r.Rule }) {
-			out = append(out, r.Rule)
-		}
-	}
-	return out
-}
-
-// intersect returns what both rules admit.
-func intersect(a, b rule.Rule) (rule.Rule, bool) {
-	if a.Protocol != b.Protocol || !overlap(a.Ports, b.Ports) || !a.Source.Overlaps(b.Source) {
-		return rule.Rule{}, false
-	}
-	both := rule.Rule{
-		Protocol: a.Protocol,
-		Ports:    rule.PortRange{First: max(a.Ports.First, b.Ports.First), Last: min(a.Ports.Last, b.Ports.Last)},
-		Source:   a.Source,
-	}
-	if b.Source.Bits() > a.Source.Bits() {
-		both.Source = b.Source
-	}
-	return both, true
-}
-
-func overlap(a, b rule.PortRange) bool { return a.First <= b.Last && b.First <= a.Last }
-
-// canonicalGrants returns the grants masked, sorted and without repetition.
-func canonicalGrants(grants []Grant) []Grant {
-	out := slices.Clone(grants)
-	for i := range out {
-		out[i].Rule = masked(out[i].Rule)
-	}
-	slices.SortFunc(out, compareGrants)
-	return slices.CompactFunc(out, func(a, b Grant) bool { return a.Rule == b.Rule })
-}
-
-// distinct returns the ids without repetition, each at its first place.
-func distinct(ids []string) []string {
-	var out []string
-	for _, id := range ids {
-		if !slices.Contains(out, id) {
-			out = append(out, id)
-		}
-	}
-	return out
 }
 
 // check refuses a want that must never reach a cloud: without an owner every
@@ -259,20 +207,17 @@ func (w Want) check() error {
 		return fmt.Errorf("%w: no owner to sign rules with", ErrInvalid)
 	}
 	for _, g := range w.Grants {
-		if !g.Source.IsValid() || g.Ports.First == 0 || g.Ports.First > g.Ports.Last ||
+		if g.Source.IsValid() == (g.Peer != "") || g.Ports.First == 0 || g.Ports.First > g.Ports.Last ||
 			!slices.Contains(rule.Protocols, g.Protocol) {
-			return fmt.Errorf("%w: no rule: %s %s from %s", ErrInvalid, g.Protocol, g.Ports, g.Source)
+			return fmt.Errorf("%w: no rule: %s", ErrInvalid, spell(g))
 		}
 	}
 	return nil
 }
 
-// within fits the want to the provider: its limits, unless others are wished,
-// and without the grants that it cannot express exactly, which are returned.
+// within fits the want to the provider: its limits, unless others are wished, and
+// without the grants that it cannot express exactly, which are returned.
 func (w Want) within(c Capabilities) (Want, []Grant) {
-	if w.Limits == (Count{}) {
-		w.Limits = c.RulesPerGroup
-	}
 	var can, cannot []Grant
 	for _, g := range canonicalGrants(w.Grants) {
 		if slices.Contains(c.Protocols, g.Protocol) {
@@ -282,5 +227,8 @@ func (w Want) within(c Capabilities) (Want, []Grant) {
 		}
 	}
 	w.Grants = can
+	if w.Limits == (Count{}) {
+		w.Limits = c.RulesPerGroup
+	}
 	return w, cannot
 }

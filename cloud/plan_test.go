@@ -27,7 +27,7 @@ func TestPlan(t *testing.T) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			want, have, expected := scenario(t, file)
-			if got := spellPlan(cloud.Plan(want, have)); got != expected {
+			if got := spellPlan(cloud.Plan(want, have, cloud.Capabilities{})); got != expected {
 				t.Errorf("plan\n%s\nwant\n%s", got, expected)
 			}
 		})

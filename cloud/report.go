@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/portreeve/portreeve/internal/rule"
 )
@@ -15,14 +16,22 @@ type Report struct {
 	Groups []GroupReport
 	// Unlisted are the groups that could not be read; what they admit is unknown.
 	Unlisted []string
-	// InForce is every rule of ours, wanted or not, and every foreign rule equal
-	// to a grant; sorted, each once. Ask it with Covered and Holds.
-	InForce []rule.Rule
-	// Overflow are the grants for which there is no room. Not known, and nil,
-	// while a group is unlisted.
-	Overflow []Grant
+	// InForce is every rule of ours, wanted or not, and every foreign rule that serves
+	// what is wanted and nothing else; sorted, each once, without descriptions. Ask it
+	// with Covers and Holds.
+	InForce []Grant
+	// Overflow are the rules for which there is no room, OverQuota those that are more
+	// than their pool may have. Not known, and nil, while a group is unlisted.
+	Overflow, OverQuota []Grant
+	// Coarse are the rules that admit more than was asked, so that they fit.
+	Coarse []Grant
 	// Unsupported are the grants this cloud cannot express exactly.
 	Unsupported []Grant
+	// Contended are the rules that others removed again and again, and that are left
+	// to them for a while.
+	Contended []Grant
+	// Drifted says what others did to our rules, where that is only to be reported.
+	Drifted []string
 	// Calls counts the calls that were made.
 	Calls Calls
 }
@@ -34,7 +43,12 @@ type GroupReport struct {
 	// Shadowing are the foreign rules that let in, on a wanted port, more than
 	// the grants do.
 	Shadowing []Rule
-	Budget    Budget
+	// Hiding are the foreign rules that drop, ahead of ours, what is wanted.
+	Hiding []Rule
+	// Add and Remove are what is still to be done.
+	Add    []Grant
+	Remove []Rule
+	Budget Budget
 }
 
 // Budget is how much of a group is used, by ours and foreign rules together.
@@ -46,14 +60,28 @@ type Calls struct{ List, Authorize, Revoke int }
 // Mutating counts the calls that were to change something.
 func (c Calls) Mutating() int { return c.Authorize + c.Revoke }
 
-// Covers says whether the atom is proved to be in force.
-func (r Report) Covers(atom rule.Rule) bool { return Covered(r.InForce, atom) }
+// Covers says whether the atom is proved to be in force: rules admit it, and none that
+// is not ours drops it.
+func (r Report) Covers(atom rule.Rule) bool {
+	var rules []rule.Rule
+	for _, g := range r.InForce {
+		if g.Peer == "" {
+			rules = append(rules, g.Rule)
+		}
+	}
+	hidden := slices.ContainsFunc(r.Groups, func(g GroupReport) bool {
+		return slices.ContainsFunc(g.Hiding, func(h Rule) bool {
+			return (h.Protocol == atom.Protocol || h.Protocol == AnyProtocol) && overlap(h.Ports, atom.Ports) && (!h.Source.IsValid() || h.Source.Overlaps(atom.Source))
+		})
+	})
+	return !hidden && Covered(rules, atom)
+}
 
 // Holds says whether a rule of ours may still admit something to the port: one
 // was seen, or a group could not be read. While it is true the number must not
 // be given to somebody else.
 func (r Report) Holds(port rule.Port) bool {
-	return len(r.Unlisted) > 0 || slices.ContainsFunc(r.InForce, func(f rule.Rule) bool {
+	return len(r.Unlisted) > 0 || slices.ContainsFunc(r.InForce, func(f Grant) bool {
 		return f.Protocol == port.Protocol && f.Ports.Contains(port.Number)
 	})
 }
@@ -61,21 +89,24 @@ func (r Report) Holds(port rule.Port) bool {
 // report turns the comparison with the last listing into the answer. What the
 // comparison still finds missing becomes an error if there is none yet.
 func (s *session) report(c Changes, err error) (Report, error) {
-	r := Report{Overflow: slices.Clone(c.Overflow), Unsupported: s.unsupported, Calls: s.calls}
+	r := Report{
+		Overflow: c.Overflow, OverQuota: c.OverQuota, Coarse: c.Coarse,
+		Unsupported: s.unsupported, Contended: s.contended, Drifted: s.drifted, Calls: s.calls,
+	}
+	unseen := 0
 	for _, g := range c.Groups {
-		ours := slices.SortedFunc(slices.Values(slices.Concat(g.Keep, g.Remove)), compareListed)
-		group := GroupReport{ID: g.ID, Ours: ours, Foreign: g.Foreign, Shadowing: g.Shadowing}
-		group.Budget.Limit = s.want.Limits
-		for _, listed := range slices.Concat(g.Keep, g.Remove, g.Foreign) {
-			group.Budget.Used = group.Budget.Used.plus(costOf(listed.Source, s.want.Limits))
-		}
-		r.Groups = append(r.Groups, group)
-		r.InForce = append(r.InForce, g.admitting(s.want.Grants)...)
-		for _, unwanted := range g.Remove {
-			r.InForce = append(r.InForce, unwanted.Rule)
-		}
-		if s.full[g.ID] {
-			r.Overflow = append(r.Overflow, g.Add...)
+		ours := slices.Concat(g.Keep, g.Remove)
+		all := len(ours)
+		ours = slices.DeleteFunc(ours, Rule.unseen)
+		unseen += all - len(ours) + len(s.fading[g.ID])
+		ours = append(ours, s.fading[g.ID]...)
+		slices.SortFunc(ours, compareListed)
+		r.Groups = append(r.Groups, GroupReport{
+			ID: g.ID, Ours: ours, Foreign: g.Foreign, Shadowing: g.Shadowing, Hiding: g.Hiding, Add: g.Add, Remove: g.Remove,
+			Budget: Budget{Used: GroupChanges{Keep: ours, Foreign: g.Foreign}.used(s.want.Limits), Limit: s.limit(g.ID)},
+		})
+		for _, in := range slices.Concat(ours, g.Serving) {
+			r.InForce = append(r.InForce, Grant{Rule: in.Rule, Peer: in.Peer})
 		}
 	}
 	for _, id := range distinct(s.want.Groups) {
@@ -84,29 +115,56 @@ func (s *session) report(c Changes, err error) (Report, error) {
 		}
 	}
 	if len(r.Unlisted) > 0 {
-		r.Overflow = nil
+		r.Overflow, r.OverQuota = nil, nil
+	} else {
+		s.memory.listed(c, s.want.Report)
 	}
-	slices.SortFunc(r.InForce, rule.CompareRules)
+	slices.SortFunc(r.InForce, compareGrants)
 	r.InForce = slices.Compact(r.InForce)
-	slices.SortFunc(r.Overflow, compareGrants)
-	return r, s.verdict(r, c, err)
+	return r, s.verdict(r, !c.Empty() && !s.want.Observe || unseen > 0, err)
+}
+
+// limit is what the group holds, as far as is known.
+func (s *session) limit(group string) Count {
+	if known, ok := s.want.Known[group]; ok {
+		return s.want.Limits.least(known)
+	}
+	return s.want.Limits
 }
 
 // verdict adds to err what the report shows to be missing.
-func (s *session) verdict(r Report, c Changes, err error) error {
+func (s *session) verdict(r Report, pending bool, err error) error {
 	all := []error{err}
-	if err == nil && !c.Empty() {
+	if err == nil && pending {
 		all = append(all, fmt.Errorf("%w: written, but the listing does not show it yet", ErrStale))
 	}
-	if n := len(r.Overflow); n > 0 && !errors.Is(err, ErrQuota) {
-		all = append(all, fmt.Errorf("%w: no room for %d of %d rules, first %s", ErrQuota, n, len(s.want.Grants), spell(r.Overflow[0])))
+	if n := len(r.Overflow); n > 0 {
+		all = append(all, fmt.Errorf("%w: no room for %d more rules, first %s", ErrQuota, n, spell(r.Overflow[0])))
+	}
+	if n := len(r.OverQuota); n > 0 {
+		all = append(all, fmt.Errorf("%w: pool %s may have %d rules (quota.cloudRules) and needs %d more, first %s", ErrQuota, r.OverQuota[0].Pool, s.want.Pools[r.OverQuota[0].Pool].Rules, n, spell(r.OverQuota[0])))
 	}
 	if n := len(r.Unsupported); n > 0 {
 		all = append(all, fmt.Errorf("%w: %d rules would admit more than was asked, first %s", ErrUnsupported, n, spell(r.Unsupported[0])))
+	}
+	if n := len(r.Contended); n > 0 {
+		all = append(all, fmt.Errorf("%w: others removed %d rules %d times running, first %s; find out who, and take the rule out of their hands or the source out of the policy", ErrContended, n, contended, spell(r.Contended[0])))
+	}
+	if len(r.Drifted) > 0 {
+		all = append(all, fmt.Errorf("%w: %s", ErrDrifted, strings.Join(r.Drifted[:min(len(r.Drifted), 8)], "; ")))
+	}
+	for _, g := range r.Groups {
+		if len(g.Hiding) > 0 {
+			h := g.Hiding[0]
+			all = append(all, fmt.Errorf("%w: %d rules of group %s drop what is wanted ahead of ours, first %s (%s, priority %d); remove them, or give ours a better priority", ErrHidden, len(g.Hiding), g.ID, h.ID, spell(Grant{Rule: h.Rule, Peer: h.Peer}), h.Priority))
+		}
 	}
 	return errors.Join(all...)
 }
 
 func spell(g Grant) string {
+	if g.Peer != "" {
+		return fmt.Sprintf("%s %s from %s", g.Protocol, g.Ports, g.Peer)
+	}
 	return fmt.Sprintf("%s %s from %s", g.Protocol, g.Ports, g.Source)
 }

@@ -4,9 +4,27 @@ import (
 	"context"
 	"errors"
 	"fmt"
-
-	"github.com/portreeve/portreeve/internal/rule"
+	"slices"
+	"time"
 )
+
+// Firewall is the security groups of one CloudFirewall, and what is remembered of
+// them from one Sync to the next. Its methods are not to be called concurrently.
+type Firewall struct {
+	provider Provider
+	now      func() time.Time
+	memory   memory
+}
+
+// NewFirewall returns a Firewall that remembers nothing yet.
+func NewFirewall(p Provider, now func() time.Time) *Firewall {
+	return &Firewall{provider: p, now: now}
+}
+
+// Sync is Firewall.Sync without a memory.
+func Sync(ctx context.Context, p Provider, want Want) (Report, error) {
+	return NewFirewall(p, time.Now).Sync(ctx, want)
+}
 
 // Sync makes the groups hold exactly the wanted grants, as far as rules of ours
 // go, and reports what a listing made after the last write has shown. When
@@ -14,25 +32,31 @@ import (
 //
 // A nil error means that every grant is in force and that no other rule of ours
 // is left. Otherwise the report still tells what was seen last, and the error
-// wraps every kind that was met: ErrQuota with Overflow, ErrUnsupported with
-// Unsupported, ErrStale when a write does not show in the listing yet (come
-// back). Sync never waits. Do not run it twice at a time over the same group.
-func Sync(ctx context.Context, p Provider, want Want) (Report, error) {
+// wraps every kind that was met: ErrQuota with Overflow or OverQuota, ErrUnsupported
+// with Unsupported, ErrHidden with Hiding, ErrContended with Contended, ErrDrifted
+// with Drifted, ErrObserving where there would be something to do, ErrStale when a
+// write does not show in the listing yet (come back). Sync never waits.
+func (f *Firewall) Sync(ctx context.Context, want Want) (Report, error) {
 	if err := want.check(); err != nil {
 		return Report{}, err
 	}
-	want, unsupported := want.within(p.Capabilities())
-	s := &session{provider: p, want: want, unsupported: unsupported, full: map[string]bool{}}
+	can := f.provider.Capabilities()
+	want, unsupported := want.within(can)
+	s := &session{provider: f.provider, can: can, want: want, unsupported: unsupported, memory: &f.memory, now: f.now, full: map[string]bool{}}
+	s.memory.begin(f.now())
 
 	have, err := s.list(ctx)
-	changes := Plan(want, have)
-	if err != nil {
+	changes := s.plan(have)
+	switch {
+	case want.Observe:
+		return s.report(changes, errors.Join(err, observing(changes)))
+	case err != nil:
 		return s.closeOnly(ctx, changes, err)
 	}
 	for !changes.Empty() {
 		wrote := s.apply(ctx, changes)
 		have, err = s.list(ctx)
-		changes = Plan(want, have)
+		changes = s.plan(have)
 		if err != nil || !s.again(wrote, changes) {
 			return s.report(changes, errors.Join(wrote, err))
 		}
@@ -40,16 +64,40 @@ func Sync(ctx context.Context, p Provider, want Want) (Report, error) {
 	return s.report(changes, nil)
 }
 
+func observing(c Changes) error {
+	if c.Empty() {
+		return nil
+	}
+	add, remove := 0, 0
+	for _, g := range c.Groups {
+		add, remove = add+len(g.Add), remove+len(g.Remove)
+	}
+	return fmt.Errorf("%w: %d rules would be added and %d removed", ErrObserving, add, remove)
+}
+
 // session is one run of Sync: what it does and what it has learnt so far.
 type session struct {
 	provider    Provider
+	can         Capabilities
 	want        Want
 	unsupported []Grant
-	calls       Calls
-	full        map[string]bool // groups that refused for their quota
-	relisted    bool            // a stale reading has had its retry
-	order       order
+	memory      *memory
+	now         func() time.Time
+
+	calls     Calls
+	fading    map[string][]Rule // removed, and listed still
+	contended []Grant
+	drifted   []string
+	full      map[string]bool // groups that refused for their quota
+	learnt    bool            // how much a group holds
+	relisted  bool            // a stale reading has had its retry
+	partial   bool            // not all groups could be read
+	passes    int
+	order     order
 }
+
+// mostPasses bounds a run that others keep busy.
+const mostPasses = 3
 
 // order is how a full group is treated. Each step is taken at most once a run.
 type order int
@@ -79,16 +127,25 @@ func (s *session) list(ctx context.Context) (map[string][]Rule, error) {
 	return have, errors.Join(failed...)
 }
 
+// plan compares with what is listed, and with what was written and does not show yet.
+func (s *session) plan(have map[string][]Rule) Changes {
+	have, s.fading = s.memory.believe(have, s.want.Owner, s.can.Priority)
+	s.want.Known = s.memory.known()
+	changes := Plan(s.want, have, s.can)
+	s.contended, s.drifted = s.memory.hold(&changes, s.want.Report)
+	return changes
+}
+
 // apply authorizes, then revokes. When something could not be authorized, only
 // what cuts nobody off is revoked. An error that is not confined to its group
 // ends it at once.
 func (s *session) apply(ctx context.Context, c Changes) error {
 	var failed []error
-	var added []rule.Rule
+	var added []Grant
 	for _, g := range c.Groups {
-		err := s.authorize(ctx, g)
+		done, err := s.authorize(ctx, g)
+		added = append(added, done...)
 		if err == nil {
-			added = append(added, rulesOf(g.Add)...)
 			continue
 		}
 		failed = append(failed, err)
@@ -96,7 +153,7 @@ func (s *session) apply(ctx context.Context, c Changes) error {
 			return errors.Join(failed...)
 		}
 	}
-	if len(failed) > 0 {
+	if len(failed) > 0 || s.partial {
 		c = c.cuttingNobody(s.want.Grants, added)
 	}
 	for _, g := range c.Groups {
@@ -113,48 +170,144 @@ func (s *session) apply(ctx context.Context, c Changes) error {
 	return errors.Join(failed...)
 }
 
-func (s *session) authorize(ctx context.Context, g GroupChanges) error {
-	if len(g.Add) == 0 {
-		return nil
-	}
-	if s.empties(g) {
-		if err := s.revoke(ctx, g.ID, g.Remove); err != nil {
-			return err
-		}
-	}
-	s.calls.Authorize++
-	err := s.provider.Authorize(ctx, g.ID, s.want.Owner, g.Add)
-	if err == nil {
-		return nil
-	}
-	if errors.Is(err, ErrQuota) {
-		s.full[g.ID] = true
-	}
-	return fmt.Errorf("authorize %d rules in %s: %w", len(g.Add), g.ID, err)
+// empties says whether the group gives up old rules before it takes new ones.
+func (s *session) empties(g GroupChanges) bool {
+	return s.order == revokeFirst && s.full[g.ID] && len(g.Add) > 0
 }
 
-// empties says whether the group gives up its old rules before it takes new.
-func (s *session) empties(g GroupChanges) bool { return s.order == revokeFirst && s.full[g.ID] }
+// authorize adds what the group is to get and returns what came. Those whose source is
+// another group go one by one: the cloud may not know it, and refuse the whole call.
+func (s *session) authorize(ctx context.Context, g GroupChanges) (added []Grant, err error) {
+	if s.empties(g) {
+		return s.exchange(ctx, g)
+	}
+	peers, prefixes := split(g.Add, func(g Grant) bool { return g.Peer != "" })
+	var failed []error
+	for batch := range slices.Chunk(prefixes, max(1, s.can.Batch)) {
+		done, err := s.fill(ctx, g, batch)
+		added = append(added, done...)
+		if err != nil {
+			failed = append(failed, err)
+			break
+		}
+	}
+	for _, p := range peers {
+		if len(failed) > 0 && !confined(failed[len(failed)-1]) {
+			break
+		}
+		done, err := s.fill(ctx, g, []Grant{p})
+		added = append(added, done...)
+		if err != nil {
+			failed = append(failed, err)
+		}
+	}
+	return added, errors.Join(failed...)
+}
+
+// fill adds the grants, and if they are too many as many as there is room for.
+func (s *session) fill(ctx context.Context, g GroupChanges, grants []Grant) (added []Grant, err error) {
+	s.calls.Authorize++
+	err = s.provider.Authorize(ctx, g.ID, s.want.Owner, grants)
+	switch {
+	case err == nil:
+		s.memory.authorized(g.ID, grants, s.now())
+		return grants, nil
+	case !errors.Is(err, ErrQuota):
+		return nil, fmt.Errorf("authorize %d rules in %s: %w", len(grants), g.ID, err)
+	}
+	s.full[g.ID] = true
+	if half := len(grants) / 2; half > 0 {
+		if added, err = s.fill(ctx, g, grants[:half]); err != nil {
+			return added, err
+		}
+		rest, err := s.fill(ctx, s.grown(g, added), grants[half:])
+		return append(added, rest...), err
+	}
+	s.learnt = s.memory.learn(g.ID, g.used(s.want.Limits), costOf(grants[0].Source, s.want.Limits), s.now()) || s.learnt
+	return nil, fmt.Errorf("authorize in %s: %w", g.ID, err)
+}
+
+// grown is the group with what it got meanwhile.
+func (s *session) grown(g GroupChanges, added []Grant) GroupChanges {
+	g.Keep = slices.Clone(g.Keep)
+	for _, a := range added {
+		g.Keep = append(g.Keep, Rule{Rule: a.Rule, Peer: a.Peer})
+	}
+	return g
+}
+
+// used counts the rules that stand in the group now.
+func (g GroupChanges) used(limits Count) (n Count) {
+	for _, r := range slices.Concat(g.Keep, g.Remove, g.Foreign) {
+		n = n.plus(costOf(r.Source, limits))
+	}
+	return n
+}
+
+// exchange takes one rule at a time out of a full group, and puts what takes its
+// place there before it touches the next.
+func (s *session) exchange(ctx context.Context, g GroupChanges) (added []Grant, err error) {
+	missing := slices.Clone(g.Add)
+	for _, old := range g.Remove {
+		if err := s.revoke(ctx, g.ID, []Rule{old}); err != nil {
+			return added, err
+		}
+		i := heir(missing, old, s.want.Limits)
+		if i < 0 {
+			continue
+		}
+		s.calls.Authorize++
+		if err := s.provider.Authorize(ctx, g.ID, s.want.Owner, missing[i:i+1]); err != nil {
+			return added, fmt.Errorf("authorize in %s: %w", g.ID, err)
+		}
+		s.memory.authorized(g.ID, missing[i:i+1], s.now())
+		added, missing = append(added, missing[i]), slices.Delete(missing, i, i+1)
+	}
+	if len(missing) == 0 {
+		return added, nil
+	}
+	rest, err := s.fill(ctx, s.grown(GroupChanges{ID: g.ID, Keep: g.Keep, Foreign: g.Foreign}, added), missing)
+	return append(added, rest...), err
+}
+
+// heir returns which of the grants takes the place of the rule: one that admits a
+// part of the same, else one that takes no more room; -1 if there is none.
+func heir(grants []Grant, old Rule, limits Count) int {
+	fits := func(g Grant) bool { return costOf(old.Source, limits).holds(costOf(g.Source, limits)) }
+	same := func(g Grant) bool {
+		return g.Protocol == old.Protocol && g.Peer == old.Peer && (block{g.Ports, g.Source}).meets(block{old.Ports, old.Source})
+	}
+	if i := slices.IndexFunc(grants, func(g Grant) bool { return fits(g) && same(g) }); i >= 0 {
+		return i
+	}
+	return slices.IndexFunc(grants, fits)
+}
 
 func (s *session) revoke(ctx context.Context, group string, rules []Rule) error {
-	if len(rules) == 0 {
-		return nil
-	}
-	ids := make([]string, len(rules))
-	for i, r := range rules {
-		ids[i] = r.ID
-	}
-	s.calls.Revoke++
-	if err := s.provider.Revoke(ctx, group, ids); err != nil {
-		return fmt.Errorf("revoke %d rules in %s: %w", len(ids), group, err)
+	for batch := range slices.Chunk(rules, max(1, s.can.Batch)) {
+		ids := make([]string, len(batch))
+		for i, r := range batch {
+			ids[i] = r.ID
+		}
+		s.calls.Revoke++
+		if err := s.provider.Revoke(ctx, group, ids); err != nil {
+			return fmt.Errorf("revoke %d rules in %s: %w", len(ids), group, err)
+		}
+		s.memory.revoked(group, batch, s.now())
 	}
 	return nil
 }
 
 // again says whether another pass may succeed where this one failed: once after
-// a stale reading, and for a full group as long as something can be removed.
+// a stale reading, after learning how much a group holds, and for a full group as
+// long as something can be removed.
 func (s *session) again(err error, next Changes) bool {
+	learnt := s.learnt
+	s.learnt = false
+	s.passes++
 	switch {
+	case err == nil:
+		return s.passes < mostPasses // the listing shows more than it did before
 	case errors.Is(err, ErrStale) && !s.relisted:
 		s.relisted = true
 		return true
@@ -169,19 +322,29 @@ func (s *session) again(err error, next Changes) bool {
 				return true
 			}
 		}
+		return learnt && !next.Empty()
 	}
 	return false
 }
 
-// closeOnly serves a run in which some group could not be read. Nothing may be
-// added, for it may stand in the group unseen; but a source that was revoked
-// must not stay open because of another group's trouble.
+// closeOnly serves a run in which some group could not be read. What is new may stand
+// there unseen, and is not added; but a source that was revoked must not stay open
+// because of another group's trouble, so rules are narrowed and removed.
 func (s *session) closeOnly(ctx context.Context, c Changes, cause error) (Report, error) {
-	closing := c.cuttingNobody(s.want.Grants, nil)
-	if closing.Empty() || !confined(cause) {
+	if !confined(cause) {
 		return s.report(c, cause)
 	}
-	wrote := s.apply(ctx, closing)
+	narrowing := Changes{}
+	for _, g := range c.Groups {
+		heirs, _ := split(g.Add, c.replaces)
+		g.Add = heirs
+		narrowing.Groups = append(narrowing.Groups, g)
+	}
+	if narrowing.Empty() {
+		return s.report(c, cause)
+	}
+	s.partial = true
+	wrote := s.apply(ctx, narrowing)
 	have, err := s.list(ctx)
-	return s.report(Plan(s.want, have), errors.Join(wrote, err))
+	return s.report(s.plan(have), errors.Join(wrote, err))
 }

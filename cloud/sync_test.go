@@ -96,10 +96,10 @@ func TestSyncRevokesFirstOnlyWhereAFullGroupLeavesNoOtherWay(t *testing.T) {
 func TestSyncNamesWhatDoesNotFitWhenTheRealQuotaIsSmallerThanSaid(t *testing.T) {
 	ec2, p := account(1)
 	ec2.Seed("sg-1", cloudtest.Signed("TCP 30080 10.8.0.0/16", ours))
-	want := wanted(one, "TCP 30080 10.8.0.0/16", "TCP 30081 10.8.0.0/16")
+	want := wanted(one, "TCP 30080 10.8.0.0/16", "TCP 30090 10.8.0.0/16")
 	want.Limits = cloud.Count{IPv4: 60, IPv6: 60}
 	r, err := cloud.Sync(t.Context(), p, want)
-	if !errors.Is(err, cloud.ErrQuota) || len(r.Overflow) != 1 || r.Overflow[0].Ports.First != 30081 {
+	if !errors.Is(err, cloud.ErrQuota) || len(r.Overflow) != 1 || r.Overflow[0].Ports.First != 30090 {
 		t.Errorf("overflow %v, error %v", r.Overflow, err)
 	}
 	wantCalls(t, p, "list sg-1", "authorize sg-1", "list sg-1")

@@ -112,7 +112,7 @@ func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewa
 	listed, vanished, err = undisputed(firewall, all.Items, listed, vanished)
 	var reports []cloud.Report
 	if len(listed) > 0 {
-		report, syncErr := cloud.Sync(ctx, provider, cloud.Want{Owner: r.Owner, Groups: listed, Grants: cloud.Merge(grants)})
+		report, syncErr := cloud.Sync(ctx, provider, cloud.Want{Owner: r.Owner, Groups: listed, Grants: grants})
 		reports, err = append(reports, report), errors.Join(err, syncErr)
 	}
 	for _, group := range vanished {
@@ -195,7 +195,9 @@ func (r *CloudFirewall) reading(name string, reports []cloud.Report, err error, 
 	complete := len(reports) > 0
 	for _, report := range reports {
 		complete = complete && len(report.Unlisted) == 0
-		reading.InForce = append(reading.InForce, report.InForce...)
+		for _, g := range report.InForce {
+			reading.InForce = append(reading.InForce, g.Rule)
+		}
 		for _, g := range report.Groups {
 			seen := compile.GroupSeen{ID: g.ID}
 			for _, ours := range g.Ours {

@@ -31,21 +31,21 @@ var syncCases = []conformanceCase{
 	}},
 	{"sync closes what is no longer wanted and leaves the rest in place", func(t *testing.T, b Backend) {
 		group := b.NewGroup()
-		_, err := b.sync(t.Context(), []string{group}, "TCP 30080 10.8.0.0/16", "TCP 30081 10.8.0.0/16")
+		_, err := b.sync(t.Context(), []string{group}, "TCP 30080 10.8.0.0/16", "TCP 30090 10.8.0.0/16")
 		wantKind(t, err, nil)
-		r, err := b.sync(t.Context(), []string{group}, "TCP 30081 10.8.0.0/16")
+		r, err := b.sync(t.Context(), []string{group}, "TCP 30090 10.8.0.0/16")
 		wantKind(t, err, nil)
-		if r.Calls != (cloud.Calls{List: 2, Revoke: 1}) || r.Holds(Port("TCP", 30080)) || !r.Holds(Port("TCP", 30081)) {
+		if r.Calls != (cloud.Calls{List: 2, Revoke: 1}) || r.Holds(Port("TCP", 30080)) || !r.Holds(Port("TCP", 30090)) {
 			t.Errorf("report %+v", r)
 		}
-		wantRules(t, b.Rules(group), "TCP 30081 10.8.0.0/16")
+		wantRules(t, b.Rules(group), "TCP 30090 10.8.0.0/16")
 	}},
 	{"rules of others survive opening and closing as they were", func(t *testing.T, b Backend) {
 		group := b.NewGroup()
 		b.Seed(group, Foreign("TCP 22 10.0.0.0/8"), Foreign("TCP 30000-32767 group"), Foreign("TCP 30080 10.7.0.0/16"),
 			Signed("TCP 30080 10.9.0.0/16", other), Foreign("ALL 0-65535 198.51.100.0/24"))
 		before := b.Rules(group)
-		_, err := b.sync(t.Context(), []string{group}, "TCP 30080 10.8.0.0/16", "TCP 30081 10.8.0.0/16")
+		_, err := b.sync(t.Context(), []string{group}, "TCP 30080 10.8.0.0/16", "TCP 30090 10.8.0.0/16")
 		wantKind(t, err, nil)
 		_, err = b.sync(t.Context(), []string{group})
 		wantKind(t, err, nil)
@@ -72,7 +72,7 @@ var syncCases = []conformanceCase{
 		groups := []string{b.NewGroup(), b.NewGroup()}
 		limit := b.Provider.Capabilities().RulesPerGroup.IPv4
 		var want []string
-		for _, g := range many(2*limit+1, "10.%d.0.0/16") {
+		for _, g := range many(2*limit+1, "10.%d.0.0/17") {
 			want = append(want, Spell(g.Rule))
 		}
 		r, err := b.sync(t.Context(), groups, want...)
@@ -113,7 +113,7 @@ var faultCases = []conformanceCase{
 		for _, step := range []struct {
 			action string
 			want   []string
-		}{{actionAuthorize, []string{"TCP 30080 10.8.0.0/16", "TCP 30081 10.8.0.0/16"}}, {actionRevoke, nil}} {
+		}{{actionAuthorize, []string{"TCP 30080 10.8.0.0/16", "TCP 30090 10.8.0.0/16"}}, {actionRevoke, nil}} {
 			b.Account.Inject(Fault{Action: step.action, LoseAnswer: true})
 			if _, err := b.sync(t.Context(), []string{group}, step.want...); err != nil {
 				_, err = b.sync(t.Context(), []string{group}, step.want...)
@@ -124,7 +124,7 @@ var faultCases = []conformanceCase{
 	}},
 	{"half a batch is completed by the next run", func(t *testing.T, b Backend) {
 		group := b.NewGroup()
-		want := []string{"TCP 30080 10.8.0.0/16", "TCP 30081 10.8.0.0/16", "TCP 30082 10.8.0.0/16", "TCP 30083 10.8.0.0/16"}
+		want := []string{"TCP 30080 10.8.0.0/16", "TCP 30090 10.8.0.0/16", "TCP 30100 10.8.0.0/16", "TCP 30110 10.8.0.0/16"}
 		b.Account.Inject(Fault{Action: actionAuthorize, Halfway: true, Code: "UnauthorizedOperation"})
 		r, err := b.sync(t.Context(), []string{group}, want...)
 		wantKind(t, err, cloud.ErrDenied)
@@ -138,13 +138,13 @@ var faultCases = []conformanceCase{
 	{"a duplicate in the batch is resolved by listing again", func(t *testing.T, b Backend) {
 		group := b.NewGroup()
 		b.Seed(group, Foreign("TCP 22 10.0.0.0/8"))
-		_, err := b.sync(t.Context(), []string{group}, "TCP 30079 10.8.0.0/16")
+		_, err := b.sync(t.Context(), []string{group}, "TCP 30070 10.8.0.0/16")
 		wantKind(t, err, nil)
 		b.Seed(group, Foreign("TCP 30080 10.8.0.0/16")) // after the write that the stale reading misses
 		b.Account.Inject(Fault{Action: actionDescribeRules, Stale: true})
-		_, err = b.sync(t.Context(), []string{group}, "TCP 30079 10.8.0.0/16", "TCP 30080 10.8.0.0/16", "TCP 30081 10.8.0.0/16")
+		_, err = b.sync(t.Context(), []string{group}, "TCP 30070 10.8.0.0/16", "TCP 30080 10.8.0.0/16", "TCP 30090 10.8.0.0/16")
 		wantKind(t, err, nil)
-		wantRules(t, b.Rules(group), "TCP 22 10.0.0.0/8", "TCP 30079 10.8.0.0/16", "TCP 30080 10.8.0.0/16", "TCP 30081 10.8.0.0/16")
+		wantRules(t, b.Rules(group), "TCP 22 10.0.0.0/8", "TCP 30070 10.8.0.0/16", "TCP 30080 10.8.0.0/16", "TCP 30090 10.8.0.0/16")
 	}},
 	{"a write that the listing does not show yet is not called in force", func(t *testing.T, b Backend) {
 		group := b.NewGroup()
@@ -162,15 +162,25 @@ var faultCases = []conformanceCase{
 	}},
 	{"a source is cut off although another group is gone", func(t *testing.T, b Backend) {
 		groups := []string{b.NewGroup(), b.NewGroup()}
-		_, err := b.sync(t.Context(), groups, "TCP 30080 10.8.0.0/16", "TCP 30081 10.8.0.0/16")
+		_, err := b.sync(t.Context(), groups, "TCP 30080 10.8.0.0/16", "TCP 30090 10.8.0.0/16")
 		wantKind(t, err, nil)
 		b.Account.RemoveGroup(groups[1])
-		r, err := b.sync(t.Context(), groups, "TCP 30081 10.8.0.0/16", "TCP 30082 10.8.0.0/16")
+		r, err := b.sync(t.Context(), groups, "TCP 30090 10.8.0.0/16", "TCP 30100 10.8.0.0/16")
 		wantKind(t, err, cloud.ErrInvalid)
-		wantRules(t, b.Rules(groups[0]), "TCP 30081 10.8.0.0/16")
+		wantRules(t, b.Rules(groups[0]), "TCP 30090 10.8.0.0/16")
 		if !r.Holds(Port("TCP", 30080)) || !slices.Equal(r.Unlisted, groups[1:]) {
 			t.Errorf("report %+v", r)
 		}
+	}},
+	{"a rule of two ports is narrowed although another group is gone", func(t *testing.T, b Backend) {
+		groups := []string{b.NewGroup(), b.NewGroup()}
+		_, err := b.sync(t.Context(), groups, "TCP 30080 10.8.0.0/16", "TCP 30081 10.8.0.0/16")
+		wantKind(t, err, nil)
+		wantRules(t, b.Rules(groups[0]), "TCP 30080-30081 10.8.0.0/16")
+		b.Account.RemoveGroup(groups[1])
+		_, err = b.sync(t.Context(), groups, "TCP 30081 10.8.0.0/16")
+		wantKind(t, err, cloud.ErrInvalid)
+		wantRules(t, b.Rules(groups[0]), "TCP 30081 10.8.0.0/16")
 	}},
 }
 

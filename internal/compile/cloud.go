@@ -13,7 +13,9 @@ import (
 type Admission struct {
 	rule.Rule
 	// Peer is the security group whose members are admitted; Source is zero then.
-	Peer        string
+	Peer string
+	// Pool is whose rule it is.
+	Pool        string
 	Description string
 }
 
@@ -29,7 +31,7 @@ func Cloud(firewall string, allocations []v1alpha1.NodePortAllocation, places Pl
 		}
 		description := fmt.Sprintf("portreeve team=%s pool=%s", a.Spec.Team, a.Spec.Pool)
 		for _, atom := range places.Atoms(a) {
-			out = append(out, Admission{Rule: atom, Description: description})
+			out = append(out, Admission{Rule: atom, Pool: string(a.Spec.Pool), Description: description})
 		}
 	}
 	slices.SortFunc(out, func(a, b Admission) int { return rule.CompareRules(a.Rule, b.Rule) })

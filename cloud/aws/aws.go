@@ -2,14 +2,10 @@ package aws
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	sdk "github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/middleware"
-	"github.com/aws/aws-sdk-go-v2/aws/retry"
-	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
-	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
 
@@ -24,48 +20,47 @@ const (
 	// with jitter, and knows what else there is to do meanwhile.
 	attempts   = 3
 	maxBackoff = 500 * time.Millisecond
-	// pageSize is the most that DescribeSecurityGroupRules gives.
-	pageSize = 1000
+	// pageSize is the most that DescribeSecurityGroupRules and DescribeSecurityGroups
+	// give, entriesPage the most of GetManagedPrefixListEntries.
+	pageSize    = 1000
+	entriesPage = 100
 	// batch is how many rules one call carries: more than a group usually holds.
 	batch = 200
 	// rulesPerGroup is the quota of an account that has not asked for another.
 	rulesPerGroup = 60
 )
 
-// Options say which account and region are meant.
-type Options struct {
-	// Region, e.g. eu-central-1.
-	Region string
-	// Endpoint replaces the regional URL, for private endpoints and tests.
-	Endpoint string
+// Provider is one account and region of EC2, and the Directory of what stands there.
+// Its methods may be called concurrently.
+type Provider struct {
+	client *ec2.Client
+	region string
 }
 
-// Provider is one account and region of EC2. Its methods may be called
-// concurrently.
-type Provider struct{ client *ec2.Client }
+var _ interface {
+	cloud.Provider
+	cloud.Directory
+} = (*Provider)(nil)
 
-// New returns a provider with the SDK's default chain of credentials
-// (environment, IRSA, EKS Pod Identity, instance role). It does not call EC2.
+// New returns a provider for the account that the options' credentials belong to. It
+// calls neither EC2 nor STS. Options that contradict themselves are ErrInvalid.
 func New(ctx context.Context, o Options) (*Provider, error) {
-	cfg, err := config.LoadDefaultConfig(ctx,
-		config.WithRegion(o.Region),
-		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(callTimeout)),
-		config.WithRetryer(func() sdk.Retryer {
-			return retry.NewStandard(func(so *retry.StandardOptions) {
-				so.MaxAttempts, so.MaxBackoff = attempts, maxBackoff
-			})
-		}),
-	)
+	cfg, err := o.config(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("aws configuration for region %s: %w", o.Region, err)
+		return nil, err
+	}
+	paces := o.Paces
+	if paces == nil {
+		paces = cloud.NewPaces(cloud.SystemClock{})
 	}
 	client := ec2.NewFromConfig(cfg, func(eo *ec2.Options) {
 		if o.Endpoint != "" {
 			eo.BaseEndpoint = sdk.String(o.Endpoint)
 		}
-		eo.APIOptions = append(eo.APIOptions, middleware.AddUserAgentKey(userAgent))
+		pacer := &pacer{paces: paces, region: o.Region, credentials: cfg.Credentials}
+		eo.APIOptions = append(eo.APIOptions, middleware.AddUserAgentKey(userAgent), pacer.install)
 	})
-	return &Provider{client: client}, nil
+	return &Provider{client: client, region: o.Region}, nil
 }
 
 // Capabilities implements cloud.Provider.
@@ -105,14 +100,9 @@ func (p *Provider) List(ctx context.Context, group string) ([]cloud.Rule, error)
 	if seen == 0 {
 		// A filter finds nothing in a group that does not exist. Most groups have
 		// an outbound rule, so this second call is rare.
-		return nil, p.exists(ctx, group)
+		return nil, p.Exists(ctx, group)
 	}
 	return out, nil
-}
-
-func (p *Provider) exists(ctx context.Context, group string) error {
-	_, err := p.client.DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{GroupIds: []string{group}})
-	return classify(err)
 }
 
 // Authorize implements cloud.Provider.

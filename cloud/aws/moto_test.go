@@ -24,6 +24,9 @@ import (
 // motoDiffers are the cases of the conformance suite in which moto does not do
 // what EC2 does. Checked against moto 5.2; remove an entry to see the failure.
 var motoDiffers = map[string]string{
+	"a prefix list that does not exist is invalid and not empty":                              "moto answers with no entries; EC2 says InvalidPrefixListId.NotFound (API reference, error codes)",
+	"a rule for a peer that is there already makes authorize stale and another peer does not": "moto compares the descriptions of rules for groups; to EC2 a description is no part of a rule (API reference, InvalidPermission.Duplicate)",
+	"a tag's value is no pattern": "moto knows no backslash in a filter's value; EC2 does (EC2 user guide, filtering resources)",
 	"a full group is a quota error and the families have quotas of their own": "moto counts IPv4, IPv6 and group sources together against 60; EC2 counts the families apart (Amazon VPC quotas)",
 }
 
@@ -37,6 +40,7 @@ var motoDiffers = map[string]string{
 //   - DescribeSecurityGroupRules ignores MaxResults and gives everything in one
 //     page. The front of cloudtest pages.
 //   - The weight of a prefix list (its MaxEntries) is not counted.
+//   - DescribeSecurityGroups and GetManagedPrefixListEntries don't page either.
 //   - Signatures are not verified. The front of cloudtest verifies them.
 
 // TestMotoConformance runs the suite against an independent implementation of
@@ -48,7 +52,8 @@ func TestMotoConformance(t *testing.T) {
 	cloudtest.Conformance(t, func(t *testing.T) cloudtest.Backend {
 		m := &moto{t: t, client: client, groups: &groups}
 		return cloudtest.Backend{
-			Provider: open(t, endpoint), NewGroup: m.newGroup, Seed: m.seed, Rules: m.rules, Differs: motoDiffers,
+			Provider: open(t, endpoint), NewGroup: m.newGroup, Seed: m.seed, Rules: m.rules,
+			Tag: m.tag, NewPrefixList: m.newPrefixList, Differs: motoDiffers,
 		}
 	})
 }
@@ -137,6 +142,10 @@ func (m *moto) seed(group string, rules ...cloud.Rule) {
 			p.FromPort, p.ToPort = sdk.Int32(int32(r.Ports.First)), sdk.Int32(int32(r.Ports.Last))
 		}
 		switch {
+		case strings.HasPrefix(r.Peer, "pl-"):
+			p.PrefixListIds = []types.PrefixListId{{PrefixListId: sdk.String(r.Peer), Description: sdk.String(r.Description)}}
+		case r.Peer != "":
+			p.UserIdGroupPairs = []types.UserIdGroupPair{{GroupId: sdk.String(r.Peer), Description: sdk.String(r.Description)}}
 		case !r.Source.IsValid():
 			p.UserIdGroupPairs = []types.UserIdGroupPair{{GroupId: sdk.String(m.newGroup())}}
 		case r.Source.Addr().Is4():
@@ -154,6 +163,30 @@ func (m *moto) seed(group string, rules ...cloud.Rule) {
 		_, err := m.client.AuthorizeSecurityGroupIngress(m.t.Context(), in)
 		m.must(err)
 	}
+}
+
+func (m *moto) tag(group string, tags map[string]string) {
+	in := &ec2.CreateTagsInput{Resources: []string{group}}
+	for key, value := range tags {
+		in.Tags = append(in.Tags, types.Tag{Key: sdk.String(key), Value: sdk.String(value)})
+	}
+	_, err := m.client.CreateTags(m.t.Context(), in)
+	m.must(err)
+}
+
+func (m *moto) newPrefixList(room int, entries ...string) string {
+	in := &ec2.CreateManagedPrefixListInput{
+		PrefixListName: sdk.String("conformance"), AddressFamily: sdk.String("IPv4"), MaxEntries: sdk.Int32(int32(room)),
+	}
+	for _, entry := range entries {
+		if strings.Contains(entry, ":") {
+			in.AddressFamily = sdk.String("IPv6")
+		}
+		in.Entries = append(in.Entries, types.AddPrefixListEntry{Cidr: sdk.String(entry)})
+	}
+	out, err := m.client.CreateManagedPrefixList(m.t.Context(), in)
+	m.must(err)
+	return *out.PrefixList.PrefixListId
 }
 
 func (m *moto) rules(group string) []cloud.Rule {
@@ -176,6 +209,9 @@ func (m *moto) rules(group string) []cloud.Rule {
 		}
 		if cidr := sdk.ToString(r.CidrIpv4) + sdk.ToString(r.CidrIpv6); cidr != "" {
 			read.Source = netip.MustParsePrefix(cidr).Masked()
+		}
+		if read.Peer = sdk.ToString(r.PrefixListId); r.ReferencedGroupInfo != nil {
+			read.Peer = sdk.ToString(r.ReferencedGroupInfo.GroupId)
 		}
 		for _, t := range r.Tags {
 			if *t.Key == cloudtest.OwnerTag {

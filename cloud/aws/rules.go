@@ -66,14 +66,27 @@ func permissionsOf(grants []cloud.Grant) ([]types.IpPermission, error) {
 				ToPort:     sdk.Int32(int32(g.Ports.Last)),
 			})
 		}
-		source, description := sdk.String(g.Source.Masked().String()), sdk.String(describe(g.Description))
-		if g.Source.Addr().Is4() {
-			out[i].IpRanges = append(out[i].IpRanges, types.IpRange{CidrIp: source, Description: description})
-		} else {
-			out[i].Ipv6Ranges = append(out[i].Ipv6Ranges, types.Ipv6Range{CidrIpv6: source, Description: description})
+		if err := admit(&out[i], g); err != nil {
+			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// admit adds the grant's source to the permission: its peer or else its prefix.
+func admit(p *types.IpPermission, g cloud.Grant) error {
+	description := sdk.String(describe(g.Description))
+	switch {
+	case g.Peer != "" && g.Source.IsValid(), g.Peer == "" && !g.Source.IsValid():
+		return fmt.Errorf("%w: a grant of %s %s has exactly one source, not %q and %q", cloud.ErrInvalid, g.Protocol, g.Ports, g.Peer, g.Source)
+	case g.Peer != "":
+		p.UserIdGroupPairs = append(p.UserIdGroupPairs, types.UserIdGroupPair{GroupId: sdk.String(g.Peer), Description: description})
+	case g.Source.Addr().Is4():
+		p.IpRanges = append(p.IpRanges, types.IpRange{CidrIp: sdk.String(g.Source.Masked().String()), Description: description})
+	default:
+		p.Ipv6Ranges = append(p.Ipv6Ranges, types.Ipv6Range{CidrIpv6: sdk.String(g.Source.Masked().String()), Description: description})
+	}
+	return nil
 }
 
 // describe returns the text as EC2 takes it: other characters become "_", and
@@ -111,7 +124,7 @@ func ruleOf(r types.SecurityGroupRule) (cloud.Rule, error) {
 	if (protocol == rule.TCP || protocol == rule.UDP) && from >= 0 && from <= to && to <= 65535 {
 		out.Ports = rule.PortRange{First: uint16(from), Last: uint16(to)}
 	}
-	if r.ReferencedGroupInfo != nil {
+	if r.ReferencedGroupInfo != nil { // its id alone, whosever account and VPC it is of
 		out.Peer = sdk.ToString(r.ReferencedGroupInfo.GroupId)
 	} else {
 		out.Peer = sdk.ToString(r.PrefixListId)

@@ -12,13 +12,14 @@ const xmlNamespace = "http://ec2.amazonaws.com/doc/2016-11-15/"
 
 type answer struct {
 	XMLName   xml.Name
-	Namespace string     `xml:"xmlns,attr"`
-	RequestID string     `xml:"requestId"`
-	Return    *bool      `xml:"return,omitempty"`
-	Rules     *[]ruleXML `xml:"securityGroupRuleSet>item"`
-	Revoked   *[]ruleXML `xml:"revokedSecurityGroupRuleSet>item"`
-	Groups    *[]infoXML `xml:"securityGroupInfo>item"`
-	NextToken string     `xml:"nextToken,omitempty"`
+	Namespace string      `xml:"xmlns,attr"`
+	RequestID string      `xml:"requestId"`
+	Return    *bool       `xml:"return,omitempty"`
+	Rules     *[]ruleXML  `xml:"securityGroupRuleSet>item"`
+	Revoked   *[]ruleXML  `xml:"revokedSecurityGroupRuleSet>item"`
+	Groups    *[]infoXML  `xml:"securityGroupInfo>item"`
+	Entries   *[]entryXML `xml:"entrySet>item"`
+	NextToken string      `xml:"nextToken,omitempty"`
 }
 
 type ruleXML struct {
@@ -48,10 +49,15 @@ type tagXML struct {
 }
 
 type infoXML struct {
-	OwnerID     string `xml:"ownerId"`
-	ID          string `xml:"groupId"`
-	Name        string `xml:"groupName"`
-	Description string `xml:"groupDescription"`
+	OwnerID     string   `xml:"ownerId"`
+	ID          string   `xml:"groupId"`
+	Name        string   `xml:"groupName"`
+	Description string   `xml:"groupDescription"`
+	Tags        []tagXML `xml:"tagSet>item"`
+}
+
+type entryXML struct {
+	CIDR string `xml:"cidr"`
 }
 
 type errorXML struct {
@@ -70,20 +76,25 @@ func rulesXML(group string, records []record) []ruleXML {
 		x := ruleXML{
 			ID: r.id, GroupID: group, OwnerID: account, Egress: r.egress,
 			Protocol: r.protocol, From: r.from, To: r.to,
-			PrefixList: r.prefixList, Description: r.description,
+			PrefixList: r.prefixList, Description: r.description, Tags: tagsXML(r.tags),
 		}
 		switch {
 		case r.groupSource != "":
-			x.Referenced = &referenceXML{GroupID: r.groupSource, UserID: account}
+			x.Referenced = &referenceXML{GroupID: r.groupSource, UserID: r.groupOwner}
 		case r.source.Addr().Is4():
 			x.IPv4 = r.source.String()
 		case r.source.Addr().Is6():
 			x.IPv6 = r.source.String()
 		}
-		for _, key := range sortedKeys(r.tags) {
-			x.Tags = append(x.Tags, tagXML{key, r.tags[key]})
-		}
 		out = append(out, x)
+	}
+	return out
+}
+
+func tagsXML(tags map[string]string) []tagXML {
+	var out []tagXML
+	for _, key := range sortedKeys(tags) {
+		out = append(out, tagXML{key, tags[key]})
 	}
 	return out
 }

@@ -19,10 +19,15 @@ type Backend struct {
 	// NewGroup makes an empty group and returns its id.
 	NewGroup func() string
 	// Seed adds rules without the provider's help: by somebody else, or by the
-	// cluster that Owner names. No Source means: another group.
+	// cluster that Owner names. No Source means: the Peer, or else another group.
 	Seed func(group string, rules ...cloud.Rule)
 	// Rules reads the inbound rules without the provider's help.
 	Rules func(group string) []cloud.Rule
+	// Tag sets the tags of a group.
+	Tag func(group string, tags map[string]string)
+	// NewPrefixList makes a prefix list with room for so many entries, and returns
+	// its id.
+	NewPrefixList func(room int, entries ...string) string
 	// Account takes faults; nil where the other side cannot be made to fail.
 	Account *EC2
 	// Differs explains, by the name of a case, where the other side is known to
@@ -44,7 +49,7 @@ type conformanceCase struct {
 // Conformance holds a provider to the contract of cloud.Provider and to what
 // cloud.Sync promises on top of it. open is called for each case.
 func Conformance(t *testing.T, open func(t *testing.T) Backend) {
-	for _, c := range slices.Concat(providerCases, syncCases) {
+	for _, c := range slices.Concat(providerCases, peerCases, directoryCases, syncCases) {
 		t.Run(c.name, func(t *testing.T) {
 			b := open(t)
 			if why, ok := b.Differs[c.name]; ok {
@@ -206,6 +211,12 @@ func many(n int, format string) []cloud.Grant {
 // Backend returns the account as seen through p, for Conformance.
 func (e *EC2) Backend(p cloud.Provider) Backend {
 	n := 0
+	list := func(room int, entries ...string) string {
+		n++
+		id := fmt.Sprintf("pl-%017x", n)
+		e.AddPrefixList(id, room, prefixes(entries...)...)
+		return id
+	}
 	return Backend{
 		Provider: p,
 		NewGroup: func() string {
@@ -214,8 +225,10 @@ func (e *EC2) Backend(p cloud.Provider) Backend {
 			e.AddGroup(id)
 			return id
 		},
-		Seed:    e.Seed,
-		Rules:   e.Rules,
-		Account: e,
+		Seed:          e.Seed,
+		Rules:         e.Rules,
+		Tag:           e.Tag,
+		NewPrefixList: list,
+		Account:       e,
 	}
 }

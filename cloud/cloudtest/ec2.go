@@ -1,10 +1,9 @@
 package cloudtest
 
 import (
+	"cmp"
 	"fmt"
-	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -26,8 +25,8 @@ type Options struct {
 	// RulesPerGroup is the quota of inbound rules, the families counted apart.
 	// Default: 60.
 	RulesPerGroup int
-	// AccessKey and SecretKey are the only credentials that ServeHTTP accepts.
-	// Default: "test", "test".
+	// AccessKey and SecretKey are the only credentials that ServeHTTP accepts,
+	// beside the sessions of STS. Default: "test", "test".
 	AccessKey, SecretKey string
 	// Region is the only one for which ServeHTTP accepts signatures. Default: any.
 	Region string
@@ -40,30 +39,29 @@ type Options struct {
 type EC2 struct {
 	options Options
 
-	mu      sync.Mutex
-	groups  map[string]*group
-	buckets map[string]*bucket
-	faults  []Fault
-	created int
+	mu       sync.Mutex
+	groups   map[string]*group
+	peers    map[string]string // groups of other accounts, and whose they are
+	lists    map[string]prefixList
+	roles    map[string]Role
+	sessions map[string]session // by access key id
+	buckets  map[string]*bucket
+	faults   []Fault
+	created  int
 }
 
 type group struct {
 	id, name string
+	tags     map[string]string
 	rules    []record
-	before   []record // what a stale reading still shows
+	before   []record  // what a stale reading still shows
+	unseen   []picture // what readings show until a write has come through
 }
 
-// record is one security group rule as EC2 keeps it.
-type record struct {
-	id          string
-	egress      bool
-	protocol    string // "tcp", "udp", "icmp", "-1", "132" ...
-	from, to    int
-	source      netip.Prefix
-	groupSource string
-	prefixList  string
-	description string
-	tags        map[string]string
+// picture is the group before a write that the next readings don't show.
+type picture struct {
+	rules []record
+	left  int // readings
 }
 
 // NewEC2 returns an account without groups.
@@ -80,7 +78,11 @@ func NewEC2(o Options) *EC2 {
 	if o.PageSize == 0 {
 		o.PageSize = 1000
 	}
-	return &EC2{options: o, groups: map[string]*group{}, buckets: map[string]*bucket{}}
+	return &EC2{
+		options: o, groups: map[string]*group{}, buckets: map[string]*bucket{},
+		peers: map[string]string{}, lists: map[string]prefixList{},
+		roles: map[string]Role{}, sessions: map[string]session{},
+	}
 }
 
 // AddGroup makes an empty group. Like every group of a VPC it has one outbound
@@ -108,7 +110,8 @@ func (e *EC2) RemoveGroup(id string) {
 }
 
 // Seed adds rules as somebody else would, or as an earlier life of ours did
-// when Owner is set. A rule without Source gets another group for its source.
+// when Owner is set. A rule without Source has its Peer for source, which need not
+// exist, or else some other group.
 // It panics on a group that does not exist and on a rule that is there already.
 func (e *EC2) Seed(group string, rules ...cloud.Rule) {
 	e.mu.Lock()
@@ -117,7 +120,7 @@ func (e *EC2) Seed(group string, rules ...cloud.Rule) {
 	for _, r := range rules {
 		rec := recordOf(r.Rule, r.Description)
 		if !r.Source.IsValid() {
-			rec.groupSource = "sg-0000000000000beef"
+			e.setPeer(&rec, cmp.Or(r.Peer, "sg-0000000000000beef"))
 		}
 		if r.Owner != "" {
 			rec.tags = map[string]string{OwnerTag: r.Owner}
@@ -175,11 +178,7 @@ func (e *EC2) describe(groups []string) (map[string][]record, error) {
 		if len(groups) > 0 && !slices.Contains(groups, id) {
 			continue
 		}
-		if fault.stale && g.before != nil {
-			out[id] = slices.Clone(g.before)
-		} else {
-			out[id] = slices.Clone(g.rules)
-		}
+		out[id] = g.read(fault.stale)
 	}
 	return out, fault.after()
 }
@@ -202,15 +201,21 @@ func (e *EC2) authorize(groupID string, add []record) ([]record, error) {
 		if err := add[i].normalize(); err != nil {
 			return nil, err
 		}
+		if err := e.refers(add[i]); err != nil {
+			return nil, err
+		}
 	}
 	add = add[:fault.share(len(add))]
-	if err := g.admits(add, e.options.RulesPerGroup); err != nil {
+	if err := e.admits(g, add); err != nil {
 		return nil, err
 	}
 	for i := range add {
 		add[i].id = e.nextID()
+		if add[i].groupSource != "" {
+			e.setPeer(&add[i], add[i].groupSource)
+		}
 	}
-	g.before = slices.Clone(g.rules)
+	g.remember(fault.unseen)
 	g.rules = append(g.rules, add...)
 	return add, fault.after()
 }
@@ -233,7 +238,7 @@ func (e *EC2) revoke(groupID string, ids []string) ([]record, error) {
 		}
 	}
 	ids = ids[:fault.share(len(ids))]
-	g.before = slices.Clone(g.rules)
+	g.remember(fault.unseen)
 	var gone []record
 	g.rules = slices.DeleteFunc(g.rules, func(r record) bool {
 		hit := slices.Contains(ids, r.id)
@@ -243,6 +248,33 @@ func (e *EC2) revoke(groupID string, ids []string) ([]record, error) {
 		return hit
 	})
 	return gone, fault.after()
+}
+
+// read is what a listing shows: the rules, or an older picture of them.
+func (g *group) read(stale bool) []record {
+	if stale && g.before != nil {
+		return slices.Clone(g.before)
+	}
+	shown := g.rules
+	if len(g.unseen) > 0 {
+		shown = g.unseen[0].rules
+	}
+	for i := range g.unseen {
+		g.unseen[i].left--
+	}
+	g.unseen = slices.DeleteFunc(g.unseen, func(p picture) bool { return p.left <= 0 })
+	return slices.Clone(shown)
+}
+
+// remember keeps a picture of the group as it is before a write, which the next
+// readings still show as often as unseen says. "The result of an API command [...]
+// might not be immediately visible to all subsequent commands":
+// https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
+func (g *group) remember(unseen int) {
+	g.before = slices.Clone(g.rules)
+	if unseen > 0 {
+		g.unseen = append(g.unseen, picture{g.before, unseen})
+	}
 }
 
 func (e *EC2) group(id string) (*group, error) {
@@ -260,94 +292,3 @@ func (e *EC2) nextID() string {
 	e.created++
 	return fmt.Sprintf("sgr-%017x", e.created)
 }
-
-// admits says why the group cannot take the records, if so.
-func (g *group) admits(add []record, limit int) error {
-	v4, v6 := 0, 0
-	for i, r := range add {
-		if slices.ContainsFunc(add[:i], r.same) {
-			return refuse("InvalidParameterValue", "The same permission must not appear multiple times")
-		}
-		if slices.ContainsFunc(g.rules, r.same) {
-			return refuse("InvalidPermission.Duplicate", "the specified rule \""+r.spell()+"\" already exists")
-		}
-	}
-	for _, r := range slices.Concat(g.rules, add) {
-		if r.egress {
-			continue
-		}
-		if !r.source.IsValid() || r.source.Addr().Is4() {
-			v4++
-		}
-		if !r.source.IsValid() || r.source.Addr().Is6() {
-			v6++
-		}
-	}
-	if v4 > limit || v6 > limit {
-		return refuse("RulesPerSecurityGroupLimitExceeded", "The maximum number of rules per security group has been reached.")
-	}
-	return nil
-}
-
-// same says whether two records are one rule to EC2: id, description and tags
-// play no part.
-func (r record) same(o record) bool {
-	return r.egress == o.egress && r.protocol == o.protocol && r.from == o.from && r.to == o.to &&
-		r.source == o.source && r.groupSource == o.groupSource && r.prefixList == o.prefixList
-}
-
-func (r record) spell() string {
-	return fmt.Sprintf("peer: %s, %s, from port: %d, to port: %d, ALLOW", r.peer(), r.protocol, r.from, r.to)
-}
-
-func (r record) peer() string {
-	if r.source.IsValid() {
-		return r.source.String()
-	}
-	return r.groupSource + r.prefixList
-}
-
-// normalize brings the record to the form that EC2 stores, or says what EC2
-// would find wrong with it.
-func (r *record) normalize() error {
-	r.protocol = strings.ToLower(r.protocol)
-	if name, ok := protocolNames[r.protocol]; ok {
-		r.protocol = name
-	}
-	switch r.protocol {
-	case "tcp", "udp":
-		if r.from < 0 || r.to > 65535 || r.from > r.to {
-			return refuse("InvalidParameterValue", fmt.Sprintf("Invalid value for portRange: %d-%d", r.from, r.to))
-		}
-	case "icmp", "icmpv6":
-	default:
-		// "specifying -1 or a protocol number other than tcp, udp, icmp, or icmpv6
-		// allows traffic on all ports, regardless of any port range you specify"
-		if n, err := strconv.Atoi(r.protocol); err != nil || n < -1 || n > 255 {
-			return refuse("InvalidParameterValue", "Invalid value '"+r.protocol+"' for IP protocol. Unknown protocol.")
-		}
-		r.from, r.to = -1, -1
-	}
-	if r.peer() == "" {
-		return refuse("MissingParameter", "The request must contain a source")
-	}
-	if r.source.IsValid() {
-		r.source = r.source.Masked()
-	}
-	return checkDescription(r.description)
-}
-
-// What EC2 takes in a rule's description.
-const (
-	descriptionCharset = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ._-:/()#,@[]+=&;{}!$*"
-	descriptionLimit   = 255
-)
-
-func checkDescription(s string) error {
-	if len(s) > descriptionLimit || strings.Trim(s, descriptionCharset) != "" {
-		return refuse("InvalidParameterValue", "Invalid rule description. Valid descriptions are strings less than 256 characters from the following set: a-zA-Z0-9. _-:/()#,@[]+=&;{}!$*")
-	}
-	return nil
-}
-
-var protocolNames = map[string]string{"6": "tcp", "17": "udp", "1": "icmp", "58": "icmpv6"}

@@ -15,6 +15,9 @@ const (
 	actionRevoke         = "RevokeSecurityGroupIngress"
 	actionDescribeRules  = "DescribeSecurityGroupRules"
 	actionDescribeGroups = "DescribeSecurityGroups"
+	actionListEntries    = "GetManagedPrefixListEntries"
+	actionAssume         = "AssumeRole"
+	actionAssumeByToken  = "AssumeRoleWithWebIdentity"
 )
 
 // Fault is something that goes wrong with the next call of an action.
@@ -32,6 +35,9 @@ type Fault struct {
 	LoseAnswer bool
 	// Stale: a listing shows the group as it was before the last write.
 	Stale bool
+	// Unseen: all is applied, but so many of the next listings of the group don't
+	// show it yet.
+	Unseen int
 }
 
 // Inject lets the fault hit the next calls, after those injected earlier.
@@ -88,6 +94,13 @@ var codes = map[string]struct {
 	"InvalidSecurityGroupRuleId.NotFound": {400, cloud.ErrStale},
 	"InvalidGroup.NotFound":               {400, cloud.ErrInvalid},
 	"InvalidGroupId.Malformed":            {400, cloud.ErrInvalid},
+	"InvalidPrefixListId.NotFound":        {400, cloud.ErrInvalid},
+	"InvalidPrefixListId.Malformed":       {400, cloud.ErrInvalid},
+	"ValidationError":                     {400, cloud.ErrInvalid},
+	"AccessDenied":                        {403, cloud.ErrDenied},
+	"ExpiredToken":                        {403, cloud.ErrDenied},
+	"InvalidClientTokenId":                {403, cloud.ErrDenied},
+	"InvalidIdentityToken":                {400, cloud.ErrDenied},
 	"InvalidParameterValue":               {400, cloud.ErrInvalid},
 	"InvalidParameterCombination":         {400, cloud.ErrInvalid},
 	"MissingParameter":                    {400, cloud.ErrInvalid},
@@ -103,6 +116,7 @@ type effect struct {
 	halfway    bool
 	loseAnswer bool
 	stale      bool
+	unseen     int
 }
 
 // enter takes a token for the action and the fault that is due, if any. An
@@ -117,7 +131,7 @@ func (e *EC2) enter(action string) (effect, error) {
 		return effect{}, nil
 	}
 	f := &e.faults[i]
-	due := effect{f.Code, f.Halfway, f.LoseAnswer, f.Stale}
+	due := effect{f.Code, f.Halfway, f.LoseAnswer, f.Stale, f.Unseen}
 	if f.Times--; f.Times <= 0 {
 		e.faults = slices.Delete(e.faults, i, i+1)
 	}
@@ -154,7 +168,8 @@ type bucket struct {
 }
 
 // bucket returns the bucket of the action with the vendor's published rates.
-// Authorize and Revoke have a bucket each.
+// Authorize and Revoke have a bucket each:
+// https://docs.aws.amazon.com/ec2/latest/devguide/ec2-api-throttling.html
 func (e *EC2) bucket(action string) *bucket {
 	b, ok := e.buckets[action]
 	if !ok {

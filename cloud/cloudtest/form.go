@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // form reads the parameters of an EC2 Query request. It remembers the first
@@ -122,7 +123,9 @@ func (f *form) permissions() []record {
 		}
 		source("IpRanges", func(r *record, p string) { r.source = f.prefix(p + "CidrIp") })
 		source("Ipv6Ranges", func(r *record, p string) { r.source = f.prefix(p + "CidrIpv6") })
-		source("Groups", func(r *record, p string) { r.groupSource = f.required(p + "GroupId") })
+		source("Groups", func(r *record, p string) {
+			r.groupSource, r.groupOwner = f.required(p+"GroupId"), f.text(p+"UserId")
+		})
 		source("PrefixListIds", func(r *record, p string) { r.prefixList = f.required(p + "PrefixListId") })
 	})
 	if len(out) == 0 {
@@ -140,12 +143,14 @@ func (f *form) prefix(key string) netip.Prefix {
 	return p
 }
 
-// filters reads Filter.N; names lists those that the action knows.
+// filters reads Filter.N; names lists those that the action knows, "tag:" for any that
+// begins so.
 func (f *form) filters(names ...string) map[string][]string {
 	out := map[string][]string{}
 	f.each("Filter", func(p string) {
 		name := f.required(p + "Name")
-		if !slices.Contains(names, name) {
+		known := func(n string) bool { return n == name || strings.HasSuffix(n, ":") && strings.HasPrefix(name, n) }
+		if !slices.ContainsFunc(names, known) {
 			f.fail(refuse("InvalidParameterValue", "The filter '"+name+"' is invalid"))
 		}
 		out[name] = f.list(p + "Value")

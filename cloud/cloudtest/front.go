@@ -19,19 +19,20 @@ var handlers = map[string]func(*EC2, *form) (answer, error){
 	actionRevoke:         (*EC2).serveRevoke,
 	actionDescribeRules:  (*EC2).serveDescribeRules,
 	actionDescribeGroups: (*EC2).serveDescribeGroups,
+	actionListEntries:    (*EC2).serveEntries,
 }
 
 // ServeHTTP speaks the EC2 Query protocol: a signed form in, XML out.
 func (e *EC2) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+	f, body, err := readForm(w, r)
 	if err != nil {
-		http.Error(w, "request too large", http.StatusRequestEntityTooLarge)
+		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
 	requestID := e.requestID()
 	w.Header().Set("Content-Type", "text/xml;charset=UTF-8")
 	w.Header().Set("x-amzn-RequestId", requestID)
-	out, err := e.serve(r, body)
+	out, err := e.serve(r, body, f)
 	if err == nil {
 		out.Namespace, out.RequestID = xmlNamespace, requestID
 		writeXML(w, http.StatusOK, out)
@@ -62,15 +63,23 @@ func writeXML(w http.ResponseWriter, status int, v any) {
 	_, _ = w.Write(append([]byte(xml.Header), text...))
 }
 
-func (e *EC2) serve(r *http.Request, body []byte) (answer, error) {
-	if err := e.authenticate(r, body); err != nil {
-		return answer{}, err
+// readForm reads what is posted, at most 1 MiB.
+func readForm(w http.ResponseWriter, r *http.Request) (*form, []byte, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<20))
+	if err != nil {
+		return nil, nil, err
 	}
 	values, err := url.ParseQuery(string(body))
-	if err != nil || r.Method != http.MethodPost {
+	return newForm(values), body, err
+}
+
+func (e *EC2) serve(r *http.Request, body []byte, f *form) (answer, error) {
+	if err := e.authenticate(r, body, ec2Service); err != nil {
+		return answer{}, err
+	}
+	if r.Method != http.MethodPost {
 		return answer{}, refuse("InvalidAction", "expected a form in a POST")
 	}
-	f := newForm(values)
 	action := f.required("Action")
 	if v := f.required("Version"); v != apiVersion {
 		return answer{}, refuse("InvalidAction", "The action "+action+" is not valid for version "+v)
@@ -114,12 +123,8 @@ func (e *EC2) serveRevoke(f *form) (answer, error) {
 }
 
 func (e *EC2) serveDescribeRules(f *form) (answer, error) {
-	filters := f.filters("group-id")
-	size := f.number("MaxResults", 0)
-	token := f.text("NextToken")
-	if size != 0 && (size < 5 || size > 1000) {
-		f.fail(refuse("InvalidParameterValue", "Value ( "+strconv.Itoa(size)+" ) for parameter maxResults is invalid. Expecting a value between 5 and 1000."))
-	}
+	filters, ids := f.filters("group-id"), f.list("SecurityGroupRuleId")
+	page := f.page(5, 1000)
 	if err := f.done(); err != nil {
 		return answer{}, err
 	}
@@ -128,61 +133,84 @@ func (e *EC2) serveDescribeRules(f *form) (answer, error) {
 		return answer{}, err
 	}
 	var items []ruleXML
-	for _, id := range sortedKeys(found) {
-		items = append(items, rulesXML(id, found[id])...)
+	for _, group := range sortedKeys(found) {
+		for _, item := range rulesXML(group, found[group]) {
+			if len(ids) == 0 || slices.Contains(ids, item.ID) {
+				items = append(items, item)
+			}
+		}
 	}
-	if size == 0 {
-		return answer{Rules: &items}, nil
+	if len(items) < len(ids) {
+		return answer{}, refuse("InvalidSecurityGroupRuleId.NotFound", "The security group rule ID '"+ids[0]+"' does not exist")
 	}
-	page, next, err := pageOf(items, token, min(size, e.options.PageSize))
-	return answer{Rules: &page, NextToken: next}, err
+	items, next, err := pageOf(items, page, e.options.PageSize)
+	return answer{Rules: &items, NextToken: next}, err
 }
 
-// pageOf cuts one page out of items. The token is opaque to the client.
-func pageOf(items []ruleXML, token string, size int) ([]ruleXML, string, error) {
+func (e *EC2) serveDescribeGroups(f *form) (answer, error) {
+	ids, filters := f.list("GroupId"), f.filters("group-id", "tag:")
+	page := f.page(5, 1000)
+	if err := f.done(); err != nil {
+		return answer{}, err
+	}
+	items, err := e.describeGroups(ids, filters)
+	if err != nil {
+		return answer{}, err
+	}
+	items, next, err := pageOf(items, page, e.options.PageSize)
+	return answer{Groups: &items, NextToken: next}, err
+}
+
+func (e *EC2) serveEntries(f *form) (answer, error) {
+	id, page := f.required("PrefixListId"), f.page(1, 100)
+	if err := f.done(); err != nil {
+		return answer{}, err
+	}
+	entries, err := e.entries(id)
+	if err != nil {
+		return answer{}, err
+	}
+	items := make([]entryXML, len(entries))
+	for i, cidr := range entries {
+		items[i] = entryXML{cidr.String()}
+	}
+	items, next, err := pageOf(items, page, e.options.PageSize)
+	return answer{Entries: &items, NextToken: next}, err
+}
+
+// page is which part of a listing is asked for; size 0: all of it.
+type page struct {
+	size  int
+	token string
+}
+
+// page reads MaxResults, which the action takes between least and most, and NextToken:
+// https://docs.aws.amazon.com/AWSEC2/latest/APIReference/Query-Requests.html#api-pagination
+func (f *form) page(least, most int) page {
+	size := f.number("MaxResults", 0)
+	if size != 0 && (size < least || size > most) {
+		f.fail(refuse("InvalidParameterValue", fmt.Sprintf("Value ( %d ) for parameter maxResults is invalid. Expecting a value between %d and %d.", size, least, most)))
+	}
+	return page{size, f.text("NextToken")}
+}
+
+// pageOf cuts one page out of items, of at most so many. The token is opaque to the
+// client.
+func pageOf[T any](items []T, p page, most int) ([]T, string, error) {
+	if p.size == 0 {
+		return items, "", nil
+	}
 	start := 0
-	if token != "" {
-		n, err := strconv.ParseUint(token, 36, 31)
+	if p.token != "" {
+		n, err := strconv.ParseUint(p.token, 36, 31)
 		if err != nil || int(n) > len(items) {
 			return nil, "", refuse("InvalidParameterValue", "Invalid value for nextToken")
 		}
 		start = int(n)
 	}
-	end := min(start+size, len(items))
+	end := min(start+min(p.size, most), len(items))
 	if end == len(items) {
 		return items[start:], "", nil
 	}
 	return items[start:end], strconv.FormatInt(int64(end), 36), nil
-}
-
-func (e *EC2) serveDescribeGroups(f *form) (answer, error) {
-	ids := f.list("GroupId")
-	if err := f.done(); err != nil {
-		return answer{}, err
-	}
-	items, err := e.describeGroups(ids)
-	return answer{Groups: &items}, err
-}
-
-// describeGroups lists the groups with those ids, all of them without ids. One
-// that does not exist is an error.
-func (e *EC2) describeGroups(ids []string) ([]infoXML, error) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	fault, err := e.enter(actionDescribeGroups)
-	if err != nil {
-		return nil, err
-	}
-	for _, id := range ids {
-		if _, err := e.group(id); err != nil {
-			return nil, err
-		}
-	}
-	var out []infoXML
-	for _, id := range sortedKeys(e.groups) {
-		if len(ids) == 0 || slices.Contains(ids, id) {
-			out = append(out, infoXML{account, id, e.groups[id].name, "a group of the simulator"})
-		}
-	}
-	return out, fault.after()
 }

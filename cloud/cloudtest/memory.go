@@ -2,6 +2,7 @@ package cloudtest
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -44,6 +45,7 @@ func (m memory) Authorize(ctx context.Context, group, owner string, grants []clo
 	var add []record
 	for _, g := range grants {
 		rec := recordOf(g.Rule, allowed(g.Description))
+		rec.groupSource = g.Peer
 		rec.tags = map[string]string{OwnerTag: owner}
 		add = append(add, rec)
 	}
@@ -57,6 +59,55 @@ func (m memory) Revoke(ctx context.Context, group string, ids []string) error {
 	}
 	_, err := m.ec2.revoke(group, slices.Clone(ids))
 	return err
+}
+
+// Tagged implements cloud.Directory.
+func (m memory) Tagged(ctx context.Context, tags map[string]string) ([]string, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if len(tags) == 0 {
+		return nil, refuse("MissingParameter", "The request must contain a tag")
+	}
+	m.ec2.mu.Lock()
+	defer m.ec2.mu.Unlock()
+	if _, err := m.ec2.enter(actionDescribeGroups); err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, id := range sortedKeys(m.ec2.groups) {
+		if carries(m.ec2.groups[id].tags, tags) {
+			out = append(out, id)
+		}
+	}
+	return out, nil
+}
+
+func carries(have, want map[string]string) bool {
+	for key, value := range want {
+		if v, ok := have[key]; !ok || v != value {
+			return false
+		}
+	}
+	return true
+}
+
+// Exists implements cloud.Directory.
+func (m memory) Exists(ctx context.Context, group string) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	_, err := m.ec2.describeGroups([]string{group}, nil)
+	return err
+}
+
+// PrefixList implements cloud.Directory.
+func (m memory) PrefixList(ctx context.Context, id string) ([]netip.Prefix, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	entries, err := m.ec2.entries(id)
+	return rule.Canonical(entries), err
 }
 
 // allowed spells a description as EC2 takes it.

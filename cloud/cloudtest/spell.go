@@ -58,6 +58,17 @@ func Foreign(s string) cloud.Rule {
 	return cloud.Rule{Rule: Parse(s), Description: "made by hand"}
 }
 
+// Peering returns the rule that Parse reads with the source "group", which is the peer,
+// made by a person.
+func Peering(s, peer string) cloud.Rule {
+	r := Foreign(s)
+	r.Peer = peer
+	return r
+}
+
+// PeerGrant returns the grant that Parse reads with the source "group", which is the peer.
+func PeerGrant(s, peer string) cloud.Grant { return cloud.Grant{Rule: Parse(s), Peer: peer} }
+
 // Signed returns the rule that Parse reads, signed by owner.
 func Signed(s, owner string) cloud.Rule { return cloud.Rule{Rule: Parse(s), Owner: owner} }
 

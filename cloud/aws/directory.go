@@ -1,0 +1,112 @@
+package aws
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+
+	sdk "github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+
+	"github.com/portreeve/portreeve/cloud"
+	"github.com/portreeve/portreeve/internal/rule"
+)
+
+// Tagged implements cloud.Directory. No tags at all are ErrInvalid: every group of the
+// account would carry them.
+func (p *Provider) Tagged(ctx context.Context, tags map[string]string) ([]string, error) {
+	if len(tags) == 0 {
+		return nil, fmt.Errorf("%w: no tags by which to find security groups", cloud.ErrInvalid)
+	}
+	var filters []types.Filter
+	for _, key := range slices.Sorted(maps.Keys(tags)) {
+		filters = append(filters, filter("tag:"+key, literal(tags[key])))
+	}
+	groups, err := p.groups(ctx, filters)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, g := range groups {
+		// What the filter took for a pattern all the same must not widen the wish.
+		if carries(g.Tags, tags) {
+			out = append(out, sdk.ToString(g.GroupId))
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// Exists implements cloud.Directory, for groups of the account; those of peered VPCs in
+// other accounts are not listed to us.
+func (p *Provider) Exists(ctx context.Context, group string) error {
+	groups, err := p.groups(ctx, []types.Filter{filter("group-id", literal(group))})
+	if err == nil && len(groups) == 0 {
+		err = fmt.Errorf("%w: security group %s does not exist in %s, or belongs to another account", cloud.ErrInvalid, group, p.region)
+	}
+	return err
+}
+
+// PrefixList implements cloud.Directory. An edit of the list between two pages may mix
+// what it holds before and after; the next resolution is whole.
+func (p *Provider) PrefixList(ctx context.Context, id string) ([]netip.Prefix, error) {
+	pages := ec2.NewGetManagedPrefixListEntriesPaginator(p.client, &ec2.GetManagedPrefixListEntriesInput{
+		PrefixListId: sdk.String(id), MaxResults: sdk.Int32(entriesPage),
+	})
+	var out []netip.Prefix
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("prefix list %s: %w", id, classify(err))
+		}
+		for _, entry := range page.Entries {
+			prefix, err := netip.ParsePrefix(sdk.ToString(entry.Cidr))
+			if err != nil {
+				return nil, fmt.Errorf("prefix list %s: %w", id, err)
+			}
+			out = append(out, prefix)
+		}
+	}
+	return rule.Canonical(out), nil
+}
+
+// groups lists the groups that pass all filters. It always filters and pages: calls
+// that do neither share a smaller bucket.
+func (p *Provider) groups(ctx context.Context, filters []types.Filter) ([]types.SecurityGroup, error) {
+	pages := ec2.NewDescribeSecurityGroupsPaginator(p.client, &ec2.DescribeSecurityGroupsInput{
+		Filters: filters, MaxResults: sdk.Int32(pageSize),
+	})
+	var out []types.SecurityGroup
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, classify(err)
+		}
+		out = append(out, page.SecurityGroups...)
+	}
+	return out, nil
+}
+
+func filter(name, value string) types.Filter {
+	return types.Filter{Name: sdk.String(name), Values: []string{value}}
+}
+
+// wildcards have a meaning in the value of a filter, which a backslash takes away.
+var wildcards = strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`)
+
+// literal spells a filter's value that stands for nothing but itself.
+func literal(value string) string { return wildcards.Replace(value) }
+
+func carries(have []types.Tag, want map[string]string) bool {
+	found := 0
+	for _, tag := range have {
+		if value, ok := want[sdk.ToString(tag.Key)]; ok && value == sdk.ToString(tag.Value) {
+			found++
+		}
+	}
+	return found == len(want)
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -94,5 +95,121 @@ func TestAGroupWithoutAnyRuleIsEmptyAndExists(t *testing.T) {
 	}
 	if _, err := p.List(t.Context(), "sg-2"); !errors.Is(err, cloud.ErrInvalid) {
 		t.Errorf("error %v", err)
+	}
+}
+
+func TestARefusedCallNamesThePermissionItNeeds(t *testing.T) {
+	offline(t, "test", "test")
+	account := cloudtest.NewEC2(cloudtest.Options{})
+	account.AddGroup("sg-1")
+	account.DropEgress("sg-1")
+	server := httptest.NewServer(account)
+	t.Cleanup(server.Close)
+	p := open(t, server.URL)
+	for action, call := range map[string]func() error{
+		"AuthorizeSecurityGroupIngress and ec2:CreateTags": func() error {
+			return p.Authorize(t.Context(), "sg-1", "me", []cloud.Grant{cloudtest.Grant("TCP 30080 10.8.0.0/16")})
+		},
+		"RevokeSecurityGroupIngress":  func() error { return p.Revoke(t.Context(), "sg-1", []string{"sgr-1"}) },
+		"DescribeSecurityGroupRules":  func() error { _, err := p.List(t.Context(), "sg-1"); return err },
+		"DescribeSecurityGroups":      func() error { return p.Exists(t.Context(), "sg-1") },
+		"GetManagedPrefixListEntries": func() error { _, err := p.PrefixList(t.Context(), "pl-1"); return err },
+	} {
+		name, _, _ := strings.Cut(action, " ")
+		account.Inject(cloudtest.Fault{Action: name, Code: "UnauthorizedOperation"})
+		if err := call(); !errors.Is(err, cloud.ErrDenied) || !strings.Contains(err.Error(), "missing permission ec2:"+action+":") {
+			t.Errorf("%s: error %v", name, err)
+		}
+		account.Inject(cloudtest.Fault{Action: name, Code: "AuthFailure"})
+		if err := call(); !errors.Is(err, cloud.ErrDenied) || strings.Contains(err.Error(), "permission") {
+			t.Errorf("%s with bad credentials: error %v", name, err)
+		}
+	}
+}
+
+func TestADeletedGroupIsNamedByEveryCall(t *testing.T) {
+	offline(t, "test", "test")
+	account := cloudtest.NewEC2(cloudtest.Options{})
+	server := httptest.NewServer(account)
+	t.Cleanup(server.Close)
+	p := open(t, server.URL)
+	_, listing := p.List(t.Context(), "sg-gone")
+	for name, err := range map[string]error{
+		"list":      listing,
+		"exists":    p.Exists(t.Context(), "sg-gone"),
+		"authorize": p.Authorize(t.Context(), "sg-gone", "me", []cloud.Grant{cloudtest.Grant("TCP 30080 10.8.0.0/16")}),
+		"revoke":    p.Revoke(t.Context(), "sg-gone", []string{"sgr-1"}),
+	} {
+		if !errors.Is(err, cloud.ErrInvalid) || !strings.Contains(err.Error(), "sg-gone") {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
+func TestAPeerOfAnotherAccountIsReadByItsIDAndIsNotOurs(t *testing.T) {
+	offline(t, "test", "test")
+	account := cloudtest.NewEC2(cloudtest.Options{})
+	account.AddGroup("sg-1")
+	account.AddPeer("sg-theirs", "999988887777")
+	account.Seed("sg-1", cloudtest.Peering("TCP 30080 group", "sg-theirs"))
+	server := httptest.NewServer(account)
+	t.Cleanup(server.Close)
+	p := open(t, server.URL)
+	have, err := p.List(t.Context(), "sg-1")
+	if err != nil || len(have) != 1 || have[0].Peer != "sg-theirs" || have[0].Owner != "" {
+		t.Errorf("listed %+v, %v", have, err)
+	}
+	if err := p.Exists(t.Context(), "sg-theirs"); !errors.Is(err, cloud.ErrInvalid) {
+		t.Errorf("found in our account: %v", err)
+	}
+}
+
+// A prefix list weighs as much as it may ever hold, a group one in both families.
+func TestPeersWeighOnTheQuotasAsOnEC2(t *testing.T) {
+	offline(t, "test", "test")
+	for name, c := range map[string]struct {
+		room       int
+		entry      string
+		fits, full string
+	}{
+		"IPv4": {58, "10.0.0.0/8", "TCP 30080 2001:db8::/48", "TCP 30080 10.8.0.0/16"},
+		"IPv6": {58, "2001:db8::/48", "TCP 30080 10.8.0.0/16", "TCP 30080 2001:db8::/48"},
+	} {
+		account := cloudtest.NewEC2(cloudtest.Options{})
+		account.AddGroup("sg-1")
+		account.AddGroup("sg-2")
+		account.AddPrefixList("pl-1", c.room, netip.MustParsePrefix(c.entry))
+		account.Seed("sg-1", cloudtest.Peering("TCP 443 group", "pl-1"), cloudtest.Peering("TCP 22 group", "sg-2"))
+		server := httptest.NewServer(account)
+		t.Cleanup(server.Close)
+		p := open(t, server.URL)
+		authorize := func(grants ...cloud.Grant) error { return p.Authorize(t.Context(), "sg-1", "me", grants) }
+		if err := authorize(cloudtest.PeerGrant("TCP 30080 group", "sg-2")); err != nil {
+			t.Errorf("%s: the last free place: %v", name, err)
+		}
+		if err := authorize(cloudtest.Grant(c.full)); !errors.Is(err, cloud.ErrQuota) {
+			t.Errorf("%s: one more of the list's family: %v", name, err)
+		}
+		if err := authorize(cloudtest.Grant(c.fits)); err != nil {
+			t.Errorf("%s: one of the other family: %v", name, err)
+		}
+	}
+}
+
+func TestAWriteMayBeSeenLateAndSurvivesThat(t *testing.T) {
+	offline(t, "test", "test")
+	account := cloudtest.NewEC2(cloudtest.Options{})
+	account.AddGroup("sg-1")
+	server := httptest.NewServer(account)
+	t.Cleanup(server.Close)
+	p := open(t, server.URL)
+	account.Inject(cloudtest.Fault{Action: "AuthorizeSecurityGroupIngress", Unseen: 2})
+	if err := p.Authorize(t.Context(), "sg-1", "me", []cloud.Grant{cloudtest.Grant("TCP 30080 10.8.0.0/16")}); err != nil {
+		t.Fatal(err)
+	}
+	for reading, want := range []int{0, 0, 1, 1} {
+		if have, err := p.List(t.Context(), "sg-1"); err != nil || len(have) != want {
+			t.Errorf("reading %d shows %v, %v; want %d rules", reading+1, have, err, want)
+		}
 	}
 }

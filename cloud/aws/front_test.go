@@ -178,7 +178,7 @@ func TestPeersWeighOnTheQuotasAsOnEC2(t *testing.T) {
 		account := cloudtest.NewEC2(cloudtest.Options{})
 		account.AddGroup("sg-1")
 		account.AddGroup("sg-2")
-		account.AddPrefixList("pl-1", c.room, netip.MustParsePrefix(c.entry))
+		account.AddPrefixList("pl-1", c.room, prefix(c.entry))
 		account.Seed("sg-1", cloudtest.Peering("TCP 443 group", "pl-1"), cloudtest.Peering("TCP 22 group", "sg-2"))
 		server := httptest.NewServer(account)
 		t.Cleanup(server.Close)
@@ -213,3 +213,5 @@ func TestAWriteMayBeSeenLateAndSurvivesThat(t *testing.T) {
 		}
 	}
 }
+
+func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }

@@ -42,12 +42,15 @@ var protocols = map[string]rule.Protocol{
 // allPorts is what a rule admits whose ports EC2 ignores.
 var allPorts = rule.PortRange{First: 0, Last: 65535}
 
-// permissionsOf spells the grants, one permission for each protocol and range
-// of ports, with all its sources. The order of the grants is kept.
+// permissionsOf spells the grants, one permission for each protocol and range of ports,
+// with all its sources; groups in one of their own, for the API reference wants them
+// apart from prefixes ("You can't specify a source security group and a CIDR IP address
+// range in the same set of permissions"). The order of the grants is kept.
 func permissionsOf(grants []cloud.Grant) ([]types.IpPermission, error) {
 	type key struct {
 		protocol rule.Protocol
 		ports    rule.PortRange
+		peers    bool
 	}
 	at := map[key]int{}
 	var out []types.IpPermission
@@ -55,7 +58,7 @@ func permissionsOf(grants []cloud.Grant) ([]types.IpPermission, error) {
 		if g.Protocol != rule.TCP && g.Protocol != rule.UDP {
 			return nil, fmt.Errorf("%w: EC2 ignores the ports of a %s rule and would open all of them", cloud.ErrUnsupported, g.Protocol)
 		}
-		k := key{g.Protocol, g.Ports}
+		k := key{g.Protocol, g.Ports, g.Peer != ""}
 		i, ok := at[k]
 		if !ok {
 			i = len(out)

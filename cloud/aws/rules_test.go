@@ -32,6 +32,9 @@ func TestErrorCodesHaveTheirKinds(t *testing.T) {
 		"InvalidSecurityGroupRuleId.NotFound": cloud.ErrStale,
 		"InvalidGroup.NotFound":               cloud.ErrInvalid,
 		"InvalidParameterValue":               cloud.ErrInvalid,
+		"InvalidPrefixListId.NotFound":        cloud.ErrInvalid,
+		"InvalidPrefixListID.NotFound":        cloud.ErrInvalid,
+		"InvalidIdentityToken":                cloud.ErrDenied,
 	} {
 		api := &smithy.GenericAPIError{Code: code, Message: "said so"}
 		err := classify(fmt.Errorf("operation error EC2: %w", api))
@@ -97,6 +100,66 @@ func TestGrantsOfOneRangeShareAPermission(t *testing.T) {
 	}
 	if cidr := *got[0].IpRanges[0].CidrIp; cidr != "10.8.0.0/16" {
 		t.Errorf("source %s is not masked", cidr)
+	}
+}
+
+func TestGroupsHavePermissionsOfTheirOwn(t *testing.T) {
+	got, err := permissionsOf([]cloud.Grant{
+		cloudtest.PeerGrant("TCP 30080 group", "sg-1"), cloudtest.Grant("TCP 30080 10.8.0.0/16"), cloudtest.PeerGrant("TCP 30080 group", "sg-2"),
+	})
+	if err != nil || len(got) != 2 || len(got[0].UserIdGroupPairs) != 2 || len(got[0].IpRanges) != 0 || len(got[1].IpRanges) != 1 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+}
+
+func TestAGrantHasExactlyOneSource(t *testing.T) {
+	both := cloudtest.Grant("TCP 30080 10.8.0.0/16")
+	both.Peer = "sg-1"
+	for name, g := range map[string]cloud.Grant{"both": both, "none": cloudtest.Grant("TCP 30080 group")} {
+		if _, err := permissionsOf([]cloud.Grant{g}); !errors.Is(err, cloud.ErrInvalid) {
+			t.Errorf("%s: error %v", name, err)
+		}
+	}
+}
+
+func TestAPeerIsReadByItsIDWhateverStandsBesideIt(t *testing.T) {
+	for name, c := range map[string]struct {
+		in   types.SecurityGroupRule
+		want string
+	}{
+		"our VPC": {types.SecurityGroupRule{ReferencedGroupInfo: &types.ReferencedSecurityGroup{GroupId: sdk.String("sg-1")}}, "sg-1"},
+		"a peered VPC of another account": {types.SecurityGroupRule{ReferencedGroupInfo: &types.ReferencedSecurityGroup{
+			GroupId: sdk.String("sg-2"), UserId: sdk.String("999988887777"), VpcId: sdk.String("vpc-2"),
+			VpcPeeringConnectionId: sdk.String("pcx-1"), PeeringStatus: sdk.String("active"),
+		}}, "sg-2"},
+		"a peered VPC that is gone": {types.SecurityGroupRule{ReferencedGroupInfo: &types.ReferencedSecurityGroup{
+			GroupId: sdk.String("sg-3"), PeeringStatus: sdk.String("deleted"),
+		}}, "sg-3"},
+		"a prefix list": {types.SecurityGroupRule{PrefixListId: sdk.String("pl-1")}, "pl-1"},
+	} {
+		c.in.IpProtocol, c.in.FromPort, c.in.ToPort = sdk.String("tcp"), sdk.Int32(30080), sdk.Int32(30080)
+		got, err := ruleOf(c.in)
+		if err != nil || got.Peer != c.want || got.Source.IsValid() {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+func TestTheCallThatWasRefusedNamesThePermission(t *testing.T) {
+	call := func(service, operation string, err error) error {
+		return &smithy.OperationError{ServiceID: service, OperationName: operation, Err: err}
+	}
+	denied := &smithy.GenericAPIError{Code: "AccessDenied", Message: "not authorized to perform: ec2:Lie"}
+	for want, err := range map[string]error{
+		"missing permission ec2:DescribeSecurityGroups:": call("EC2", "DescribeSecurityGroups", denied),
+		"missing permission sts:AssumeRole, and":         call("EC2", "DescribeSecurityGroups", fmt.Errorf("get identity: %w", call("STS", "AssumeRole", denied))),
+	} {
+		if got := classify(err); !errors.Is(got, cloud.ErrDenied) || !strings.Contains(got.Error(), want) {
+			t.Errorf("%v, want %q", got, want)
+		}
+	}
+	if got := classify(denied); !errors.Is(got, cloud.ErrDenied) || strings.Contains(got.Error(), "permission") {
+		t.Errorf("of no known call: %v", got)
 	}
 }
 

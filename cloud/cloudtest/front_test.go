@@ -45,6 +45,14 @@ func TestFormsAreReadAsStrictlyAsTheVendorReadsThem(t *testing.T) {
 		strings.Replace(rule, "sg-1", "web", 1) + source:                         "InvalidGroupId.Malformed",
 		strings.Replace(rule, "ToPort=30080", "ToPort=30079", 1) + source:        "InvalidParameterValue",
 		strings.Replace(rule, "Protocol=tcp", "Protocol=sctp", 1) + source:       "InvalidParameterValue", // 132 it must be
+		rule + "&IpPermissions.1.Groups.1.GroupId=sg-1":                          "",
+		rule + "&IpPermissions.1.Groups.1.GroupId=sg-9":                          "InvalidGroup.NotFound",
+		rule + "&IpPermissions.1.PrefixListIds.1.PrefixListId=pl-1":              "",
+		rule + "&IpPermissions.1.PrefixListIds.1.PrefixListId=pl-2":              "InvalidPrefixListId.NotFound",
+		"Action=GetManagedPrefixListEntries&PrefixListId=pl-1&MaxResults=100":    "",
+		"Action=GetManagedPrefixListEntries&PrefixListId=pl-1&MaxResults=101":    "InvalidParameterValue",
+		"Action=GetManagedPrefixListEntries&PrefixListId=lists":                  "InvalidPrefixListId.Malformed",
+		"Action=DescribeSecurityGroups&Filter.1.Name=tag:a&Filter.1.Value.1=b":   "",
 		rule + source + "&TagSpecification.1.ResourceType=instance":              "InvalidParameterValue",
 		"Action=RevokeSecurityGroupIngress&GroupId=sg-1":                         "MissingParameter",
 		"Action=RevokeSecurityGroupIngress&GroupId=sg-1&SecurityGroupRuleId.1=x": "InvalidSecurityGroupRuleId.NotFound",
@@ -56,6 +64,7 @@ func TestFormsAreReadAsStrictlyAsTheVendorReadsThem(t *testing.T) {
 	} {
 		e := NewEC2(Options{})
 		e.AddGroup("sg-1")
+		e.AddPrefixList("pl-1", 5)
 		if got := ask(t, e, form); got != code {
 			t.Errorf("%s\n answered %q, want %q", form, got, code)
 		}

@@ -51,11 +51,10 @@ func (e *EC2) admits(g *group, add []record) error {
 }
 
 // weight is what a rule takes of the group's quotas. A rule with a group counts in
-// both families (page of the quotas, above). A prefix list counts as many entries as
-// it has room for, not as it holds:
-// https://docs.aws.amazon.com/vpc/latest/userguide/managed-prefix-lists.html ("the
-// maximum number of entries for the prefix lists counts against the quota"); in its
-// own family, for it has only one.
+// both families. A prefix list counts as many entries as it has room for, not as it
+// holds: "if you create a prefix list with 20 maximum entries and you reference that
+// prefix list in a security group rule, this counts as 20 security group rules" (both
+// on the page of the quotas, above); in its own family, for it has only one.
 func (e *EC2) weight(r record) (v4, v6 int) {
 	list, known := e.lists[r.prefixList]
 	switch {

@@ -1,0 +1,7 @@
+package aws
+
+// Documented are the calls that have a rate, which are all that are made.
+var Documented = documented
+
+// OwnerTag is the signature's key.
+const OwnerTag = ownerTag

@@ -2,6 +2,9 @@
 //
 //	cloud.Grant ──permissions──► IpPermissions + one tag ──► AuthorizeSecurityGroupIngress
 //	cloud.Rule  ◄─ruleOf──────── SecurityGroupRule       ◄── DescribeSecurityGroupRules
+//	Tagged, Exists, PrefixList   (cloud.Directory)       ◄── DescribeSecurityGroups, GetManagedPrefixListEntries
+//
+//	each attempt of a call: credentials ─► pace ─► signature ─► EC2 ─► kind of error
 //
 // Invariants:
 //
@@ -15,6 +18,11 @@
 //     them all.
 //   - Retries of the transport and short throttling belong to the SDK, with few
 //     attempts; what is left surfaces as a kind of package cloud.
+//   - No attempt is made faster than EC2 documents for the call, counted over all
+//     providers that share their Paces.
+//   - Credentials are the SDK's to find, unless keys are given; a role is assumed
+//     with either. What kind an error has, and which permission is missing, is told
+//     by its code and the call, never by its text.
 //
 // This is the only package that imports the EC2 SDK, which is long to compile.
 package aws

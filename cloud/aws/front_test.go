@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -215,3 +216,21 @@ func TestAWriteMayBeSeenLateAndSurvivesThat(t *testing.T) {
 }
 
 func prefix(s string) netip.Prefix { return netip.MustParsePrefix(s) }
+
+// A cloud that answers with every group stands for any whose patterns mean more than
+// we know of.
+func TestAFilterThatFindsTooMuchDoesNotWidenTheWish(t *testing.T) {
+	offline(t, "test", "test")
+	var items strings.Builder
+	for id, value := range map[string]string{"sg-1": "managed", "sg-2": "managed by hand", "sg-3": ""} {
+		items.WriteString("<item><groupId>" + id + "</groupId><tagSet><item><key>portreeve</key><value>" + value + "</value></item></tagSet></item>")
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte("<DescribeSecurityGroupsResponse><securityGroupInfo>" + items.String() + "</securityGroupInfo></DescribeSecurityGroupsResponse>"))
+	}))
+	t.Cleanup(server.Close)
+	have, err := open(t, server.URL).Tagged(t.Context(), map[string]string{"portreeve": "managed"})
+	if err != nil || !slices.Equal(have, []string{"sg-1"}) {
+		t.Errorf("found %v, %v", have, err)
+	}
+}

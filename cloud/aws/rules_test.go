@@ -163,6 +163,23 @@ func TestTheCallThatWasRefusedNamesThePermission(t *testing.T) {
 	}
 }
 
+func TestAccountsAreToldByTheirCredentials(t *testing.T) {
+	for name, c := range map[string]struct {
+		in   sdk.Credentials
+		want string
+	}{
+		"a role's session":    {sdk.Credentials{AccessKeyID: "ASIA1", SessionToken: "t", AccountID: "111122223333"}, "111122223333"},
+		"a lasting key":       {sdk.Credentials{AccessKeyID: "AKIA1"}, "AKIA1"},
+		"an instance's":       {sdk.Credentials{AccessKeyID: "ASIA2", SessionToken: "t"}, ""},
+		"its renewed session": {sdk.Credentials{AccessKeyID: "ASIA3", SessionToken: "u"}, ""},
+		"a key with a number": {sdk.Credentials{AccessKeyID: "AKIA1", AccountID: "111122223333"}, "111122223333"},
+	} {
+		if got := accountOf(c.in); got != c.want {
+			t.Errorf("%s draws from the buckets of %q, want %q", name, got, c.want)
+		}
+	}
+}
+
 func TestSCTPIsRefusedBecauseEC2WouldOpenAllItsPorts(t *testing.T) {
 	_, err := permissionsOf([]cloud.Grant{cloudtest.Grant("SCTP 30080 10.8.0.0/16")})
 	if !errors.Is(err, cloud.ErrUnsupported) {

@@ -58,7 +58,7 @@ func Conformance(t *testing.T, open func(t *testing.T) Backend) {
 			c.run(t, b)
 		})
 	}
-	for _, c := range faultCases {
+	for _, c := range slices.Concat(faultCases, lateCases) {
 		t.Run(c.name, func(t *testing.T) {
 			b := open(t)
 			if b.Account == nil {

@@ -244,3 +244,12 @@ func TestOptionsThatContradictThemselvesAreInvalid(t *testing.T) {
 		}
 	}
 }
+
+func TestARoleIsNotAssumedWithAWrongSecret(t *testing.T) {
+	offline(t, "AKIDEXAMPLE", "not the secret")
+	w := newTown(t, nil)
+	err := w.list(t, aws.Options{AssumeRole: aws.AssumeRole{ARN: roleARN, ExternalID: externalID}})
+	if !errors.Is(err, cloud.ErrDenied) || strings.Contains(err.Error(), "missing permission") {
+		t.Errorf("error %v", err)
+	}
+}

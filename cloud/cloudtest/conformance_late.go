@@ -12,20 +12,20 @@ var lateCases = []conformanceCase{
 		for unseen := 1; unseen <= 4; unseen++ {
 			group := b.NewGroup()
 			b.Account.Inject(Fault{Action: actionAuthorize, Unseen: unseen})
-			settles(t, b, group, "TCP 30080 10.8.0.0/16", "TCP 30081 2001:db8::/48")
+			settles(t, b, group, "TCP 30080 10.8.0.0/16", "TCP 30090 2001:db8::/48")
 		}
 	}},
 	{"a revocation that shows late holds its number until it shows", func(t *testing.T, b Backend) {
 		for unseen := 1; unseen <= 4; unseen++ {
 			group := b.NewGroup()
-			settles(t, b, group, "TCP 30080 10.8.0.0/16", "TCP 30081 10.8.0.0/16")
+			settles(t, b, group, "TCP 30080 10.8.0.0/16", "TCP 30090 10.8.0.0/16")
 			b.Account.Inject(Fault{Action: actionRevoke, Unseen: unseen})
-			r, err := b.sync(t.Context(), []string{group}, "TCP 30081 10.8.0.0/16")
+			r, err := b.sync(t.Context(), []string{group}, "TCP 30090 10.8.0.0/16")
 			wantKind(t, err, cloud.ErrStale)
 			if !r.Holds(Port("TCP", 30080)) {
 				t.Errorf("unseen for %d listings, and the number is free", unseen)
 			}
-			settles(t, b, group, "TCP 30081 10.8.0.0/16")
+			settles(t, b, group, "TCP 30090 10.8.0.0/16")
 		}
 	}},
 }

@@ -8,18 +8,13 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
-const (
-	// nodeSetPrefix and a number are the name of an AddressSet with addresses of Nodes.
-	nodeSetPrefix = "portreeve-nodes-"
-	// nodeSetSize bounds one of them: a node that joins rewrites one small object.
-	nodeSetSize = 100
-)
+// nodeSetPrefix and a number are the name of an AddressSet with addresses of Nodes.
+const nodeSetPrefix = "portreeve-nodes-"
 
 // IsNodeSet says whether the manager keeps addresses of Nodes in the AddressSet. It
 // takes both name and label, so that nobody's own set is taken for one by accident.
@@ -30,11 +25,10 @@ func IsNodeSet(set *v1alpha1.AddressSet) bool {
 // nodeSetNumber is -1 for a name that is no node set's.
 func nodeSetNumber(name string) int {
 	digits, is := strings.CutPrefix(name, nodeSetPrefix)
-	n, err := strconv.Atoi(digits)
-	if !is || err != nil || n < 0 || strconv.Itoa(n) != digits {
+	if !is {
 		return -1
 	}
-	return n
+	return shardNumber(digits)
 }
 
 // NodeSets returns the AddressSets that must hold the addresses of the Nodes, given
@@ -42,56 +36,13 @@ func nodeSetNumber(name string) int {
 // joins or leaves changes one of them. A set that has become empty stays: nodes prove
 // that they have read a change, and could not prove a deletion.
 func NodeSets(nodes []corev1.Node, have []v1alpha1.AddressSet) []v1alpha1.AddressSet {
-	homeless := map[netip.Prefix]bool{}
+	var addresses []netip.Prefix
 	for i := range nodes {
-		for _, p := range nodeAddresses(&nodes[i]) {
-			homeless[p] = true
-		}
+		addresses = append(addresses, nodeAddresses(&nodes[i])...)
 	}
-	held, taken := map[int][]netip.Prefix{}, map[string]bool{}
-	var numbers []int
-	for i := range have {
-		taken[have[i].Name] = true
-		if IsNodeSet(&have[i]) {
-			numbers = append(numbers, nodeSetNumber(have[i].Name))
-		}
-	}
-	slices.Sort(numbers)
-	for _, n := range numbers {
-		i := slices.IndexFunc(have, func(s v1alpha1.AddressSet) bool { return s.Name == nodeSetName(n) })
-		for _, c := range have[i].Spec.CIDRs {
-			if p, ok := parseCIDR(c); ok && homeless[p] && len(held[n]) < nodeSetSize {
-				held[n] = append(held[n], p)
-				delete(homeless, p)
-			}
-		}
-	}
-	rest := make([]netip.Prefix, 0, len(homeless))
-	for p := range homeless {
-		rest = append(rest, p)
-	}
-	slices.SortFunc(rest, rule.ComparePrefixes)
-	for _, n := range numbers {
-		room := min(nodeSetSize-len(held[n]), len(rest))
-		held[n], rest = append(held[n], rest[:room]...), rest[room:]
-	}
-	for n := 0; len(rest) > 0; n++ {
-		if taken[nodeSetName(n)] {
-			continue
-		}
-		size := min(nodeSetSize, len(rest))
-		numbers, held[n], rest = append(numbers, n), rest[:size], rest[size:]
-	}
-	slices.Sort(numbers)
-	out := make([]v1alpha1.AddressSet, len(numbers))
-	for i, n := range numbers {
-		slices.SortFunc(held[n], rule.ComparePrefixes)
-		out[i] = v1alpha1.AddressSet{
-			ObjectMeta: metav1.ObjectMeta{Name: nodeSetName(n), Labels: map[string]string{v1alpha1.LabelEntity: string(v1alpha1.EntityNodes)}},
-			Spec:       v1alpha1.AddressSetSpec{CIDRs: spell(held[n])},
-		}
-	}
-	return out
+	f := family{name: nodeSetName, has: IsNodeSet, number: func(set *v1alpha1.AddressSet) int { return nodeSetNumber(set.Name) }}
+	f.labels = map[string]string{v1alpha1.LabelEntity: string(v1alpha1.EntityNodes)}
+	return f.holding(addresses, have)
 }
 
 func nodeSetName(n int) string { return nodeSetPrefix + strconv.Itoa(n) }

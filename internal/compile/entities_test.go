@@ -82,7 +82,7 @@ func TestNodeSetsFollowTheNodes(t *testing.T) {
 			sets = NodeSets(nodes, sets)
 			var have []netip.Prefix
 			for _, s := range sets {
-				if len(s.Spec.CIDRs) > nodeSetSize {
+				if len(s.Spec.CIDRs) > shardSize {
 					t.Fatalf("%s has %d addresses", s.Name, len(s.Spec.CIDRs))
 				}
 				have = append(have, parse(t, s.Spec.CIDRs)...)

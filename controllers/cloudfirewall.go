@@ -22,7 +22,6 @@ import (
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/cloud"
 	"github.com/portreeve/portreeve/internal/compile"
-	"github.com/portreeve/portreeve/internal/rule"
 )
 
 const (
@@ -196,7 +195,7 @@ func (r *CloudFirewall) reading(name string, reports []cloud.Report, err error, 
 	for _, report := range reports {
 		complete = complete && len(report.Unlisted) == 0
 		for _, g := range report.InForce {
-			reading.InForce = append(reading.InForce, g.Rule)
+			reading.InForce = append(reading.InForce, compile.Admission(g))
 		}
 		for _, g := range report.Groups {
 			seen := compile.GroupSeen{ID: g.ID}
@@ -215,7 +214,7 @@ func (r *CloudFirewall) reading(name string, reports []cloud.Report, err error, 
 		// What a group that was not read admits now, nobody knows: it counts as it was.
 		reading.Groups, reading.InForce = last.Groups, last.InForce
 	}
-	slices.SortFunc(reading.InForce, rule.CompareRules)
+	slices.SortFunc(reading.InForce, compile.CompareAdmissions)
 	if err != nil {
 		reading.Reason, reading.Message = cloudReason(err), err.Error()
 	}

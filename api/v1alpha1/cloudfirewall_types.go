@@ -81,6 +81,12 @@ type CloudFirewallStatus struct {
 	// +listMapKey=id
 	// +optional
 	Groups []GroupStatus `json:"groups,omitempty"`
+	// Lookups are the prefix lists and security groups that policies name as sources,
+	// as the cloud last answered; at most 64, those with a problem first.
+	// +listType=map
+	// +listMapKey=id
+	// +optional
+	Lookups []Lookup `json:"lookups,omitempty"`
 	// LastVerified is when the groups were last read whole.
 	// +optional
 	LastVerified *metav1.Time `json:"lastVerified,omitempty"`
@@ -109,6 +115,18 @@ type GroupStatus struct {
 	// +listType=atomic
 	// +optional
 	Shadowing []string `json:"shadowing,omitempty"`
+}
+
+// Lookup is a prefix list or a security group that is looked up in the cloud.
+type Lookup struct {
+	// ID of the prefix list or security group.
+	ID string `json:"id"`
+	// Networks counts those of the prefix list that nodes and clouds go by, joined.
+	// +optional
+	Networks int32 `json:"networks,omitempty"`
+	// Problem says why the last lookup failed, and what holds meanwhile.
+	// +optional
+	Problem string `json:"problem,omitempty"`
 }
 
 // CloudFirewallList is a list of CloudFirewall.

@@ -44,6 +44,11 @@ const (
 	// LabelEntity on an AddressSet of the manager's own names the entity whose addresses
 	// it has: Nodes.
 	LabelEntity = "portreeve.dev/entity"
+	// LabelPrefixList on an AddressSet of the manager's own is the id of the prefix list
+	// whose entries it has; AnnotationCloudFirewall names the CloudFirewall through which
+	// they were looked up.
+	LabelPrefixList         = "portreeve.dev/prefix-list"
+	AnnotationCloudFirewall = "portreeve.dev/cloud-firewall"
 	// ServiceProxyName is the value of service.kubernetes.io/service-proxy-name
 	// that takes a Service away from kube-proxy which only holds numbers in the API
 	// server: a closing companion, or a hold.

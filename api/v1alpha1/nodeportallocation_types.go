@@ -194,9 +194,34 @@ type ClaimedPort struct {
 	// +listType=set
 	// +optional
 	Entities []Entity `json:"entities,omitempty"`
+	// PrefixLists to admit as well, by id. Nodes find their entries in AddressSets of the
+	// manager's, and judge them within the pool's guard-rails.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	// +optional
+	PrefixLists []PrefixListID `json:"prefixLists,omitempty"`
+	// Peers to admit as well: security groups, each with the networks that bound it.
+	// +kubebuilder:validation:MaxItems=20
+	// +listType=map
+	// +listMapKey=id
+	// +optional
+	Peers []Peer `json:"peers,omitempty"`
 	// World admits everybody.
 	// +optional
 	World bool `json:"world,omitempty"`
+}
+
+// Peer is a security group as a source. Clouds admit its members, whatever their
+// address; nodes admit the networks, whoever is in them. Who passes both gates
+// is both.
+type Peer struct {
+	// ID of the security group.
+	ID SecurityGroupID `json:"id"`
+	// Sources that bound it on the nodes, canonical CIDRs.
+	// +kubebuilder:validation:MinItems=1
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=atomic
+	Sources []CIDR `json:"sources"`
 }
 
 // NodePortAllocationList is a list of NodePortAllocation.

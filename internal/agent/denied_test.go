@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
@@ -30,6 +31,17 @@ func nodeSet(cidrs ...v1alpha1.CIDR) v1alpha1.AddressSet {
 	s := set("portreeve-nodes-0", cidrs...)
 	s.Labels = map[string]string{v1alpha1.LabelEntity: string(v1alpha1.EntityNodes)}
 	return s
+}
+
+// openToList is an open port that admits a prefix list, and listSet a set of its entries.
+func openToList(number uint16, id v1alpha1.PrefixListID) v1alpha1.NodePortAllocation {
+	a := openTo(number)
+	a.Spec.Ports[0].PrefixLists = []v1alpha1.PrefixListID{id}
+	return a
+}
+
+func listSet(id v1alpha1.PrefixListID) v1alpha1.AddressSet {
+	return compile.List{Firewall: "aws-prod", ID: id}.Sets(nil, nil)[0]
 }
 
 func clusterOf(cidrs ...v1alpha1.CIDR) v1alpha1.Portreeve {
@@ -58,6 +70,9 @@ func TestGuardOfWhatDeniesAndOfEntities(t *testing.T) {
 		{"addresses of nodes that are in use", of(a, openToEntity(30080, "Nodes"), nodeSet(), set("t")), of(a, openToEntity(30080, "Nodes"), set("t")), append(slices.Clone(nodes), "t"), 0, nil, 2 * time.Second},
 		{"the last of them", of(a, openToEntity(30080, "Cluster"), nodeSet()), of(a, openToEntity(30080, "Cluster")), nodes, 0, []kind{kindAddressSets}, 0},
 		{"addresses of nodes that nobody uses", of(a, open(30080), nodeSet()), of(a, open(30080)), []string{"30080", "a"}, 0, nil, 0},
+		{"entries of a prefix list that are in use", of(a, openToList(30080, "pl-1"), listSet("pl-1"), set("t")), of(a, openToList(30080, "pl-1"), set("t")), []string{"30080", "a", listSet("pl-1").Name, "t"}, 0, nil, 2 * time.Second},
+		{"the last entries", of(a, openToList(30080, "pl-1"), listSet("pl-1")), of(a, openToList(30080, "pl-1")), []string{"30080", "a", listSet("pl-1").Name}, 0, []kind{kindAddressSets}, 0},
+		{"those of another list", of(a, openToList(30080, "pl-2"), listSet("pl-1")), of(a, openToList(30080, "pl-2")), []string{"30080", "a"}, 0, nil, 0},
 		{"the cluster that is in use", of(a, openToEntity(30080, "Cluster"), clusterOf("10.0.0.0/8")), of(a, openToEntity(30080, "Cluster")), []string{"30080", "a", "cluster"}, 0, []kind{kindInstallation}, 0},
 		{"the cluster that is used no more", of(a, openToEntity(30080, "Cluster"), clusterOf("10.0.0.0/8")), of(a, openToEntity(30080, "Nodes")), []string{"30080", "a"}, 0, nil, 0},
 	} {

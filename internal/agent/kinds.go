@@ -69,8 +69,10 @@ func unused(set metav1.Object, use inputs) bool {
 // uses says whether an allocation admits by the AddressSet.
 func uses(allocation metav1.Object, set *v1alpha1.AddressSet) bool {
 	a := allocation.(*v1alpha1.NodePortAllocation)
+	list, isList := compile.ListOf(set)
 	return a.Spec.State == v1alpha1.AllocationOpen && slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
-		return slices.Contains(p.AddressSets, v1alpha1.ObjectName(set.Name)) || len(p.Entities) > 0 && compile.IsNodeSet(set)
+		return slices.Contains(p.AddressSets, v1alpha1.ObjectName(set.Name)) || len(p.Entities) > 0 && compile.IsNodeSet(set) ||
+			isList && slices.Contains(p.PrefixLists, list.ID)
 	})
 }
 
@@ -78,7 +80,7 @@ func uses(allocation metav1.Object, set *v1alpha1.AddressSet) bool {
 func usesSets(allocation metav1.Object) bool {
 	a := allocation.(*v1alpha1.NodePortAllocation)
 	return a.Spec.State == v1alpha1.AllocationOpen && slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
-		return len(p.AddressSets)+len(p.Entities) > 0
+		return len(p.AddressSets)+len(p.PrefixLists)+len(p.Entities) > 0
 	})
 }
 

@@ -142,7 +142,7 @@ func (w *Wish) Claim(wanted Number, pool string) v1alpha1.NodePortAllocationSpec
 		Pool:           pool,
 		Team:           offer.pool.Spec.Team,
 		Protocols:      protocolsOf(wanted.Ports),
-		CloudFirewalls: slices.Clone(offer.pool.Spec.CloudFirewalls),
+		CloudFirewalls: gates(policy, offer.pool.Spec.CloudFirewalls),
 		NodeSelector:   offer.pool.Spec.Guardrails.AllowedNodes,
 		Carrier:        cmp.Or(policy.Spec.Service, v1alpha1.ServiceCompanion),
 		ExpiresAt:      policy.Spec.ExpiresAt,
@@ -150,12 +150,6 @@ func (w *Wish) Claim(wanted Number, pool string) v1alpha1.NodePortAllocationSpec
 	for _, p := range wanted.Ports {
 		spec.Ports = append(spec.Ports, offer.ports[keyOf(p)])
 	}
-	if policy.Spec.CloudFirewalls != nil {
-		spec.CloudFirewalls = slices.DeleteFunc(spec.CloudFirewalls, func(f v1alpha1.ObjectName) bool {
-			return !slices.Contains(policy.Spec.CloudFirewalls, f)
-		})
-	}
-	slices.Sort(spec.CloudFirewalls)
 	offer.gated(&spec, policy)
 	return spec
 }
@@ -222,7 +216,7 @@ func closed(spec v1alpha1.NodePortAllocationSpec, now metav1.MicroTime) v1alpha1
 	spec.Ports = slices.Clone(spec.Ports)
 	for i := range spec.Ports {
 		p := &spec.Ports[i]
-		p.Sources, p.AddressSets, p.Entities, p.World = nil, nil, nil, false
+		*p = v1alpha1.ClaimedPort{Protocol: p.Protocol, Name: p.Name, Port: p.Port}
 	}
 	return spec
 }

@@ -83,7 +83,7 @@ func TestAtomsAreWhatNodesAdmit(t *testing.T) {
 func TestCloudHoldsWhatARuleOfOursAdmits(t *testing.T) {
 	seen := CloudSeen{
 		Groups:  []GroupSeen{{ID: "sg-1"}, {ID: "sg-2", Ours: []rule.Rule{atom("UDP", 30005, 30007, "10.8.0.0/16")}}},
-		InForce: []rule.Rule{atom("TCP", 30009, 30009, "10.8.0.0/16")}, // a foreign one that equals a wish
+		InForce: []Admission{inForce("TCP", 30009, 30009, "10.8.0.0/16")}, // a foreign one that equals a wish
 	}
 	for number, want := range map[uint16]bool{30004: false, 30005: true, 30007: true, 30008: false, 30009: false} {
 		if got := seen.Holds(number); got != want {

@@ -16,7 +16,10 @@ type CloudSeen struct {
 	// Read says that the groups have been read at least once.
 	Read bool
 	// InForce are our rules, and foreign ones that equal a wish, over all groups.
-	InForce []rule.Rule
+	InForce []Admission
+	// Lookups are the answers of the cloud by the id of a prefix list or security group;
+	// one that is not there has not been asked for yet.
+	Lookups map[string]LookupSeen
 	// Groups as last read.
 	Groups []GroupSeen
 	// Reason and Message of the last trouble; empty when there was none.
@@ -30,6 +33,14 @@ type GroupSeen struct {
 	Ours []rule.Rule
 	// Shadowing are foreign rules that admit more than we wish, with their text.
 	Shadowing []Admission
+}
+
+// LookupSeen is what the cloud last said of a prefix list or security group.
+type LookupSeen struct {
+	// Absent: there is no such group, so the cloud is not told to admit it.
+	Absent bool
+	// Problem of the last lookup; empty when there was none.
+	Problem string
 }
 
 // StateInForce is a CloudStatus.State: exactly what was asked for is admitted.
@@ -60,6 +71,9 @@ func (s Seen) cloudEnforced() (gate, []v1alpha1.CloudStatus) {
 		if !g.passed && (result.passed || (g.stalled && !result.stalled)) {
 			result = g
 		}
+	}
+	if nowhere := s.unknownGroups(); nowhere != "" && result.passed {
+		result = stalled(v1alpha1.CloudEnforced, v1alpha1.ReasonSourceRefused, nowhere)
 	}
 	return result, all
 }
@@ -102,7 +116,7 @@ func (s Seen) cloud(name string) (v1alpha1.CloudStatus, gate) {
 	status.Groups, status.Rules = seen.serving(s.Allocations)
 	switch {
 	case exact:
-		status.State = StateInForce
+		status.State, status.Message = StateInForce, s.lookupProblems(seen, name)
 		return status, passed(v1alpha1.CloudEnforced, v1alpha1.ReasonOK, "")
 	case seen.Reason == "" || seen.Reason == v1alpha1.ReasonThrottled:
 		return status, waiting(v1alpha1.CloudEnforced, v1alpha1.ReasonProgressing, fmt.Sprintf("waits for cloud firewall %s", name))
@@ -114,26 +128,34 @@ func (s Seen) cloud(name string) (v1alpha1.CloudStatus, gate) {
 	return status, stalled(v1alpha1.CloudEnforced, seen.Reason, status.Message)
 }
 
-// exactly says whether the cloud admits, through rules of ours or equal ones,
-// the allocation's sources and nobody else.
+// exactly says whether the cloud admits, through rules of ours or equal ones, the
+// allocation's sources and nobody else. A group that is not there can't be admitted.
 func (c CloudSeen) exactly(a *v1alpha1.NodePortAllocation, places Places) bool {
 	number := NumberOf(a)
-	want := map[rule.Protocol][]netip.Prefix{}
-	for _, atom := range places.Atoms(a) {
-		want[atom.Protocol] = append(want[atom.Protocol], atom.Source)
-	}
-	have := map[rule.Protocol][]netip.Prefix{}
-	for _, r := range c.InForce {
-		if r.Ports.Contains(number) {
-			have[r.Protocol] = append(have[r.Protocol], r.Source)
-		}
-	}
+	have := slices.DeleteFunc(slices.Clone(c.InForce), func(r Admission) bool { return !r.Ports.Contains(number) })
+	want := slices.DeleteFunc(places.admissions(a), func(r Admission) bool { return r.Peer != "" && c.Lookups[r.Peer].Absent })
 	for _, p := range rule.Protocols {
-		if !slices.Equal(rule.Canonical(want[p]), rule.Canonical(have[p])) {
+		wantPrefixes, wantPeers := sourcesFor(p, want)
+		prefixes, peers := sourcesFor(p, have)
+		if !slices.Equal(wantPrefixes, prefixes) || !slices.Equal(wantPeers, peers) {
 			return false
 		}
 	}
 	return true
+}
+
+// sourcesFor are the sources that are admitted over a protocol.
+func sourcesFor(p rule.Protocol, admissions []Admission) (prefixes []netip.Prefix, peers []string) {
+	for _, r := range admissions {
+		switch {
+		case r.Protocol != p:
+		case r.Peer != "":
+			peers = append(peers, r.Peer)
+		default:
+			prefixes = append(prefixes, r.Source)
+		}
+	}
+	return rule.Canonical(prefixes), sortedSet(peers)
 }
 
 // Holds says whether a rule of ours may still admit something to the number.
@@ -185,6 +207,6 @@ func (r Admission) defeats(a *v1alpha1.NodePortAllocation, places Places) bool {
 	}
 	return slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
 		same := r.Protocol == rule.Protocol(p.Protocol) || !slices.Contains(rule.Protocols, r.Protocol)
-		return same && !rule.Covers(places.passing(a, p), r.Source)
+		return same && !rule.Covers(places.clouded(a, p), r.Source)
 	})
 }

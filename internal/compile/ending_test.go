@@ -42,7 +42,7 @@ func (e ending) render(t *testing.T) []byte {
 func (e ending) requireLines(t *testing.T, want []string) {
 	t.Helper()
 	got := e.lines()
-	for _, kind := range []string{"companion ", "service ", "admits "} {
+	for _, kind := range []string{"companion ", "service ", "admits ", "cloud "} {
 		ofKind := func(line string) bool { return strings.HasPrefix(line, kind) }
 		if !slices.ContainsFunc(want, ofKind) {
 			got = slices.DeleteFunc(got, ofKind)
@@ -78,6 +78,7 @@ func (e ending) lines() []string {
 	for i := range e.Allocations {
 		out = append(out, describeAllocation(&e.Allocations[i])...)
 		out = append(out, e.describeAdmitted(&e.Allocations[i])...)
+		out = append(out, e.describeClouded(&e.Allocations[i])...)
 	}
 	if c := e.Companion; c != nil {
 		out = append(out, describeCompanion(c)...)
@@ -125,8 +126,14 @@ func describeSources(p v1alpha1.ClaimedPort) (line string) {
 	for _, s := range p.AddressSets {
 		line += " @" + string(s)
 	}
+	for _, id := range p.PrefixLists {
+		line += " " + string(id)
+	}
 	for _, e := range p.Entities {
 		line += " " + string(e)
+	}
+	for _, peer := range p.Peers {
+		line += fmt.Sprintf(" %s within %s", peer.ID, joinNames(peer.Sources))
 	}
 	if p.World {
 		line += " world"
@@ -157,6 +164,22 @@ func (e ending) describeAdmitted(a *v1alpha1.NodePortAllocation) (out []string) 
 		out = append(out, line)
 	}
 	return out
+}
+
+// describeClouded says whom clouds are to admit to an allocation's ports now.
+func (e ending) describeClouded(a *v1alpha1.NodePortAllocation) []string {
+	if a.Spec.State != v1alpha1.AllocationOpen {
+		return nil
+	}
+	line := "cloud " + a.Name
+	for _, admission := range slices.SortedFunc(slices.Values(e.places.admissions(a)), CompareAdmissions) {
+		if admission.Peer != "" {
+			line += fmt.Sprintf(" %s:%s", admission.Protocol, admission.Peer)
+		} else {
+			line += fmt.Sprintf(" %s:%s", admission.Protocol, admission.Source)
+		}
+	}
+	return []string{line}
 }
 
 func nameOrPort(p v1alpha1.ClaimedPort) string {

@@ -59,7 +59,7 @@ func (p Places) Audited(a *v1alpha1.NodePortAllocation) []netip.Prefix {
 	return p.rails[a.Spec.Pool].audited()
 }
 
-// passing returns, canonically, who passes one of an allocation's ports.
+// passing returns, canonically, who passes one of an allocation's ports on nodes.
 func (p Places) passing(a *v1alpha1.NodePortAllocation, port v1alpha1.ClaimedPort) []netip.Prefix {
 	return rule.Canonical(slices.Concat(p.Admitted(a.Spec.Pool, port), p.Audited(a)))
 }

@@ -31,22 +31,7 @@ func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPol
 		if pool != nil {
 			named = cluster.allowed(policy, pool, p)
 		}
-		have := parseSources(p.Sources)
-		switch {
-		case named.world && !p.World:
-			named.networks = have
-		case p.World && !named.world:
-			have = rule.World
-		}
-		spec.Ports[i].World = p.World && named.world
-		// What both hold may be in more parts than either.
-		spec.Ports[i].Sources = spell(atMost(maxSources, rule.Intersect(have, named.networks)))
-		spec.Ports[i].AddressSets = slices.DeleteFunc(slices.Clone(p.AddressSets), func(set v1alpha1.ObjectName) bool {
-			return !named.world && !slices.Contains(named.sets, set)
-		})
-		spec.Ports[i].Entities = slices.DeleteFunc(slices.Clone(p.Entities), func(e v1alpha1.Entity) bool {
-			return !named.world && !slices.Contains(named.entities, e)
-		})
+		spec.Ports[i] = named.of(p)
 	}
 	return spec
 }
@@ -56,15 +41,42 @@ func atMost(n int, prefixes []netip.Prefix) []netip.Prefix { return prefixes[:mi
 // named are those whom sources name for a port.
 type named struct {
 	networks []netip.Prefix
+	peers    []v1alpha1.Peer
 	sets     []v1alpha1.ObjectName
+	lists    []v1alpha1.PrefixListID
 	entities []v1alpha1.Entity
 	world    bool
+}
+
+// of narrows a port to whom it had and the sources name.
+func (n named) of(port v1alpha1.ClaimedPort) v1alpha1.ClaimedPort {
+	narrowed := port
+	narrowed.Peers = narrowedPeers(port, n)
+	have := parseSources(port.Sources)
+	switch {
+	case n.world && !port.World:
+		n.networks = have
+	case port.World && !n.world:
+		have = rule.World
+	}
+	narrowed.World = port.World && n.world
+	// What both hold may be in more parts than either.
+	narrowed.Sources = spell(atMost(maxSources, rule.Intersect(have, n.networks)))
+	narrowed.AddressSets = both(n.world, port.AddressSets, n.sets)
+	narrowed.PrefixLists = both(n.world, port.PrefixLists, n.lists)
+	narrowed.Entities = both(n.world, port.Entities, n.entities)
+	return narrowed
+}
+
+// both are the names that a port had and the sources name; the world names all.
+func both[T comparable](world bool, had, named []T) []T {
+	return slices.DeleteFunc(slices.Clone(had), func(name T) bool { return !world && !slices.Contains(named, name) })
 }
 
 // allowed are those whom the policy names for a port, and the pool allows now.
 func (c Cluster) allowed(policy *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortPool, p v1alpha1.ClaimedPort) named {
 	now, _ := c.admit(policy, pool, v1alpha1.ClaimedPort{Protocol: p.Protocol, Name: p.Name, Port: p.Port})
-	return named{parseSources(now.Sources), now.AddressSets, now.Entities, now.World}
+	return named{parseSources(now.Sources), now.Peers, now.AddressSets, now.PrefixLists, now.Entities, now.World}
 }
 
 // namedFor are those whom sources name for a port, unjudged.
@@ -80,6 +92,11 @@ func (c Cluster) namedFor(port string, sources []v1alpha1.Source) (n named) {
 			n.entities = append(n.entities, s.Entity)
 		case s.AddressSet != "":
 			n.sets = append(n.sets, s.AddressSet)
+		case s.PrefixList != "":
+			n.lists = append(n.lists, s.PrefixList)
+		case s.SecurityGroup != "":
+			bounds, _ := c.candidate("", s, "", rails{}, true)
+			n.peers = append(n.peers, v1alpha1.Peer{ID: s.SecurityGroup, Sources: spell(bounds.prefixes)})
 		default:
 			networks, _ := c.candidate("", s, "", rails{}, true)
 			n.networks = append(n.networks, networks.prefixes...)

@@ -48,6 +48,15 @@ func TestRefusedPoliciesOnlyNarrow(t *testing.T) {
 			if !rule.CoversAll(named, has) {
 				t.Fatalf("kept what is not named: %v, names %v", has, named)
 			}
+			for _, groups := range [][]v1alpha1.SecurityGroupID{nil, {"sg-1"}, {"sg-2"}, {"sg-1", "sg-2"}} {
+				passes := func(p v1alpha1.ClaimedPort) []netip.Prefix { return cluster.Places.passes(p, groups) }
+				if was := passes(had.Spec.Ports[i]); !rule.CoversAll(was, passes(p)) {
+					t.Fatalf("widened for members of %v: %v, had %v", groups, passes(p), was)
+				}
+				if names := passes(names(sources, p.Name)); !rule.CoversAll(names, passes(p)) {
+					t.Fatalf("kept what is not named for members of %v: %v, names %v", groups, passes(p), names)
+				}
+			}
 			if p.World && !had.Spec.Ports[i].World {
 				t.Fatal("opened the world")
 			}
@@ -60,7 +69,7 @@ func TestRefusedPoliciesOnlyNarrow(t *testing.T) {
 			if !rule.CoversAll(has, kept) {
 				t.Fatalf("lost some of %v: has %v", kept, has)
 			}
-			allowed := v1alpha1.ClaimedPort{Sources: spell(now.networks), AddressSets: now.sets, Entities: now.entities, World: now.world}
+			allowed := v1alpha1.ClaimedPort{Sources: spell(now.networks), Peers: now.peers, AddressSets: now.sets, PrefixLists: now.lists, Entities: now.entities, World: now.world}
 			if !rule.CoversAll(cluster.Places.reach(allowed), has) {
 				t.Fatalf("kept what the pool no longer allows: %v, allows %v", has, cluster.Places.reach(allowed))
 			}
@@ -97,7 +106,19 @@ func TestRefusedPoliciesEndWhenEitherSays(t *testing.T) {
 }
 
 func samePort(a, b v1alpha1.ClaimedPort) bool {
-	return a.Protocol == b.Protocol && a.World == b.World && slices.Equal(a.Sources, b.Sources) && slices.Equal(a.AddressSets, b.AddressSets) && slices.Equal(a.Entities, b.Entities)
+	return a.Protocol == b.Protocol && a.World == b.World && slices.Equal(a.Sources, b.Sources) && slices.Equal(a.AddressSets, b.AddressSets) && slices.Equal(a.Entities, b.Entities) &&
+		slices.Equal(a.PrefixLists, b.PrefixLists) && slices.EqualFunc(a.Peers, b.Peers, func(a, b v1alpha1.Peer) bool { return a.ID == b.ID && slices.Equal(a.Sources, b.Sources) })
+}
+
+// passes is who comes in that is a member of the groups: whom both nodes and a cloud
+// let in.
+func (p Places) passes(port v1alpha1.ClaimedPort, groups []v1alpha1.SecurityGroupID) []netip.Prefix {
+	cloud := port
+	cloud.Peers = nil
+	if slices.ContainsFunc(port.Peers, func(peer v1alpha1.Peer) bool { return slices.Contains(groups, peer.ID) }) {
+		return p.reach(port)
+	}
+	return rule.Intersect(p.reach(port), p.reach(cloud))
 }
 
 // reach is all that a port names, unjudged.
@@ -106,13 +127,17 @@ func (p Places) reach(port v1alpha1.ClaimedPort) []netip.Prefix {
 		return rule.World
 	}
 	var all []netip.Prefix
-	for _, c := range port.Sources {
+	for _, c := range ownNetworks(port) {
 		if prefix, ok := parseCIDR(c); ok {
 			all = append(all, prefix)
 		}
 	}
 	for _, set := range port.AddressSets {
 		all = append(all, p.sets[string(set)].prefixes...)
+	}
+	for _, id := range port.PrefixLists {
+		list, _ := p.list(rails{firewalls: []v1alpha1.ObjectName{"aws-prod"}}, id)
+		all = append(all, list.prefixes...)
 	}
 	for _, e := range port.Entities {
 		all = append(all, p.entity(e)...)
@@ -127,6 +152,10 @@ func names(sources []v1alpha1.Source, port string) (p v1alpha1.ClaimedPort) {
 		case len(s.Ports) > 0 && !slices.Contains(s.Ports, port):
 		case s.AddressSet != "":
 			p.AddressSets = append(p.AddressSets, s.AddressSet)
+		case s.PrefixList != "":
+			p.PrefixLists = append(p.PrefixLists, s.PrefixList)
+		case s.SecurityGroup != "":
+			p.Peers = append(p.Peers, v1alpha1.Peer{ID: s.SecurityGroup, Sources: spell(rule.Subtract(parseSources([]v1alpha1.CIDR{s.CIDR}), parseSources(s.Except)))})
 		case s.CIDR != "":
 			p.Sources = append(p.Sources, spell(rule.Subtract(parseSources([]v1alpha1.CIDR{s.CIDR}), parseSources(s.Except)))...)
 		case s.Entity != v1alpha1.EntityWorld:
@@ -149,7 +178,13 @@ func anyNarrowing(t *rapid.T) (Cluster, *v1alpha1.NodePortPolicy, *corev1.Servic
 	pool := aged("web", 1, "30000-30009")
 	pool.Spec.AllocateTo.Namespaces = []v1alpha1.NamespaceName{"shop"}
 	pool.Spec.Guardrails = anyRails(t)
+	pool.Spec.CloudFirewalls = []v1alpha1.ObjectName{"aws-prod"}
+	pool.Spec.Guardrails.PrefixLists = []v1alpha1.PrefixListID{"pl-1", "pl-2"}
+	pool.Spec.Guardrails.SecurityGroups = []v1alpha1.SecurityGroupID{"sg-1", "sg-2"}
 	for _, s := range anySources(t) {
+		if s.PrefixList != "" || s.SecurityGroup != "" {
+			continue
+		}
 		pool.Spec.DefaultSources = append(pool.Spec.DefaultSources, v1alpha1.DefaultSource{CIDR: s.CIDR, AddressSet: s.AddressSet, Entity: s.Entity})
 	}
 	sets := []v1alpha1.AddressSet{
@@ -157,6 +192,7 @@ func anyNarrowing(t *rapid.T) (Cluster, *v1alpha1.NodePortPolicy, *corev1.Servic
 		setOf("partner", rapid.SliceOfN(rapid.Custom(anyNetwork), 0, 3).Draw(t, "partner")...),
 		nodeSet(0, "10.8.4.7/32", "203.0.113.7/32"),
 	}
+	sets = append(sets, List{"aws-prod", "pl-1"}.Sets(parseSources(rapid.SliceOfN(rapid.Custom(anyNetwork), 0, 3).Draw(t, "list")), nil)...)
 	installation := &v1alpha1.Portreeve{}
 	installation.Spec.ClusterCIDRs = rapid.SliceOfN(rapid.Custom(anyNetwork), 0, 2).Draw(t, "cluster")
 	for i := range sets {
@@ -176,14 +212,17 @@ func anySources(t *rapid.T) []v1alpha1.Source {
 		return nil
 	}
 	return rapid.SliceOfN(rapid.Custom(func(t *rapid.T) (s v1alpha1.Source) {
-		switch rapid.IntRange(0, 6).Draw(t, "kind") {
+		switch rapid.IntRange(0, 8).Draw(t, "kind") {
 		case 0:
 			s.Entity = rapid.SampledFrom([]v1alpha1.Entity{v1alpha1.EntityWorld, v1alpha1.EntityNodes, v1alpha1.EntityCluster}).Draw(t, "entity")
 		case 1, 2:
 			s.AddressSet = rapid.SampledFrom([]v1alpha1.ObjectName{"office", "partner", "gone"}).Draw(t, "set")
+		case 3:
+			s.PrefixList = rapid.SampledFrom([]v1alpha1.PrefixListID{"pl-1", "pl-2", "pl-3"}).Draw(t, "list")
 		default:
 			s.CIDR = anyNetwork(t)
 			s.Except = rapid.SliceOfN(rapid.Custom(anyNetwork), 0, 2).Draw(t, "except")
+			s.SecurityGroup = rapid.SampledFrom([]v1alpha1.SecurityGroupID{"", "", "sg-1", "sg-2"}).Draw(t, "group")
 		}
 		if rapid.IntRange(0, 3).Draw(t, "limited") == 0 {
 			s.Ports = []string{rapid.SampledFrom([]string{"https", "http"}).Draw(t, "to")}

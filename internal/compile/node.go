@@ -255,9 +255,9 @@ func (n *nodeRules) admitSources(a *v1alpha1.NodePortAllocation, number uint16, 
 			n.problem(number, "NodePortAllocation %s: ports lists %s %d times, so nobody is admitted by it; keep one", a.Name, p.Protocol, listed[p.Protocol])
 			continue
 		}
-		terms.Sources = n.read(a, p.Sources, number)
-		if p.World || len(p.AddressSets)+len(p.Entities) > 0 {
-			p.Sources = spell(terms.Sources)
+		terms.Sources = n.read(a, ownNetworks(p), number)
+		if p.World || namesPlaces(p) {
+			p.Sources, p.Peers = spell(terms.Sources), nil
 			terms.Sources = n.places.Admitted(a.Spec.Pool, p)
 		}
 		n.terms[port] = terms

@@ -120,14 +120,35 @@ func TestNodesCloudsAndManagerAgree(t *testing.T) {
 		set, _ := Node(NodeInput{Pools: pools, AddressSets: sets, Allocations: []v1alpha1.NodePortAllocation{a}})
 		seen := CloudSeen{}
 		byProtocol := map[rule.Protocol][]netip.Prefix{}
+		groups := map[rule.Protocol][]string{}
 		for _, admission := range Cloud("aws-prod", []v1alpha1.NodePortAllocation{a}, places) {
-			seen.InForce = append(seen.InForce, admission.Rule)
-			byProtocol[admission.Protocol] = append(byProtocol[admission.Protocol], admission.Source)
+			if admission.Pool != a.Spec.Pool || admission.Source.IsValid() == (admission.Peer != "") {
+				t.Fatalf("admission %+v", admission)
+			}
+			seen.InForce = append(seen.InForce, admission)
+			if admission.Peer != "" {
+				groups[admission.Protocol] = append(groups[admission.Protocol], admission.Peer)
+			} else {
+				byProtocol[admission.Protocol] = append(byProtocol[admission.Protocol], admission.Source)
+			}
 		}
-		for _, protocol := range rule.Protocols {
+		for _, port := range a.Spec.Ports {
+			protocol := rule.Protocol(port.Protocol)
 			node, cloud := set.Passing(rule.Port{Protocol: protocol, Number: 30007}), rule.Canonical(byProtocol[protocol])
-			if !slices.Equal(node, cloud) {
-				t.Fatalf("%s: nodes admit %v, the cloud %v", protocol, node, cloud)
+			// Of whom nodes admit, the cloud leaves only the networks that bound groups to
+			// the groups, and each group has such a network.
+			bounds := parseSources(ownNetworks(v1alpha1.ClaimedPort{Peers: port.Peers}))
+			if port.World {
+				bounds = nil
+			}
+			if !rule.CoversAll(node, cloud) || !rule.CoversAll(rule.Canonical(slices.Concat(cloud, bounds)), node) {
+				t.Fatalf("%s: nodes admit %v, the cloud %v and groups within %v", protocol, node, cloud, bounds)
+			}
+			for _, peer := range port.Peers {
+				within := len(rule.Intersect(node, parseSources(peer.Sources))) > 0 && !port.World && peer.ID != ""
+				if named := slices.Contains(groups[protocol], string(peer.ID)); named && !within && !hasOther(port, peer, node) {
+					t.Fatalf("%s: the cloud admits group %s, of whom nodes admit nobody: %v", protocol, peer.ID, node)
+				}
 			}
 		}
 		if !seen.exactly(&a, places) {
@@ -139,6 +160,13 @@ func TestNodesCloudsAndManagerAgree(t *testing.T) {
 				t.Fatalf("a rule that is missing is not missed: %v", seen.InForce)
 			}
 		}
+	})
+}
+
+// hasOther says whether the group is bounded once more, by a network that nodes admit.
+func hasOther(port v1alpha1.ClaimedPort, peer v1alpha1.Peer, node []netip.Prefix) bool {
+	return slices.ContainsFunc(port.Peers, func(other v1alpha1.Peer) bool {
+		return other.ID == peer.ID && len(rule.Intersect(node, parseSources(other.Sources))) > 0
 	})
 }
 
@@ -170,6 +198,7 @@ func anyPool(t *rapid.T) v1alpha1.NodePortPool {
 	}
 	p.Spec.Unclaimed = rapid.SampledFrom([]v1alpha1.Unclaimed{"", v1alpha1.UnclaimedDrop, v1alpha1.UnclaimedAudit, v1alpha1.UnclaimedIgnore, "Later"}).Draw(t, "unclaimed")
 	p.Spec.Guardrails = anyRails(t)
+	p.Spec.CloudFirewalls = rapid.SliceOfNDistinct(rapid.SampledFrom([]v1alpha1.ObjectName{"aws-prod", "aws-test"}), 0, 2, rapid.ID).Draw(t, "firewalls")
 	return p
 }
 
@@ -200,6 +229,14 @@ func anySets(t *rapid.T) (sets []v1alpha1.AddressSet) {
 			set.Spec.CIDRs = rapid.SliceOfN(rapid.Custom(anyCIDR), 0, 4).Draw(t, "cidrs")
 			sets = append(sets, set)
 		}
+	}
+	for _, list := range []List{{"aws-prod", "pl-1"}, {"aws-test", "pl-1"}, {"aws-prod", "pl-2"}} {
+		if !rapid.Bool().Draw(t, list.setName()) {
+			continue
+		}
+		of := list.Sets(parseSources(rapid.SliceOfN(rapid.Custom(anyCIDR), 0, 4).Draw(t, "entries")), nil)
+		of[0].Spec.CIDRs = append(of[0].Spec.CIDRs, rapid.SliceOfN(rapid.Custom(anyCIDR), 0, 1).Draw(t, "by hand")...)
+		sets = append(sets, of...)
 	}
 	return sets
 }
@@ -236,6 +273,15 @@ func anyClaimedPort(t *rapid.T) v1alpha1.ClaimedPort {
 		Port:        443,
 		Sources:     rapid.SliceOfN(rapid.Custom(anyCIDR), 0, 5).Draw(t, "sources"),
 		AddressSets: rapid.SliceOfN(rapid.SampledFrom([]v1alpha1.ObjectName{"office", "partner", "gone"}), 0, 3).Draw(t, "sets"),
+		PrefixLists: rapid.SliceOfN(rapid.SampledFrom([]v1alpha1.PrefixListID{"pl-1", "pl-2", "pl-3"}), 0, 2).Draw(t, "lists"),
+		Peers:       rapid.SliceOfN(rapid.Custom(anyPeer), 0, 2).Draw(t, "peers"),
 		World:       rapid.IntRange(0, 9).Draw(t, "world") == 0,
+	}
+}
+
+func anyPeer(t *rapid.T) v1alpha1.Peer {
+	return v1alpha1.Peer{
+		ID:      rapid.SampledFrom([]v1alpha1.SecurityGroupID{"sg-1", "sg-2", ""}).Draw(t, "group"),
+		Sources: rapid.SliceOfN(rapid.Custom(anyCIDR), 0, 2).Draw(t, "bounds"),
 	}
 }

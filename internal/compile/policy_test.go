@@ -35,18 +35,21 @@ var clock = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 //	30043 Open TCP https 10.8.0.0/16 2001:db8::/48
 //	30043 Open UDP 53 nobody via aws-prod      unnamed port, no source, cloud firewalls
 //	30043 Open TCP https @office Nodes world   an AddressSet; an entity; everybody
+//	30043 Open TCP https pl-1                  a prefix list
+//	30043 Open TCP https sg-1 within 10.8.0.0/16   a security group, and what bounds it
 //	30043 Open TCP https nobody on role=edge   only on those nodes
 //	30043 Open TCP https nobody, in audit, at most 100, 50 a second, 75 at once, logs denied, 10 a second
 //	30044 Closed TCP+UDP in place, adopted     carried by the Service itself, which had it
 //	none TCP https Taken                       a wanted port without a number, and why
-//	admits 30043 TCP https 192.0.2.0/24        what the sources are at the moment
+//	admits 30043 TCP https 192.0.2.0/24        whom nodes admit at the moment
+//	cloud 30043 TCP:192.0.2.0/24 TCP:sg-1      whom clouds do
 //	companion 30043 TCP https 443 -> 8443      a port the companion serves
 //	companion 30044 TCP held                   a number that it only holds
 //	companion selects app=shop                 "nobody" without a selector
 //	service shop NodePort https/TCP=30043      the Service itself, with its node ports
 //
 // A refusal may go on with ": " and how its message begins. Lines that begin with
-// companion, service or admits may be left out, all of a kind. want/ is the same in full.
+// companion, service, admits or cloud may be left out, all of a kind. want/ is the same in full.
 func TestPolicyScenarios(t *testing.T) {
 	for file, archive := range scenarios(t, "testdata/policy") {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {

@@ -131,10 +131,14 @@ func (p Proof) missingSets(marks v1alpha1.Marks, a *v1alpha1.NodePortAllocation)
 		for _, set := range port.AddressSets {
 			sets = newest(sets, p.Places.version(set))
 		}
+		for _, id := range port.PrefixLists {
+			list, _ := p.Places.list(p.Places.rails[a.Spec.Pool], id)
+			sets = newest(sets, list.version)
+		}
 		if len(port.Entities) > 0 {
 			sets = newest(sets, p.Places.nodes.version)
 		}
-		judged = judged || len(port.AddressSets)+len(port.Entities) > 0
+		judged = judged || namesPlaces(port)
 	}
 	switch {
 	case sets != "" && !AtLeast(marks.AddressSets, sets), judged && pool != "" && !AtLeast(marks.Pools, pool):

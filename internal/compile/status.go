@@ -363,10 +363,10 @@ func addresses(nodes []NodeReport, open []*v1alpha1.NodePortAllocation, ports []
 }
 
 // TooEarly says that somebody who is about to look has not looked yet: the
-// allocator at missing numbers, or this process at a cloud. A status written now
-// would only say so, and be written again at once.
+// allocator at missing numbers, or this process at a cloud or a prefix list. A status
+// written now would only say so, and be written again at once.
 func TooEarly(s Seen) bool {
-	if s.Unserved == nil && s.missing() {
+	if s.Unserved == nil && s.missing() || s.listUnheard() {
 		return true
 	}
 	return slices.ContainsFunc(s.firewalls(), func(name string) bool {

@@ -58,10 +58,15 @@ func healthy() Seen {
 		Nodes: []NodeReport{node("a"), node("b", address(corev1.NodeExternalIP, "2001:db8::b"))},
 		Proof: Proof{Listed: "100"},
 		Clouds: map[string]CloudSeen{"aws-prod": {
-			Read: true, InForce: []rule.Rule{atom("TCP", 30007, 30007, "10.8.0.0/16")},
+			Read: true, InForce: []Admission{inForce("TCP", 30007, 30007, "10.8.0.0/16")},
 			Groups: []GroupSeen{{ID: "sg-1", Ours: []rule.Rule{atom("TCP", 30007, 30007, "10.8.0.0/16")}}, {ID: "sg-2"}},
 		}},
 	}
+}
+
+// inForce is a rule that a cloud was seen to hold.
+func inForce(p rule.Protocol, first, last uint16, source string) Admission {
+	return Admission{Rule: atom(p, first, last, source)}
 }
 
 func atom(p rule.Protocol, first, last uint16, source string) rule.Rule {

@@ -66,23 +66,23 @@ var statusCases = []statusCase{
 	{"the cloud was not read yet", func(s *Seen) { s.changeCloud(func(c *CloudSeen) { c.Read = false }) }, []string{"CloudEnforced False Progressing", "in progress Progressing"}},
 	{"the cloud admits nobody yet", func(s *Seen) { s.changeCloud(func(c *CloudSeen) { c.InForce = nil }) }, []string{"CloudEnforced False Progressing", "in progress Progressing"}},
 	{"the cloud admits too few", func(s *Seen) {
-		s.changeCloud(func(c *CloudSeen) { c.InForce = []rule.Rule{atom("TCP", 30007, 30007, "10.8.0.0/17")} })
+		s.changeCloud(func(c *CloudSeen) { c.InForce = []Admission{inForce("TCP", 30007, 30007, "10.8.0.0/17")} })
 	}, []string{"CloudEnforced False Progressing", "in progress Progressing"}},
 	{"the cloud admits too many", func(s *Seen) {
-		s.changeCloud(func(c *CloudSeen) { c.InForce = append(c.InForce, atom("TCP", 30000, 30099, "203.0.113.0/24")) })
+		s.changeCloud(func(c *CloudSeen) { c.InForce = append(c.InForce, inForce("TCP", 30000, 30099, "203.0.113.0/24")) })
 	}, []string{"CloudEnforced False Progressing", "in progress Progressing"}},
 	{"the cloud admits another protocol too", func(s *Seen) {
-		s.changeCloud(func(c *CloudSeen) { c.InForce = append(c.InForce, atom("UDP", 30007, 30007, "10.8.0.0/16")) })
+		s.changeCloud(func(c *CloudSeen) { c.InForce = append(c.InForce, inForce("UDP", 30007, 30007, "10.8.0.0/16")) })
 	}, []string{"CloudEnforced False Progressing", "in progress Progressing"}},
 	{"the cloud admits it in parts, merged with neighbours", func(s *Seen) {
 		s.changeCloud(func(c *CloudSeen) {
-			c.InForce = []rule.Rule{atom("TCP", 30000, 30007, "10.8.0.0/17"), atom("TCP", 30007, 30008, "10.8.128.0/17"), atom("TCP", 30008, 30008, "203.0.113.0/24")}
+			c.InForce = []Admission{inForce("TCP", 30000, 30007, "10.8.0.0/17"), inForce("TCP", 30007, 30008, "10.8.128.0/17"), inForce("TCP", 30008, 30008, "203.0.113.0/24")}
 		})
 	}, nil},
 	{"the cloud still admits a closed number", func(s *Seen) {
 		s.second("30008")
 		s.close(1)
-		s.changeCloud(func(c *CloudSeen) { c.InForce = append(c.InForce, atom("TCP", 30008, 30008, "10.8.0.0/16")) })
+		s.changeCloud(func(c *CloudSeen) { c.InForce = append(c.InForce, inForce("TCP", 30008, 30008, "10.8.0.0/16")) })
 	}, []string{"CloudEnforced False Progressing", "in progress Progressing"}},
 	{"the cloud throttles", func(s *Seen) { s.trouble(v1alpha1.ReasonThrottled) }, []string{"CloudEnforced False Progressing", "in progress Progressing"}},
 	{"the cloud is away", func(s *Seen) { s.trouble(v1alpha1.ReasonUnreachable) }, []string{"CloudEnforced False Unreachable", "in progress Unreachable"}},

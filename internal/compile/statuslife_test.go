@@ -11,7 +11,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
-	"github.com/portreeve/portreeve/internal/rule"
 )
 
 // lifeCases are more statusCases: policies that end, are plans or are carried in
@@ -140,7 +139,7 @@ func (s *Seen) revoked() {
 func (s *Seen) admit(number uint16, sources ...string) {
 	s.changeCloud(func(c *CloudSeen) {
 		for _, source := range append(sources, "10.8.0.0/16") {
-			c.InForce = append(c.InForce, atom("TCP", number, number, source))
+			c.InForce = append(c.InForce, inForce("TCP", number, number, source))
 		}
 	})
 }
@@ -244,7 +243,7 @@ func TestStatusInAnyOrderOfCarriers(t *testing.T) {
 	seen.inPlace()
 	seen.second("30001").Spec.Carrier = v1alpha1.ServiceCompanion
 	seen.second("30009")
-	seen.Clouds, seen.Service.Spec.Ports[0].NodePort = map[string]CloudSeen{"aws-prod": {Read: true, InForce: []rule.Rule{}}}, 30002
+	seen.Clouds, seen.Service.Spec.Ports[0].NodePort = map[string]CloudSeen{"aws-prod": {Read: true, InForce: []Admission{}}}, 30002
 	want := ""
 	for range 6 {
 		seen.Allocations = append(seen.Allocations[1:], seen.Allocations[0])

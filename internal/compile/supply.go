@@ -32,11 +32,13 @@ func SourceKey(claimed []v1alpha1.ClaimedPort) string {
 		Sets     []v1alpha1.ObjectName
 		Entities []v1alpha1.Entity
 		World    bool
+		Lists    []v1alpha1.PrefixListID
+		Peers    []v1alpha1.Peer
 	}
 	var all []admits
 	for _, p := range claimed {
-		if p.World || len(p.Sources) > 0 || len(p.AddressSets) > 0 || len(p.Entities) > 0 {
-			all = append(all, admits{p.Protocol, p.Sources, p.AddressSets, p.Entities, p.World})
+		if p.World || len(p.Sources)+len(p.Peers) > 0 || namesPlaces(p) {
+			all = append(all, admits{p.Protocol, p.Sources, p.AddressSets, p.Entities, p.World, p.PrefixLists, p.Peers})
 		}
 	}
 	if len(all) == 0 {

@@ -146,7 +146,7 @@ func (w *Wish) ProblemsIn(pools ...string) []string {
 	return sortedSet(problems)
 }
 
-func sortedSet(list []string) []string {
+func sortedSet[T cmp.Ordered](list []T) []T {
 	slices.Sort(list)
 	return slices.Compact(list)
 }

@@ -21,6 +21,11 @@ func list(n int, value func(i int) any) []any {
 // longName is a name of 63 characters that ends in a number.
 func longName(i int) any { return strings.Repeat("n", 60) + fmt.Sprintf("%03d", i) }
 
+// listID and groupID are as long as an id may be.
+func listID(i int) any { return "pl-" + strings.Repeat("a", 57) + fmt.Sprintf("%03d", i) }
+
+func groupID(i int) any { return "sg-" + strings.Repeat("a", 58) + fmt.Sprintf("%03d", i) }
+
 // longKey is a label key of 317 characters that ends in a number.
 func longKey(i int) any { return strings.Repeat("k", 253) + "/" + longName(i).(string) }
 
@@ -31,7 +36,10 @@ func TestLargestObjectsAreAccepted(t *testing.T) {
 	tables := tables(t)
 	cidr := func(i int) any { return fmt.Sprintf("2001:db8:%x:1111:2222:3333:4444:5555/128", i) }
 	claimed := func(protocol string) any {
-		return map[string]any{"protocol": protocol, "port": int64(53), "sources": list(256, cidr), "addressSets": list(64, longName), "entities": []any{"Cluster", "Nodes"}}
+		return map[string]any{
+			"protocol": protocol, "port": int64(53), "sources": list(256, cidr), "addressSets": list(64, longName), "entities": []any{"Cluster", "Nodes"},
+			"prefixLists": list(64, listID), "peers": list(20, func(i int) any { return map[string]any{"id": groupID(i), "sources": list(64, cidr)} }),
+		}
 	}
 	labels := map[string]any{}
 	for i := range 16 {
@@ -51,6 +59,8 @@ func TestLargestObjectsAreAccepted(t *testing.T) {
 			"spec.defaultSources":               list(64, func(i int) any { return map[string]any{"cidr": cidr(i)} }),
 			"spec.guardrails.allowedSources":    list(256, cidr),
 			"spec.guardrails.addressSets":       list(64, longName),
+			"spec.guardrails.prefixLists":       list(64, listID),
+			"spec.guardrails.securityGroups":    list(20, groupID),
 			"spec.guardrails.allowedNodes":      selector,
 			"spec.allocateTo.namespaceSelector": selector,
 		},
@@ -69,7 +79,7 @@ func TestLargestObjectsAreAccepted(t *testing.T) {
 			"spec.ports": list(32, func(i int) any { return map[string]any{"name": longName(i), "nodePort": int64(30000 + i)} }),
 			"spec.sources": list(256, func(i int) any {
 				return map[string]any{
-					"cidr": fmt.Sprintf("2001:db8:%x:1111:2222:3333::/96", i), "ports": list(32, longName),
+					"cidr": fmt.Sprintf("2001:db8:%x:1111:2222:3333::/96", i), "ports": list(32, longName), "securityGroup": groupID(i),
 					"except": list(32, func(j int) any { return fmt.Sprintf("2001:db8:%x:1111:2222:3333:4444:%x/128", i, 0x5000+j) }),
 				}
 			}),

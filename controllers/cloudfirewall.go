@@ -13,8 +13,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
-	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -52,11 +50,19 @@ type CloudFirewall struct {
 	Now     func() time.Time
 	// connected are the providers in use, by what they were opened with.
 	connected map[connection]cloud.Provider
+	// directories are those of them that also look things up.
+	directories map[connection]cloud.Directory
+	// answers of the clouds, by firewall and id.
+	answers map[string]map[string]cloudAnswer
 }
 
 type connection struct {
 	provider         v1alpha1.Provider
 	region, endpoint string
+}
+
+func connectionOf(spec v1alpha1.CloudFirewallSpec) connection {
+	return connection{spec.Provider, spec.Region, spec.Endpoint}
 }
 
 // Reconcile serves one CloudFirewall.
@@ -67,11 +73,12 @@ func (r *CloudFirewall) Reconcile(ctx context.Context, key reconcile.Request) (r
 	}
 	if firewall == nil || firewall.DeletionTimestamp != nil {
 		r.Clouds.Forget(key.Name) // its rules stay: nobody asked for a clean-up
-		return reconcile.Result{}, nil
+		return conflict(r.lookUp(ctx, key.Name, nil))
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	began := r.Now()
+	lookErr := r.lookUp(ctx, firewall.Name, firewall)
 	reports, syncErr := r.sync(ctx, firewall)
 	observeCloud(firewall.Name, reports)
 	if syncErr != nil {
@@ -79,10 +86,11 @@ func (r *CloudFirewall) Reconcile(ctx context.Context, key reconcile.Request) (r
 	}
 	reading := r.reading(firewall.Name, reports, syncErr, began)
 	r.Clouds.Saw(firewall.Name, reading)
-	if err := r.writeStatus(ctx, firewall, reports, syncErr); err != nil {
+	if err := cmp.Or(lookErr, r.writeStatus(ctx, firewall, reports, syncErr)); err != nil {
 		return conflict(err)
 	}
-	return again(firewall, syncErr)
+	result, err := again(firewall, syncErr)
+	return r.sooner(firewall.Name, result), err
 }
 
 // sync serves the listed groups, and once more, to empty, those that were listed before.
@@ -95,14 +103,11 @@ func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewa
 	if err := r.List(ctx, &allocations, readOnly); err != nil {
 		return nil, err
 	}
-	var grants []cloud.Grant
 	cluster, err := r.Snapshot.Cluster(ctx)
 	if err != nil {
 		return nil, err
 	}
-	for _, a := range compile.Cloud(firewall.Name, allocations.Items, cluster.Places) {
-		grants = append(grants, cloud.Grant(a))
-	}
+	grants := r.grants(firewall.Name, compile.Cloud(firewall.Name, allocations.Items, cluster.Places))
 	var all v1alpha1.CloudFirewallList
 	if err := r.List(ctx, &all); err != nil {
 		return nil, err
@@ -169,7 +174,7 @@ func groupsOf(firewall *v1alpha1.CloudFirewall) (listed, vanished []string) {
 }
 
 func (r *CloudFirewall) connect(ctx context.Context, spec v1alpha1.CloudFirewallSpec) (cloud.Provider, error) {
-	key := connection{spec.Provider, spec.Region, spec.Endpoint}
+	key := connectionOf(spec)
 	if p := r.connected[key]; p != nil {
 		return p, nil
 	}
@@ -181,6 +186,12 @@ func (r *CloudFirewall) connect(ctx context.Context, spec v1alpha1.CloudFirewall
 	if err != nil {
 		return nil, err
 	}
+	if d, is := p.(cloud.Directory); is {
+		if r.directories == nil {
+			r.directories = map[connection]cloud.Directory{}
+		}
+		r.directories[key] = d
+	}
 	r.connected[key] = cloud.Leased(p, r.Leading)
 	return r.connected[key], nil
 }
@@ -190,7 +201,7 @@ func (r *CloudFirewall) connect(ctx context.Context, spec v1alpha1.CloudFirewall
 func (r *CloudFirewall) reading(name string, reports []cloud.Report, err error, began time.Time) Reading {
 	last := r.Clouds.Of(name)
 	reading := Reading{Began: last.Began}
-	reading.Read = last.Read
+	reading.Read, reading.Lookups = last.Read, r.looked(name)
 	complete := len(reports) > 0
 	for _, report := range reports {
 		complete = complete && len(report.Unlisted) == 0
@@ -226,6 +237,7 @@ func (r *CloudFirewall) writeStatus(ctx context.Context, firewall *v1alpha1.Clou
 	status := v1alpha1.CloudFirewallStatus{
 		ObservedGeneration: firewall.Generation,
 		LastVerified:       firewall.Status.LastVerified,
+		Lookups:            r.lookupStatus(firewall.Name),
 		Conditions:         slices.Clone(firewall.Status.Conditions),
 	}
 	listed, _ := groupsOf(firewall)
@@ -308,10 +320,7 @@ func cloudConditions(err error, generation int64, now metav1.Time) []metav1.Cond
 
 // again says when to come back. Network trouble and bugs go to the workqueue's backoff.
 func again(firewall *v1alpha1.CloudFirewall, err error) (reconcile.Result, error) {
-	resync := defaultResync
-	if firewall.Spec.Resync != nil {
-		resync = firewall.Spec.Resync.Duration
-	}
+	resync := resyncOf(firewall)
 	switch {
 	case err == nil, errors.Is(err, cloud.ErrDenied), errors.Is(err, cloud.ErrInvalid), errors.Is(err, cloud.ErrQuota), errors.Is(err, cloud.ErrUnsupported):
 		return reconcile.Result{RequeueAfter: jitter(resync)}, nil
@@ -323,48 +332,16 @@ func again(firewall *v1alpha1.CloudFirewall, err error) (reconcile.Result, error
 	return reconcile.Result{}, err
 }
 
+func resyncOf(firewall *v1alpha1.CloudFirewall) time.Duration {
+	if firewall.Spec.Resync != nil {
+		return firewall.Spec.Resync.Duration
+	}
+	return defaultResync
+}
+
 // jitter spreads d by a tenth, so that firewalls do not come back together.
 func jitter(d time.Duration) time.Duration {
 	return d*9/10 + rand.N(d/5) //nolint:gosec // not for secrets
-}
-
-// SetupWithManager wakes a firewall for its own edits, for those of another, which
-// may take or leave a group, and for every allocation that names it.
-func (r *CloudFirewall) SetupWithManager(mgr ctrl.Manager) error {
-	r.connected = map[connection]cloud.Provider{}
-	return builder(mgr, "cloudfirewall", 1).
-		For(&v1alpha1.CloudFirewall{}, ofSpec).
-		Watches(&v1alpha1.CloudFirewall{}, each(r.others), ofSpec).
-		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
-			var out []reconcile.Request
-			for _, name := range o.(*v1alpha1.NodePortAllocation).Spec.CloudFirewalls {
-				out = append(out, reconcile.Request{NamespacedName: client.ObjectKey{Name: string(name)}})
-			}
-			return out
-		})).
-		Watches(&v1alpha1.AddressSet{}, each(r.all)).
-		Watches(&v1alpha1.Portreeve{}, each(r.all), ofSpec).
-		Watches(&v1alpha1.NodePortPool{}, each(r.all), ofSpec).
-		Complete(r)
-}
-
-// all firewalls: what a set, the cluster or a guard-rail holds may be in each.
-func (r *CloudFirewall) all(ctx context.Context, _ client.Object) []reconcile.Request {
-	var list v1alpha1.CloudFirewallList
-	if err := r.List(ctx, &list, readOnly); err != nil {
-		return nil
-	}
-	return requests(list.Items, func(f *v1alpha1.CloudFirewall) types.NamespacedName { return types.NamespacedName{Name: f.Name} })
-}
-
-// others are all firewalls but the given one.
-func (r *CloudFirewall) others(ctx context.Context, o client.Object) []reconcile.Request {
-	var list v1alpha1.CloudFirewallList
-	if err := r.List(ctx, &list); err != nil {
-		return nil
-	}
-	all := slices.DeleteFunc(list.Items, func(f v1alpha1.CloudFirewall) bool { return f.Name == o.GetName() })
-	return requests(all, func(f *v1alpha1.CloudFirewall) types.NamespacedName { return types.NamespacedName{Name: f.Name} })
 }
 
 func observeCloud(firewall string, reports []cloud.Report) {

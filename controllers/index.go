@@ -23,6 +23,7 @@ const (
 	byNodePort = "spec.ports.nodePort"     // Services, every number they hold
 	bySet      = "spec.sources.addressSet" // policies
 	byEntity   = "spec.sources.entity"     // policies
+	byList     = "spec.sources.prefixList" // policies
 )
 
 func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
@@ -58,6 +59,7 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 			}
 			return entities
 		}},
+		{&v1alpha1.NodePortPolicy{}, byList, func(o client.Object) []string { return listsOf(o.(*v1alpha1.NodePortPolicy)) }},
 		{&v1alpha1.NodePortPolicy{}, byService, func(o client.Object) []string {
 			return []string{o.(*v1alpha1.NodePortPolicy).Spec.ServiceRef.Name}
 		}},
@@ -85,4 +87,14 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		}
 	}
 	return nil
+}
+
+// listsOf are the prefix lists that a policy names.
+func listsOf(policy *v1alpha1.NodePortPolicy) (ids []string) {
+	for _, s := range policy.Spec.Sources {
+		if id := string(s.PrefixList); id != "" && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
 }

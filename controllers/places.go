@@ -11,13 +11,16 @@ import (
 	"github.com/portreeve/portreeve/internal/compile"
 )
 
-// policiesUsing returns the policies that refer to an AddressSet, by its name or by an
-// entity that it is part of, or that get it by a pool's defaults.
+// policiesUsing returns the policies that refer to an AddressSet, by its name, or by an
+// entity or a prefix list that it is part of, or that get it by a pool's defaults.
 func (s Snapshot) policiesUsing(ctx context.Context, set client.Object) []reconcile.Request {
 	out := s.policiesNaming(ctx, bySet, set.GetName(), func(d v1alpha1.DefaultSource) bool { return string(d.AddressSet) == set.GetName() })
 	if compile.IsNodeSet(set.(*v1alpha1.AddressSet)) {
 		out = append(out, s.policiesFor(ctx, v1alpha1.EntityNodes)...)
 		out = append(out, s.policiesFor(ctx, v1alpha1.EntityCluster)...)
+	}
+	if list, is := compile.ListOf(set.(*v1alpha1.AddressSet)); is {
+		out = append(out, s.policiesNaming(ctx, byList, string(list.ID), func(v1alpha1.DefaultSource) bool { return false })...)
 	}
 	return out
 }

@@ -152,7 +152,11 @@ func granted(firewall string, allocations []v1alpha1.NodePortAllocation, places 
 	}
 	var out []string
 	for _, g := range cloud.Merge(grants) {
-		out = append(out, fmt.Sprintf("%s/%s from %s", strings.ToLower(string(g.Protocol)), g.Ports, g.Source))
+		source := g.Peer
+		if source == "" {
+			source = g.Source.String()
+		}
+		out = append(out, fmt.Sprintf("%s/%s from %s", strings.ToLower(string(g.Protocol)), g.Ports, source))
 	}
 	return out
 }

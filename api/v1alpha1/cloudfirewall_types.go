@@ -28,14 +28,72 @@ type CloudFirewall struct {
 
 // Provider of a cloud.
 //
-// +kubebuilder:validation:Enum=AWS
+// +kubebuilder:validation:Enum=AWS;Alibaba
 type Provider string
 
-// ProviderAWS is Amazon EC2 security groups.
-const ProviderAWS Provider = "AWS"
+// The clouds.
+const (
+	// ProviderAWS is Amazon EC2 security groups.
+	ProviderAWS Provider = "AWS"
+	// ProviderAlibaba is Alibaba Cloud ECS security groups.
+	ProviderAlibaba Provider = "Alibaba"
+)
 
-// CloudFirewallSpec says which groups, and how to reach them. Credentials are
-// those the cloud's SDK finds by itself.
+// CloudMode says whether a CloudFirewall changes anything.
+//
+// +kubebuilder:validation:Enum=Enforce;Observe
+type CloudMode string
+
+// The modes of a CloudFirewall.
+const (
+	// CloudEnforce makes the groups admit what is wished.
+	CloudEnforce CloudMode = "Enforce"
+	// CloudObserve writes into status what it would do, and does nothing.
+	CloudObserve CloudMode = "Observe"
+)
+
+// Drift says what is done when others change our rules.
+//
+// +kubebuilder:validation:Enum=Repair;Report
+type Drift string
+
+// What is done about drift.
+const (
+	DriftRepair Drift = "Repair"
+	DriftReport Drift = "Report"
+)
+
+// OnBudget says what is done when the rules do not fit.
+//
+// +kubebuilder:validation:Enum=Fail;Coarsen
+type OnBudget string
+
+// What is done when the rules do not fit.
+const (
+	// BudgetFail opens what fits and says what does not.
+	BudgetFail OnBudget = "Fail"
+	// BudgetCoarsen widens the rules of the pool that does not fit, in the cloud only.
+	BudgetCoarsen OnBudget = "Coarsen"
+)
+
+// CloudDeletionPolicy says what becomes of our rules when the CloudFirewall is deleted.
+//
+// +kubebuilder:validation:Enum=Retain;Revoke
+type CloudDeletionPolicy string
+
+// What becomes of our rules.
+const (
+	CloudRetain CloudDeletionPolicy = "Retain"
+	CloudRevoke CloudDeletionPolicy = "Revoke"
+)
+
+// FinalizerRevoke is on a CloudFirewall whose rules are to be revoked before it goes.
+const FinalizerRevoke = "portreeve.dev/revoke"
+
+// CloudFirewallSpec says which groups, and how to reach and treat them.
+//
+// +kubebuilder:validation:XValidation:rule="!has(self.priority) || self.provider == 'Alibaba'",fieldPath=".priority",message="priority means nothing on AWS, whose rules have no order; leave it out"
+// +kubebuilder:validation:XValidation:rule="!has(self.credentials) || !has(self.credentials.assumeRole) || self.provider == 'AWS'",fieldPath=".credentials.assumeRole",message="assumeRole is for AWS, and this is Alibaba; give the manager the role by RRSA, or use secretRef"
 type CloudFirewallSpec struct {
 	// Provider of the cloud.
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",messageExpression="'provider can not change from ' + oldSelf + ' to ' + self + '; create another CloudFirewall, so that the rules of this one are revoked first'"
@@ -51,12 +109,41 @@ type CloudFirewallSpec struct {
 	// +kubebuilder:validation:XValidation:rule="!self.matches('[@?#]')",messageExpression="'endpoint \"' + self + '\" must not carry a user, a query or a fragment, which would be ignored; write scheme, host, port and path only'"
 	// +optional
 	Endpoint string `json:"endpoint,omitempty"`
-	// Groups in the order in which they are filled.
+	// Groups in the order in which they are filled; those that tags find, by id.
 	// +kubebuilder:validation:MaxItems=16
 	// +kubebuilder:validation:XValidation:rule="size(self) > 0",message="groups is an empty list; name at least one security group, for example {id: sg-0123456789abcdef0}"
-	// +listType=map
-	// +listMapKey=id
+	// +kubebuilder:validation:XValidation:rule="self.all(g, !has(g.id) || self.exists_one(h, has(h.id) && h.id == g.id))",message="groups names the same id twice; name each group once"
+	// +listType=atomic
 	Groups []SecurityGroup `json:"groups"`
+	// Credentials for the cloud; absent: those the cloud's SDK finds by itself.
+	// +optional
+	Credentials *CloudCredentials `json:"credentials,omitempty"`
+	// Mode: Enforce, or Observe: say what would be done and change nothing.
+	// +kubebuilder:default=Enforce
+	// +optional
+	Mode CloudMode `json:"mode,omitempty"`
+	// Drift says what is done when others change our rules: Repair them, or Report it.
+	// +kubebuilder:default=Repair
+	// +optional
+	Drift Drift `json:"drift,omitempty"`
+	// OnBudget says what is done when the rules do not fit: Fail, or Coarsen those of the
+	// pool that does not fit. Nodes stay exact.
+	// +kubebuilder:default=Fail
+	// +optional
+	OnBudget OnBudget `json:"onBudget,omitempty"`
+	// Limits of the account where they are not the cloud's usual ones.
+	// +optional
+	Limits *CloudLimits `json:"limits,omitempty"`
+	// Priority of our rules on Alibaba Cloud, 1 the best: others' rules that drop, at
+	// this priority or a better one, win.
+	// +kubebuilder:validation:XValidation:rule="self >= 1 && self <= 100",message="priority must be from 1, the best, to 100"
+	// +optional
+	Priority *int32 `json:"priority,omitempty"`
+	// DeletionPolicy says what becomes of our rules when this object is deleted: Retain
+	// them, or Revoke them first.
+	// +kubebuilder:default=Retain
+	// +optional
+	DeletionPolicy CloudDeletionPolicy `json:"deletionPolicy,omitempty"`
 	// Resync is how often the groups are read again and repaired.
 	// +kubebuilder:default="5m"
 	// +kubebuilder:validation:Type=string
@@ -66,12 +153,66 @@ type CloudFirewallSpec struct {
 	Resync *metav1.Duration `json:"resync,omitempty"`
 }
 
-// SecurityGroup names one group.
+// SecurityGroup names one group by its id, or several by their tags.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.id) != has(self.tags)",message="name a security group by id, or groups by tags, and not both in one entry; write for example {id: sg-0123456789abcdef0}"
 type SecurityGroup struct {
 	// ID of the group, for example sg-0123456789abcdef0.
 	// +kubebuilder:validation:MaxLength=253
 	// +kubebuilder:validation:XValidation:rule="self.matches('^sg-[0-9a-z]{1,61}$')",messageExpression="'group id \"' + self + '\" must be a security group id; write for example sg-0123456789abcdef0'"
-	ID string `json:"id"`
+	// +optional
+	ID string `json:"id,omitempty"`
+	// Tags that a group must all carry.
+	// +kubebuilder:validation:MaxProperties=10
+	// +kubebuilder:validation:XValidation:rule="size(self) > 0",message="tags is empty and would find every group; name at least one tag, for example {role: nodes}"
+	// +kubebuilder:validation:XValidation:rule="self.all(k, size(k) > 0 && size(k) <= 128 && size(self[k]) <= 256)",message="the key of a tag has 1 to 128 characters and its value at most 256; write it as the cloud shows it"
+	// +optional
+	Tags map[string]TagValue `json:"tags,omitempty"`
+}
+
+// TagValue of a security group.
+//
+// +kubebuilder:validation:MaxLength=256
+type TagValue string
+
+// CloudCredentials say as whom the manager speaks to the cloud.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.assumeRole) != has(self.secretRef)",message="name either assumeRole or secretRef; leave credentials out for those that the SDK finds by itself"
+type CloudCredentials struct {
+	// AssumeRole is taken on with the credentials that the SDK finds by itself. AWS only.
+	// +optional
+	AssumeRole *AssumeRole `json:"assumeRole,omitempty"`
+	// SecretRef names a Secret in the manager's own namespace with the keys accessKeyID,
+	// accessKeySecret and, for temporary ones, sessionToken.
+	// +optional
+	SecretRef *SecretReference `json:"secretRef,omitempty"`
+}
+
+// AssumeRole is a role of AWS IAM.
+type AssumeRole struct {
+	// ARN of the role.
+	// +kubebuilder:validation:MaxLength=2048
+	// +kubebuilder:validation:XValidation:rule="self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$')",messageExpression="'arn \"' + self + '\" must be that of an IAM role; write for example arn:aws:iam::123456789012:role/portreeve'"
+	ARN string `json:"arn"`
+	// ExternalID that the role's trust policy asks for.
+	// +kubebuilder:validation:MaxLength=1224
+	// +kubebuilder:validation:XValidation:rule="self == '' || size(self) >= 2 && self.matches('^[-a-zA-Z0-9_+=,.@:/]+$')",message="externalID has 2 to 1224 characters: letters, digits and + = , . @ : / - _; write it as the trust policy of the role does"
+	// +optional
+	ExternalID string `json:"externalID,omitempty"`
+}
+
+// SecretReference names a Secret in the manager's own namespace.
+type SecretReference struct {
+	Name ObjectName `json:"name"`
+}
+
+// CloudLimits of an account.
+type CloudLimits struct {
+	// RulesPerGroup is how many inbound rules a security group holds: of each family on
+	// AWS, of both together on Alibaba Cloud. Absent: the cloud's default, and what is
+	// learnt from its refusals.
+	// +kubebuilder:validation:XValidation:rule="self >= 1 && self <= 1000",message="rulesPerGroup must be from 1 to 1000; write what the quota of the account says, or leave it out"
+	RulesPerGroup int32 `json:"rulesPerGroup"`
 }
 
 // CloudFirewallStatus is what the last reading showed.
@@ -87,6 +228,13 @@ type CloudFirewallStatus struct {
 	// +listMapKey=id
 	// +optional
 	Lookups []Lookup `json:"lookups,omitempty"`
+	// Plan is what is still to be done, or with mode Observe or drift Report would be.
+	// +optional
+	Plan *CloudPlan `json:"plan,omitempty"`
+	// Coarse are rules that admit more than was asked, so that they fit; at most 16.
+	// +listType=atomic
+	// +optional
+	Coarse []string `json:"coarse,omitempty"`
 	// LastVerified is when the groups were last read whole.
 	// +optional
 	LastVerified *metav1.Time `json:"lastVerified,omitempty"`
@@ -115,6 +263,29 @@ type GroupStatus struct {
 	// +listType=atomic
 	// +optional
 	Shadowing []string `json:"shadowing,omitempty"`
+	// Hiding lists foreign rules that drop, ahead of ours, what is wished; at most 8.
+	// +listType=atomic
+	// +optional
+	Hiding []string `json:"hiding,omitempty"`
+}
+
+// CloudPlan is what is not done yet.
+type CloudPlan struct {
+	// Add are rules, each with its group; at most 16.
+	// +listType=atomic
+	// +optional
+	Add []string `json:"add,omitempty"`
+	// Remove are rules of ours, each with its group; at most 16.
+	// +listType=atomic
+	// +optional
+	Remove []string `json:"remove,omitempty"`
+	// TotalAdd counts all that are to be added.
+	TotalAdd int32 `json:"totalAdd"`
+	// TotalRemove counts all that are to be removed.
+	TotalRemove int32 `json:"totalRemove"`
+	// Unfit counts the rules for which there is no room.
+	// +optional
+	Unfit int32 `json:"unfit,omitempty"`
 }
 
 // Lookup is a prefix list or a security group that is looked up in the cloud.

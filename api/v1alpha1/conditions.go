@@ -84,6 +84,10 @@ const (
 	ReasonBudgetExceeded        = "BudgetExceeded"
 	ReasonThrottled             = "Throttled"
 	ReasonUnreachable           = "Unreachable"
+	ReasonContended             = "Contended"
+	ReasonDrifted               = "Drifted"
+	ReasonHidden                = "Hidden"
+	ReasonObserving             = "Observing"
 
 	// The Portreeve object.
 	ReasonAddressSetNotFound = "AddressSetNotFound"

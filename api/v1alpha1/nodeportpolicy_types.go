@@ -315,6 +315,10 @@ type CloudStatus struct {
 	Groups []string `json:"groups,omitempty"`
 	// Rules counts the rules in force that serve the policy; one rule may serve several.
 	Rules int32 `json:"rules"`
+	// Precision is Exact, or Coarse where the cloud admits more than was asked so that
+	// the rules fit; nodes are exact.
+	// +optional
+	Precision string `json:"precision,omitempty"`
 	// State is InForce, Pending, BudgetExceeded, Denied ... : a reason of CloudEnforced.
 	State string `json:"state"`
 	// Message names what is in the way and the next step.

@@ -153,7 +153,7 @@ func TestDefaults(t *testing.T) {
 		},
 		"AddressSet":         {"spec.cidrs": nil, "spec.allowedFor": nil, "status": nil},
 		"Portreeve":          {"spec.guard": "Audit", "spec.lockdown": nil, "spec.nodePortRange": nil, "status.observedGeneration": int64(-1)},
-		"CloudFirewall":      {"spec.resync": "5m", "spec.endpoint": nil, "status.observedGeneration": int64(-1)},
+		"CloudFirewall":      {"spec.resync": "5m", "spec.endpoint": nil, "spec.mode": "Enforce", "spec.drift": "Repair", "spec.onBudget": "Fail", "spec.deletionPolicy": "Retain", "spec.credentials": nil, "spec.priority": nil, "status.observedGeneration": int64(-1)},
 		"NodePortAllocation": {"spec.grandfathered": nil, "spec.closedAt": nil, "spec.carrier": nil, "spec.since": nil, "status": nil},
 		"NodeDatapath":       {"status": nil},
 	}

@@ -1,0 +1,224 @@
+package controllers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/cloud"
+	"github.com/portreeve/portreeve/internal/compile"
+)
+
+// Keys are credentials from a Secret.
+type Keys struct{ ID, Secret, Session string }
+
+// Connect opens a provider for a CloudFirewall, with keys if it names a Secret. What it
+// returns may be a cloud.Directory besides. cmd/manager holds the map from the
+// provider's name to it.
+type Connect func(context.Context, v1alpha1.CloudFirewallSpec, *Keys) (cloud.Provider, error)
+
+// gate is one CloudFirewall's way to its cloud, and what is remembered of it.
+type gate struct {
+	opened    connection
+	firewall  *cloud.Firewall
+	directory cloud.Directory
+}
+
+// connection is what a gate was opened with.
+type connection struct {
+	provider                           v1alpha1.Provider
+	region, endpoint, role, externalID string
+	priority                           int32
+	keys                               Keys
+}
+
+// gate opens the firewall's way to its cloud, again if it is another one now.
+func (r *CloudFirewall) gate(ctx context.Context, f *v1alpha1.CloudFirewall) (*gate, error) {
+	keys, err := r.keys(ctx, f.Spec.Credentials)
+	if err != nil {
+		return nil, err
+	}
+	want := connectionOf(f.Spec, keys)
+	r.mu.Lock()
+	g := r.gates[f.Name]
+	r.mu.Unlock()
+	if g != nil && g.opened == want {
+		return g, nil
+	}
+	open := r.Providers[f.Spec.Provider]
+	if open == nil {
+		return nil, fmt.Errorf("%w: this manager has no provider %q", cloud.ErrInvalid, f.Spec.Provider)
+	}
+	p, err := open(ctx, f.Spec, keys)
+	if err != nil {
+		return nil, err
+	}
+	directory, _ := p.(cloud.Directory)
+	g = &gate{want, cloud.NewFirewall(cloud.Leased(p, r.Leading), r.Now), directory}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.gates == nil {
+		r.gates = map[string]*gate{}
+	}
+	r.gates[f.Name] = g
+	return g, nil
+}
+
+func connectionOf(spec v1alpha1.CloudFirewallSpec, keys *Keys) connection {
+	c := connection{provider: spec.Provider, region: spec.Region, endpoint: spec.Endpoint}
+	if spec.Priority != nil {
+		c.priority = *spec.Priority
+	}
+	if spec.Credentials != nil && spec.Credentials.AssumeRole != nil {
+		c.role, c.externalID = spec.Credentials.AssumeRole.ARN, spec.Credentials.AssumeRole.ExternalID
+	}
+	if keys != nil {
+		c.keys = *keys
+	}
+	return c
+}
+
+// keys reads the Secret that the credentials name, in our own namespace; nil without.
+func (r *CloudFirewall) keys(ctx context.Context, c *v1alpha1.CloudCredentials) (*Keys, error) {
+	if c == nil || c.SecretRef == nil {
+		return nil, nil
+	}
+	name := types.NamespacedName{Namespace: r.Snapshot.Namespace, Name: string(c.SecretRef.Name)}
+	secret, err := get[corev1.Secret](ctx, r.Snapshot.Live, name)
+	if err != nil {
+		return nil, fmt.Errorf("read Secret %s: %w", name, err)
+	}
+	if secret == nil {
+		return nil, fmt.Errorf("%w: spec.credentials.secretRef: there is no Secret %s; create it with the keys accessKeyID and accessKeySecret", cloud.ErrInvalid, name)
+	}
+	keys := &Keys{string(secret.Data["accessKeyID"]), string(secret.Data["accessKeySecret"]), string(secret.Data["sessionToken"])}
+	if keys.ID == "" || keys.Secret == "" {
+		return nil, fmt.Errorf("%w: spec.credentials.secretRef: Secret %s lacks the key accessKeyID or accessKeySecret", cloud.ErrInvalid, name)
+	}
+	return keys, nil
+}
+
+// forget drops what is remembered of a firewall that is gone.
+func (r *CloudFirewall) forget(name string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.gates, name)
+}
+
+// groupsOf returns the groups that the firewall lists, by id or by tags, and those that
+// it listed before and that may hold rules of ours. Where a group can't be found by its
+// tags, nothing is known of the others either.
+func (g *gate) groupsOf(ctx context.Context, f *v1alpha1.CloudFirewall) (listed, vanished []string, err error) {
+	for _, named := range f.Spec.Groups {
+		if named.ID != "" {
+			listed = append(listed, named.ID)
+			continue
+		}
+		if g.directory == nil {
+			return nil, nil, fmt.Errorf("%w: groups can't be found by tags in %s", cloud.ErrInvalid, f.Spec.Provider)
+		}
+		tags := map[string]string{}
+		for k, v := range named.Tags {
+			tags[k] = string(v)
+		}
+		found, err := g.directory.Tagged(ctx, tags)
+		if err != nil {
+			return nil, nil, fmt.Errorf("look for groups by tags: %w", err)
+		}
+		if len(found) == 0 {
+			return nil, nil, fmt.Errorf("%w: no security group in %s has the tags %s; tag one, or name it by id", cloud.ErrInvalid, f.Spec.Region, spellTags(tags))
+		}
+		listed = append(listed, found...)
+	}
+	for _, before := range f.Status.Groups {
+		if !slices.Contains(listed, before.ID) {
+			vanished = append(vanished, before.ID)
+		}
+	}
+	return listed, vanished, nil
+}
+
+func spellTags(tags map[string]string) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(tags)) {
+		parts = append(parts, k+"="+tags[k])
+	}
+	return strings.Join(parts, ", ")
+}
+
+// wantOf is what the firewall wants of its groups.
+func (r *CloudFirewall) wantOf(f *v1alpha1.CloudFirewall, groups []string, grants []cloud.Grant, pools map[string]cloud.Pool) cloud.Want {
+	want := cloud.Want{
+		Owner: r.Owner, Groups: groups, Grants: grants, Pools: pools,
+		Coarsen: f.Spec.OnBudget == v1alpha1.BudgetCoarsen,
+		Observe: f.Spec.Mode == v1alpha1.CloudObserve,
+		Report:  f.Spec.Drift == v1alpha1.DriftReport,
+	}
+	if f.Spec.Limits != nil {
+		n := int(f.Spec.Limits.RulesPerGroup)
+		want.Limits = cloud.Count{IPv4: n, IPv6: n}
+		if f.Spec.Provider == v1alpha1.ProviderAlibaba {
+			want.Limits = cloud.Count{All: n}
+		}
+	}
+	return want
+}
+
+// poolsOf bounds the rules of each pool.
+func poolsOf(pools map[string]compile.CloudPool) map[string]cloud.Pool {
+	out := make(map[string]cloud.Pool, len(pools))
+	for name, p := range pools {
+		out[name] = cloud.Pool{Ports: p.Dropped, Rules: p.Rules}
+	}
+	return out
+}
+
+// finish revokes the rules of a CloudFirewall that is being deleted, if it is to. done
+// says that nothing holds it any more.
+func (r *CloudFirewall) finish(ctx context.Context, f *v1alpha1.CloudFirewall) (reports []cloud.Report, done bool, err error) {
+	if !slices.Contains(f.Finalizers, v1alpha1.FinalizerRevoke) {
+		return nil, true, nil
+	}
+	if f.Spec.DeletionPolicy != v1alpha1.CloudRevoke {
+		return nil, true, r.hold(ctx, f, false)
+	}
+	g, err := r.gate(ctx, f)
+	if err != nil {
+		return nil, false, err
+	}
+	var failed []error
+	for _, before := range f.Status.Groups {
+		report, err := g.firewall.Sync(ctx, cloud.Want{Owner: r.Owner, Groups: []string{before.ID}})
+		reports = append(reports, report)
+		if errors.Is(err, cloud.ErrInvalid) && len(report.Unlisted) > 0 {
+			continue // the group itself is gone, and our rules with it
+		}
+		failed = append(failed, err)
+	}
+	if err := errors.Join(failed...); err != nil {
+		return reports, false, err
+	}
+	return reports, true, r.hold(ctx, f, false)
+}
+
+// hold puts the finalizer on the firewall, or takes it off.
+func (r *CloudFirewall) hold(ctx context.Context, f *v1alpha1.CloudFirewall, on bool) error {
+	if slices.Contains(f.Finalizers, v1alpha1.FinalizerRevoke) == on {
+		return nil
+	}
+	f.Finalizers = slices.DeleteFunc(slices.Clone(f.Finalizers), func(s string) bool { return s == v1alpha1.FinalizerRevoke })
+	if on {
+		f.Finalizers = append(f.Finalizers, v1alpha1.FinalizerRevoke)
+	}
+	status := f.Status
+	err := r.Update(ctx, f)
+	f.Status = status
+	return err
+}

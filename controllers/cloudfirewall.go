@@ -8,11 +8,9 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/meta"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -31,10 +29,6 @@ const (
 	callTimeout = time.Minute
 )
 
-// Connect opens a provider for a CloudFirewall. cmd/manager holds the map from
-// the provider's name to it.
-type Connect func(context.Context, v1alpha1.CloudFirewallSpec) (cloud.Provider, error)
-
 // CloudFirewall makes the security groups of one CloudFirewall admit what the
 // open allocations ask for, and says in Clouds what was seen there.
 type CloudFirewall struct {
@@ -48,21 +42,12 @@ type CloudFirewall struct {
 	// Leading is asked before each call that changes something in the cloud.
 	Leading func(context.Context) error
 	Now     func() time.Time
-	// connected are the providers in use, by what they were opened with.
-	connected map[connection]cloud.Provider
-	// directories are those of them that also look things up.
-	directories map[connection]cloud.Directory
+	// mu guards gates and answers: firewalls are served side by side, so that a region
+	// that does not answer delays only its own.
+	mu    sync.Mutex
+	gates map[string]*gate
 	// answers of the clouds, by firewall and id.
 	answers map[string]map[string]cloudAnswer
-}
-
-type connection struct {
-	provider         v1alpha1.Provider
-	region, endpoint string
-}
-
-func connectionOf(spec v1alpha1.CloudFirewallSpec) connection {
-	return connection{spec.Provider, spec.Region, spec.Endpoint}
 }
 
 // Reconcile serves one CloudFirewall.
@@ -71,62 +56,90 @@ func (r *CloudFirewall) Reconcile(ctx context.Context, key reconcile.Request) (r
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if firewall == nil || firewall.DeletionTimestamp != nil {
-		r.Clouds.Forget(key.Name) // its rules stay: nobody asked for a clean-up
+	if firewall == nil {
+		r.Clouds.Forget(key.Name)
 		return conflict(r.lookUp(ctx, key.Name, nil))
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
+	if firewall.DeletionTimestamp != nil {
+		return r.goes(ctx, firewall)
+	}
+	if err := r.hold(ctx, firewall, firewall.Spec.DeletionPolicy == v1alpha1.CloudRevoke); err != nil {
+		return conflict(err)
+	}
 	began := r.Now()
 	lookErr := r.lookUp(ctx, firewall.Name, firewall)
-	reports, syncErr := r.sync(ctx, firewall)
-	observeCloud(firewall.Name, reports)
+	seen, syncErr := r.sync(ctx, firewall)
+	observeCloud(firewall.Name, seen.reports)
 	if syncErr != nil {
 		log.FromContext(ctx).Info("cloud firewall not in force", "firewall", firewall.Name, "reason", cloudReason(syncErr), "error", syncErr.Error())
 	}
-	reading := r.reading(firewall.Name, reports, syncErr, began)
+	reading := r.reading(firewall.Name, seen.reports, syncErr, began)
 	r.Clouds.Saw(firewall.Name, reading)
-	if err := cmp.Or(lookErr, r.writeStatus(ctx, firewall, reports, syncErr)); err != nil {
+	if err := cmp.Or(lookErr, r.writeStatus(ctx, firewall, seen, syncErr)); err != nil {
 		return conflict(err)
 	}
 	result, err := again(firewall, syncErr)
 	return r.sooner(firewall.Name, result), err
 }
 
-// sync serves the listed groups, and once more, to empty, those that were listed before.
-func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewall) ([]cloud.Report, error) {
-	provider, err := r.connect(ctx, firewall.Spec)
+// goes serves a CloudFirewall that is being deleted.
+func (r *CloudFirewall) goes(ctx context.Context, f *v1alpha1.CloudFirewall) (reconcile.Result, error) {
+	r.Clouds.Forget(f.Name)
+	reports, done, err := r.finish(ctx, f)
+	if done {
+		return conflict(cmp.Or(err, r.lookUp(ctx, f.Name, nil)))
+	}
+	if err := r.writeStatus(ctx, f, synced{reports: reports}, err); err != nil {
+		return conflict(err)
+	}
+	return again(f, err)
+}
+
+// synced is what was seen of the groups, and which are listed.
+type synced struct {
+	reports []cloud.Report
+	listed  []string
+}
+
+// sync serves the listed groups, and empties those that were listed before.
+func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewall) (seen synced, err error) {
+	g, err := r.gate(ctx, firewall)
 	if err != nil {
-		return nil, err
+		return seen, err
 	}
 	var allocations v1alpha1.NodePortAllocationList
 	if err := r.List(ctx, &allocations, readOnly); err != nil {
-		return nil, err
+		return seen, err
 	}
 	cluster, err := r.Snapshot.Cluster(ctx)
 	if err != nil {
-		return nil, err
+		return seen, err
+	}
+	pools, err := r.Snapshot.Pools(ctx)
+	if err != nil {
+		return seen, err
 	}
 	grants := r.grants(firewall.Name, compile.Cloud(firewall.Name, allocations.Items, cluster.Places))
 	var all v1alpha1.CloudFirewallList
 	if err := r.List(ctx, &all); err != nil {
-		return nil, err
+		return seen, err
 	}
-	listed, vanished := groupsOf(firewall)
+	listed, vanished, err := g.groupsOf(ctx, firewall)
+	if err != nil {
+		return seen, err
+	}
+	seen.listed = listed
 	listed, vanished, err = undisputed(firewall, all.Items, listed, vanished)
-	var reports []cloud.Report
 	if len(listed) > 0 {
-		report, syncErr := cloud.Sync(ctx, provider, cloud.Want{Owner: r.Owner, Groups: listed, Grants: grants})
-		reports, err = append(reports, report), errors.Join(err, syncErr)
+		want := r.wantOf(firewall, listed, grants, poolsOf(compile.CloudPools(pools, allocations.Items)))
+		report, syncErr := g.firewall.Sync(ctx, want)
+		seen.reports, err = append(seen.reports, report), errors.Join(err, syncErr)
 	}
-	for _, group := range vanished {
-		emptied, emptyErr := cloud.Sync(ctx, provider, cloud.Want{Owner: r.Owner, Groups: []string{group}})
-		if errors.Is(emptyErr, cloud.ErrInvalid) && len(emptied.Unlisted) > 0 {
-			continue // the group itself is gone, and our rules with it
-		}
-		reports, err = append(reports, emptied), errors.Join(err, emptyErr)
-	}
-	return reports, err
+	emptied, emptyErr := r.empty(ctx, g, firewall, vanished)
+	seen.reports = append(seen.reports, emptied...)
+	return seen, errors.Join(err, emptyErr)
 }
 
 // undisputed leaves each group to one CloudFirewall, the oldest that lists it (then
@@ -137,8 +150,7 @@ func undisputed(f *v1alpha1.CloudFirewall, all []v1alpha1.CloudFirewall, listed,
 	var olders []error
 	others := func(group string, younger bool) *v1alpha1.CloudFirewall {
 		i := slices.IndexFunc(all, func(o v1alpha1.CloudFirewall) bool {
-			return o.Name != f.Name && o.DeletionTimestamp == nil && o.Spec.Provider == f.Spec.Provider && o.Spec.Region == f.Spec.Region &&
-				slices.Contains(o.Spec.Groups, v1alpha1.SecurityGroup{ID: group}) &&
+			return o.Name != f.Name && o.DeletionTimestamp == nil && o.Spec.Provider == f.Spec.Provider && o.Spec.Region == f.Spec.Region && lists(&o, group) &&
 				(younger || cmp.Or(o.CreationTimestamp.Compare(f.CreationTimestamp.Time), strings.Compare(o.Name, f.Name)) < 0)
 		})
 		if i < 0 {
@@ -161,39 +173,16 @@ func undisputed(f *v1alpha1.CloudFirewall, all []v1alpha1.CloudFirewall, listed,
 	return own, letGo, errors.Join(olders...)
 }
 
-func groupsOf(firewall *v1alpha1.CloudFirewall) (listed, vanished []string) {
-	for _, g := range firewall.Spec.Groups {
-		listed = append(listed, g.ID)
-	}
-	for _, g := range firewall.Status.Groups {
-		if !slices.Contains(listed, g.ID) {
-			vanished = append(vanished, g.ID)
+// lists says whether the firewall lists the group: by id, or as far as is known by tags.
+func lists(f *v1alpha1.CloudFirewall, group string) bool {
+	byTags := false
+	for _, g := range f.Spec.Groups {
+		if g.ID == group {
+			return true
 		}
+		byTags = byTags || g.ID == ""
 	}
-	return listed, vanished
-}
-
-func (r *CloudFirewall) connect(ctx context.Context, spec v1alpha1.CloudFirewallSpec) (cloud.Provider, error) {
-	key := connectionOf(spec)
-	if p := r.connected[key]; p != nil {
-		return p, nil
-	}
-	open := r.Providers[spec.Provider]
-	if open == nil {
-		return nil, fmt.Errorf("%w: this manager has no provider %q", cloud.ErrInvalid, spec.Provider)
-	}
-	p, err := open(ctx, spec)
-	if err != nil {
-		return nil, err
-	}
-	if d, is := p.(cloud.Directory); is {
-		if r.directories == nil {
-			r.directories = map[connection]cloud.Directory{}
-		}
-		r.directories[key] = d
-	}
-	r.connected[key] = cloud.Leased(p, r.Leading)
-	return r.connected[key], nil
+	return byTags && slices.ContainsFunc(f.Status.Groups, func(g v1alpha1.GroupStatus) bool { return g.ID == group })
 }
 
 // reading turns reports into what policies and closed allocations conclude from.
@@ -216,6 +205,12 @@ func (r *CloudFirewall) reading(name string, reports []cloud.Report, err error, 
 			for _, s := range g.Shadowing {
 				seen.Shadowing = append(seen.Shadowing, compile.Admission{Rule: s.Rule, Description: s.Description})
 			}
+			for _, h := range g.Hiding {
+				seen.Hiding = append(seen.Hiding, compile.Admission{Rule: h.Rule, Peer: h.Peer})
+			}
+			for _, c := range report.Coarse {
+				seen.Coarse = append(seen.Coarse, compile.Admission{Rule: c.Rule, Peer: c.Peer})
+			}
 			reading.Groups = append(reading.Groups, seen)
 		}
 	}
@@ -230,113 +225,6 @@ func (r *CloudFirewall) reading(name string, reports []cloud.Report, err error, 
 		reading.Reason, reading.Message = cloudReason(err), err.Error()
 	}
 	return reading
-}
-
-func (r *CloudFirewall) writeStatus(ctx context.Context, firewall *v1alpha1.CloudFirewall, reports []cloud.Report, syncErr error) error {
-	now := metav1.NewTime(r.Now())
-	status := v1alpha1.CloudFirewallStatus{
-		ObservedGeneration: firewall.Generation,
-		LastVerified:       firewall.Status.LastVerified,
-		Lookups:            r.lookupStatus(firewall.Name),
-		Conditions:         slices.Clone(firewall.Status.Conditions),
-	}
-	listed, _ := groupsOf(firewall)
-	complete := len(reports) > 0
-	for _, report := range reports {
-		complete = complete && len(report.Unlisted) == 0
-		for _, g := range report.Groups {
-			if slices.Contains(listed, g.ID) || len(g.Ours) > 0 {
-				status.Groups = append(status.Groups, groupStatus(g))
-			}
-		}
-	}
-	if !complete {
-		status.Groups = firewall.Status.Groups
-	}
-	for _, c := range cloudConditions(syncErr, firewall.Generation, now) {
-		meta.SetStatusCondition(&status.Conditions, c)
-	}
-	same := equality.Semantic.DeepEqual(status, firewall.Status)
-	if complete && (status.LastVerified == nil || now.Sub(status.LastVerified.Time) >= verifiedEvery || !same) {
-		status.LastVerified, same = &now, false
-	}
-	if same {
-		return nil
-	}
-	firewall.Status = status
-	return r.Status().Update(ctx, firewall, client.FieldOwner(v1alpha1.FieldOwner))
-}
-
-func groupStatus(g cloud.GroupReport) v1alpha1.GroupStatus {
-	status := v1alpha1.GroupStatus{
-		ID: g.ID, Ours: int32(len(g.Ours)), Foreign: int32(len(g.Foreign)),
-		Budget: fmt.Sprintf("%d/%d %d/%d", g.Budget.Used.IPv4, g.Budget.Limit.IPv4, g.Budget.Used.IPv6, g.Budget.Limit.IPv6),
-	}
-	for _, s := range g.Shadowing[:min(len(g.Shadowing), 8)] {
-		status.Shadowing = append(status.Shadowing, fmt.Sprintf("%s: %s %s from %s", s.ID, s.Protocol, s.Ports, s.Source))
-	}
-	return status
-}
-
-// cloudReason names the kind of an error as a condition reason.
-func cloudReason(err error) string {
-	switch {
-	case err == nil:
-		return v1alpha1.ReasonOK
-	case errors.Is(err, cloud.ErrDenied):
-		return v1alpha1.ReasonDenied
-	case errors.Is(err, cloud.ErrInvalid):
-		return v1alpha1.ReasonInvalid
-	case errors.Is(err, cloud.ErrUnsupported):
-		return v1alpha1.ReasonEnforcementUnsupported
-	case errors.Is(err, cloud.ErrQuota):
-		return v1alpha1.ReasonBudgetExceeded
-	case errors.Is(err, cloud.ErrThrottled), errors.Is(err, cloud.ErrStale):
-		return v1alpha1.ReasonThrottled
-	}
-	return v1alpha1.ReasonUnreachable
-}
-
-func cloudConditions(err error, generation int64, now metav1.Time) []metav1.Condition {
-	reason, message := cloudReason(err), "read whole, and exactly as wished"
-	if err != nil {
-		message = err.Error()
-	}
-	ready, working, stuck := metav1.ConditionTrue, metav1.ConditionFalse, metav1.ConditionFalse
-	switch reason {
-	case v1alpha1.ReasonOK:
-	case v1alpha1.ReasonDenied, v1alpha1.ReasonInvalid, v1alpha1.ReasonBudgetExceeded, v1alpha1.ReasonEnforcementUnsupported:
-		ready, stuck = metav1.ConditionFalse, metav1.ConditionTrue
-	default:
-		ready, working = metav1.ConditionFalse, metav1.ConditionTrue
-	}
-	condition := func(kind string, status metav1.ConditionStatus) metav1.Condition {
-		return metav1.Condition{Type: kind, Status: status, Reason: reason, Message: message, ObservedGeneration: generation, LastTransitionTime: now}
-	}
-	return []metav1.Condition{
-		condition(v1alpha1.Ready, ready), condition(v1alpha1.Reconciling, working), condition(v1alpha1.Stalled, stuck),
-	}
-}
-
-// again says when to come back. Network trouble and bugs go to the workqueue's backoff.
-func again(firewall *v1alpha1.CloudFirewall, err error) (reconcile.Result, error) {
-	resync := resyncOf(firewall)
-	switch {
-	case err == nil, errors.Is(err, cloud.ErrDenied), errors.Is(err, cloud.ErrInvalid), errors.Is(err, cloud.ErrQuota), errors.Is(err, cloud.ErrUnsupported):
-		return reconcile.Result{RequeueAfter: jitter(resync)}, nil
-	case errors.Is(err, cloud.ErrThrottled):
-		return reconcile.Result{RequeueAfter: jitter(5 * time.Second)}, nil
-	case errors.Is(err, cloud.ErrStale):
-		return reconcile.Result{RequeueAfter: jitter(time.Second)}, nil
-	}
-	return reconcile.Result{}, err
-}
-
-func resyncOf(firewall *v1alpha1.CloudFirewall) time.Duration {
-	if firewall.Spec.Resync != nil {
-		return firewall.Spec.Resync.Duration
-	}
-	return defaultResync
 }
 
 // jitter spreads d by a tenth, so that firewalls do not come back together.

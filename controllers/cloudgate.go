@@ -27,6 +27,7 @@ type Connect func(context.Context, v1alpha1.CloudFirewallSpec, *Keys) (cloud.Pro
 // gate is one CloudFirewall's way to its cloud, and what is remembered of it.
 type gate struct {
 	opened    connection
+	provider  cloud.Provider
 	firewall  *cloud.Firewall
 	directory cloud.Directory
 }
@@ -61,7 +62,8 @@ func (r *CloudFirewall) gate(ctx context.Context, f *v1alpha1.CloudFirewall) (*g
 		return nil, err
 	}
 	directory, _ := p.(cloud.Directory)
-	g = &gate{want, cloud.NewFirewall(cloud.Leased(p, r.Leading), r.Now), directory}
+	p = cloud.Leased(p, r.Leading)
+	g = &gate{want, p, cloud.NewFirewall(p, r.Now), directory}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.gates == nil {
@@ -110,6 +112,14 @@ func (r *CloudFirewall) forget(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.gates, name)
+	delete(r.answers, name)
+}
+
+// answered is what the firewall's cloud was last heard to say.
+func (r *CloudFirewall) answered(name string) map[string]cloudAnswer {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.answers[name]
 }
 
 // groupsOf returns the groups that the firewall lists, by id or by tags, and those that
@@ -175,7 +185,7 @@ func (r *CloudFirewall) wantOf(f *v1alpha1.CloudFirewall, groups []string, grant
 func poolsOf(pools map[string]compile.CloudPool) map[string]cloud.Pool {
 	out := make(map[string]cloud.Pool, len(pools))
 	for name, p := range pools {
-		out[name] = cloud.Pool{Ports: p.Dropped, Rules: p.Rules}
+		out[name] = cloud.Pool{Ports: p.Ports, Rules: p.Rules}
 	}
 	return out
 }
@@ -193,19 +203,29 @@ func (r *CloudFirewall) finish(ctx context.Context, f *v1alpha1.CloudFirewall) (
 	if err != nil {
 		return nil, false, err
 	}
-	var failed []error
+	var groups []string
 	for _, before := range f.Status.Groups {
-		report, err := g.firewall.Sync(ctx, cloud.Want{Owner: r.Owner, Groups: []string{before.ID}})
-		reports = append(reports, report)
-		if errors.Is(err, cloud.ErrInvalid) && len(report.Unlisted) > 0 {
-			continue // the group itself is gone, and our rules with it
-		}
-		failed = append(failed, err)
+		groups = append(groups, before.ID)
 	}
-	if err := errors.Join(failed...); err != nil {
+	if reports, err = r.empty(ctx, g, f, groups); err != nil {
 		return reports, false, err
 	}
 	return reports, true, r.hold(ctx, f, false)
+}
+
+// empty revokes all of our rules in the groups.
+func (r *CloudFirewall) empty(ctx context.Context, g *gate, f *v1alpha1.CloudFirewall, groups []string) (reports []cloud.Report, err error) {
+	var failed []error
+	for _, group := range groups {
+		want := r.wantOf(f, []string{group}, nil, nil)
+		want.Report = false
+		report, err := cloud.Sync(ctx, g.provider, want)
+		if errors.Is(err, cloud.ErrInvalid) && len(report.Unlisted) > 0 {
+			continue // the group itself is gone, and our rules with it
+		}
+		reports, failed = append(reports, report), append(failed, err)
+	}
+	return reports, errors.Join(failed...)
 }
 
 // hold puts the finalizer on the firewall, or takes it off.

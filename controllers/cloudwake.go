@@ -10,7 +10,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
-	"github.com/portreeve/portreeve/cloud"
 	"github.com/portreeve/portreeve/internal/compile"
 )
 
@@ -18,8 +17,7 @@ import (
 // may take or leave a group, for every allocation that names it, and for policies that
 // name prefix lists.
 func (r *CloudFirewall) SetupWithManager(mgr ctrl.Manager) error {
-	r.connected = map[connection]cloud.Provider{}
-	return builder(mgr, "cloudfirewall", 1).
+	return builder(mgr, "cloudfirewall", 8).
 		For(&v1alpha1.CloudFirewall{}, ofSpec).
 		Watches(&v1alpha1.CloudFirewall{}, each(r.others), ofSpec).
 		Watches(&v1alpha1.NodePortAllocation{}, each(r.ofAllocation)).

@@ -46,7 +46,7 @@ func (r *CloudFirewall) lookUp(ctx context.Context, name string, firewall *v1alp
 	if firewall != nil {
 		r.ask(ctx, firewall, want)
 	} else {
-		delete(r.answers, name)
+		r.forget(name)
 	}
 	var sets v1alpha1.AddressSetList
 	if err := r.List(ctx, &sets, readOnly); err != nil {
@@ -77,7 +77,7 @@ func (r *CloudFirewall) lookups(ctx context.Context, name string) (compile.Looku
 
 // ask brings the answers up to date, and forgets those that nobody needs.
 func (r *CloudFirewall) ask(ctx context.Context, firewall *v1alpha1.CloudFirewall, want compile.Lookups) {
-	before, now := r.answers[firewall.Name], r.Now()
+	before, now := r.answered(firewall.Name), r.Now()
 	answers := map[string]cloudAnswer{}
 	due := func(id string) bool {
 		last, asked := before[id]
@@ -98,6 +98,8 @@ func (r *CloudFirewall) ask(ctx context.Context, firewall *v1alpha1.CloudFirewal
 			answers[string(id)] = r.askGroup(ctx, firewall, string(id), before[string(id)])
 		}
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	if r.answers == nil {
 		r.answers = map[string]map[string]cloudAnswer{}
 	}
@@ -106,11 +108,12 @@ func (r *CloudFirewall) ask(ctx context.Context, firewall *v1alpha1.CloudFirewal
 
 // directory is what the firewall's cloud looks things up in.
 func (r *CloudFirewall) directory(ctx context.Context, firewall *v1alpha1.CloudFirewall) (cloud.Directory, error) {
-	if _, err := r.connect(ctx, firewall.Spec); err != nil {
+	g, err := r.gate(ctx, firewall)
+	if err != nil {
 		return nil, err
 	}
-	if d := r.directories[connectionOf(firewall.Spec)]; d != nil {
-		return d, nil
+	if g.directory != nil {
+		return g.directory, nil
 	}
 	return nil, fmt.Errorf("%w: provider %s of this manager looks nothing up", cloud.ErrInvalid, firewall.Spec.Provider)
 }
@@ -161,7 +164,7 @@ func passes(err error) bool {
 // keep writes the AddressSets of the lists that are known, where they differ.
 func (r *CloudFirewall) keep(ctx context.Context, name string, want compile.Lookups, have []v1alpha1.AddressSet) error {
 	for _, id := range want.Lists {
-		last := r.answers[name][string(id)]
+		last := r.answered(name)[string(id)]
 		if !last.known {
 			continue // they stay as an earlier manager left them
 		}
@@ -207,7 +210,7 @@ func (r *CloudFirewall) sweep(ctx context.Context, name string, want compile.Loo
 func (r *CloudFirewall) grants(name string, admissions []compile.Admission) []cloud.Grant {
 	var out []cloud.Grant
 	for _, a := range admissions {
-		if a.Peer == "" || !r.answers[name][a.Peer].absent {
+		if a.Peer == "" || !r.answered(name)[a.Peer].absent {
 			out = append(out, cloud.Grant(a))
 		}
 	}
@@ -217,7 +220,7 @@ func (r *CloudFirewall) grants(name string, admissions []compile.Admission) []cl
 // looked is what policies conclude from the answers.
 func (r *CloudFirewall) looked(name string) map[string]compile.LookupSeen {
 	seen := map[string]compile.LookupSeen{}
-	for id, a := range r.answers[name] {
+	for id, a := range r.answered(name) {
 		seen[id] = compile.LookupSeen{Absent: a.absent, Problem: a.problem}
 	}
 	return seen
@@ -227,7 +230,7 @@ func (r *CloudFirewall) looked(name string) map[string]compile.LookupSeen {
 func (r *CloudFirewall) lookupStatus(name string) []v1alpha1.Lookup {
 	const most = 64
 	var out []v1alpha1.Lookup
-	for id, a := range r.answers[name] {
+	for id, a := range r.answered(name) {
 		out = append(out, v1alpha1.Lookup{ID: id, Networks: int32(len(a.entries)), Problem: a.problem})
 	}
 	slices.SortFunc(out, compareLookups)
@@ -249,7 +252,7 @@ func compareLookups(a, b v1alpha1.Lookup) int {
 
 // sooner says when to come back, if a lookup is to be tried again before.
 func (r *CloudFirewall) sooner(name string, result reconcile.Result) reconcile.Result {
-	for _, a := range r.answers[name] {
+	for _, a := range r.answered(name) {
 		if a.passing && result.RequeueAfter > lookupAgain {
 			result.RequeueAfter = jitter(lookupAgain * 11 / 10)
 		}

@@ -31,8 +31,13 @@ type GroupSeen struct {
 	ID string
 	// Ours are the rules signed by this cluster.
 	Ours []rule.Rule
+	// Coarse are those of Ours that admit more than was asked, so that they fit. What
+	// they add is known and nodes drop it, so they hold no number.
+	Coarse []Admission
 	// Shadowing are foreign rules that admit more than we wish, with their text.
 	Shadowing []Admission
+	// Hiding are foreign rules that drop, ahead of ours, what we wish.
+	Hiding []Admission
 }
 
 // LookupSeen is what the cloud last said of a prefix list or security group.
@@ -47,6 +52,12 @@ type LookupSeen struct {
 const (
 	StateInForce = "InForce"
 	StatePending = "Pending"
+)
+
+// How exactly a cloud admits what was asked: CloudStatus.Precision.
+const (
+	PrecisionExact  = "Exact"
+	PrecisionCoarse = "Coarse"
 )
 
 func (s Seen) cloudEnforced() (gate, []v1alpha1.CloudStatus) {
@@ -104,44 +115,75 @@ func (s Seen) cloud(name string) (v1alpha1.CloudStatus, gate) {
 		status.Message = fmt.Sprintf("CloudFirewall %s does not exist; create it or take it out of the pool", name)
 		return status, waiting(v1alpha1.CloudEnforced, v1alpha1.ReasonCloudFirewallNotFound, status.Message)
 	}
-	exact := seen.Read
+	inForce, coarse := seen.Read, false
 	for i := range s.Allocations {
 		a := &s.Allocations[i]
 		if slices.Contains(a.Spec.CloudFirewalls, v1alpha1.ObjectName(name)) {
-			exact = exact && seen.exactly(a, s.Places)
+			inForce = inForce && seen.admits(a, s.Places)
+			coarse = coarse || a.Spec.State == v1alpha1.AllocationOpen && seen.coarse(NumberOf(a))
 		} else {
-			exact = exact && !seen.Holds(NumberOf(a))
+			inForce = inForce && !seen.Holds(NumberOf(a))
 		}
 	}
 	status.Groups, status.Rules = seen.serving(s.Allocations)
 	switch {
-	case exact:
+	case inForce:
 		status.State, status.Message = StateInForce, s.lookupProblems(seen, name)
+		status.Precision = PrecisionExact
+		if coarse {
+			status.Precision = PrecisionCoarse
+		}
 		return status, passed(v1alpha1.CloudEnforced, v1alpha1.ReasonOK, "")
 	case seen.Reason == "" || seen.Reason == v1alpha1.ReasonThrottled:
 		return status, waiting(v1alpha1.CloudEnforced, v1alpha1.ReasonProgressing, fmt.Sprintf("waits for cloud firewall %s", name))
 	}
 	status.State, status.Message = seen.Reason, fmt.Sprintf("cloud firewall %s: %s", name, seen.Message)
-	if seen.Reason == v1alpha1.ReasonUnreachable {
+	if seen.Reason == v1alpha1.ReasonUnreachable || seen.Reason == v1alpha1.ReasonObserving {
 		return status, waiting(v1alpha1.CloudEnforced, seen.Reason, status.Message)
 	}
 	return status, stalled(v1alpha1.CloudEnforced, seen.Reason, status.Message)
 }
 
-// exactly says whether the cloud admits, through rules of ours or equal ones, the
-// allocation's sources and nobody else. A group that is not there can't be admitted.
-func (c CloudSeen) exactly(a *v1alpha1.NodePortAllocation, places Places) bool {
+// admits says whether the cloud admits, through rules of ours or equal ones, the
+// allocation's sources and nobody else, but for whom coarse rules add. A group that is
+// not there can't be admitted.
+func (c CloudSeen) admits(a *v1alpha1.NodePortAllocation, places Places) bool {
 	number := NumberOf(a)
 	have := slices.DeleteFunc(slices.Clone(c.InForce), func(r Admission) bool { return !r.Ports.Contains(number) })
 	want := slices.DeleteFunc(places.admissions(a), func(r Admission) bool { return r.Peer != "" && c.Lookups[r.Peer].Absent })
 	for _, p := range rule.Protocols {
 		wantPrefixes, wantPeers := sourcesFor(p, want)
 		prefixes, peers := sourcesFor(p, have)
-		if !slices.Equal(wantPrefixes, prefixes) || !slices.Equal(wantPeers, peers) {
+		exact, _ := sourcesFor(p, slices.DeleteFunc(slices.Clone(have), c.isCoarse))
+		if !rule.CoversAll(prefixes, wantPrefixes) || !rule.CoversAll(wantPrefixes, exact) || !slices.Equal(wantPeers, peers) {
 			return false
 		}
 	}
-	return true
+	return !slices.ContainsFunc(want, c.hidden)
+}
+
+// isCoarse says whether the rule is one that admits more than was asked.
+func (c CloudSeen) isCoarse(r Admission) bool {
+	return slices.ContainsFunc(c.Groups, func(g GroupSeen) bool {
+		return slices.ContainsFunc(g.Coarse, func(w Admission) bool { return w.Rule == r.Rule && w.Peer == r.Peer })
+	})
+}
+
+// coarse says whether such a rule serves the number.
+func (c CloudSeen) coarse(number uint16) bool {
+	return slices.ContainsFunc(c.Groups, func(g GroupSeen) bool {
+		return slices.ContainsFunc(g.Coarse, func(w Admission) bool { return w.Ports.Contains(number) })
+	})
+}
+
+// hidden says whether a rule that is not ours drops some of whom the admission is for.
+func (c CloudSeen) hidden(want Admission) bool {
+	return slices.ContainsFunc(c.Groups, func(g GroupSeen) bool {
+		return slices.ContainsFunc(g.Hiding, func(h Admission) bool {
+			same := h.Protocol == want.Protocol || !slices.Contains(rule.Protocols, h.Protocol)
+			return same && h.Ports.Contains(want.Ports.First) && (!h.Source.IsValid() || !want.Source.IsValid() || h.Source.Overlaps(want.Source))
+		})
+	})
 }
 
 // sourcesFor are the sources that are admitted over a protocol.
@@ -161,7 +203,9 @@ func sourcesFor(p rule.Protocol, admissions []Admission) (prefixes []netip.Prefi
 // Holds says whether a rule of ours may still admit something to the number.
 func (c CloudSeen) Holds(number uint16) bool {
 	return slices.ContainsFunc(c.Groups, func(g GroupSeen) bool {
-		return slices.ContainsFunc(g.Ours, func(r rule.Rule) bool { return r.Ports.Contains(number) })
+		return slices.ContainsFunc(g.Ours, func(r rule.Rule) bool {
+			return r.Ports.Contains(number) && !slices.ContainsFunc(g.Coarse, func(w Admission) bool { return w.Rule == r })
+		})
 	})
 }
 

@@ -22,7 +22,9 @@ type Rule struct {
 	// (ICMP). Source is the zero Prefix when Peer names the source.
 	rule.Rule
 	// Peer is the id of the security group ("sg-...") or of the prefix list ("pl-...")
-	// that is the source, as the cloud spells it; empty where it is a prefix.
+	// that is the source, as the cloud spells it; empty where it is a prefix. Where a
+	// rule asks for more than Rule can say (one source port, one destination), Peer is
+	// all of it in words, so that the rule equals no grant.
 	Peer string
 	// Drop: it drops what it matches. Only clouds with priorities have such rules.
 	Drop bool
@@ -61,6 +63,9 @@ type Capabilities struct {
 	Batch int
 	// Priority of the rules that it writes, 1 the best; 0: the cloud knows none.
 	Priority int
+	// Lenient: the cloud may pass over, without a word, a grant that is there already
+	// or an id that is not, where others fail with ErrStale.
+	Lenient bool
 	// Protocols are those the cloud can restrict to a range of ports.
 	Protocols []rule.Protocol
 }
@@ -88,11 +93,13 @@ type Provider interface {
 	List(ctx context.Context, group string) ([]Rule, error)
 	// Authorize adds the grants, signed with the owner. Descriptions may hold
 	// anything: the provider spells them as the cloud allows. It may have added some
-	// of them when it fails. A rule that is there already makes it fail with
-	// ErrStale.
+	// of them when it fails. A rule that is there already, whoever made it, stays as
+	// it is and makes it fail with ErrStale; of a Lenient cloud it may be passed over,
+	// so that only a listing tells what is in force and whose it is.
 	Authorize(ctx context.Context, group, owner string, grants []Grant) error
 	// Revoke removes rules by ID. A rule that is not there makes it fail with
-	// ErrStale; it may have removed some of them when it fails.
+	// ErrStale, unless the cloud is Lenient; it may have removed some of them when it
+	// fails.
 	Revoke(ctx context.Context, group string, ids []string) error
 }
 

@@ -27,7 +27,7 @@ var motoDiffers = map[string]string{
 	"a prefix list that does not exist is invalid and not empty":                              "moto answers with no entries; EC2 says InvalidPrefixListId.NotFound (API reference, error codes)",
 	"a rule for a peer that is there already makes authorize stale and another peer does not": "moto compares the descriptions of rules for groups; to EC2 a description is no part of a rule (API reference, InvalidPermission.Duplicate)",
 	"a backslash in a tag's value is itself":                                                  "moto takes a backslash before * and ? only; EC2 also before another one (EC2 user guide, filtering resources)",
-	"a full group is a quota error and the families have quotas of their own":                 "moto counts IPv4, IPv6 and group sources together against 60; EC2 counts the families apart (Amazon VPC quotas)",
+	"a full group is a quota error and families counted apart fill apart":                     "moto counts IPv4, IPv6 and group sources together against 60; EC2 counts the families apart (Amazon VPC quotas)",
 }
 
 // Other differences, which no case depends on:

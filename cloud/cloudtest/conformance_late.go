@@ -11,7 +11,7 @@ var lateCases = []conformanceCase{
 	{"a grant that shows late is written once and converges", func(t *testing.T, b Backend) {
 		for unseen := 1; unseen <= 4; unseen++ {
 			group := b.NewGroup()
-			b.Account.Inject(Fault{Action: actionAuthorize, Unseen: unseen})
+			b.Account.Inject(Fault{Action: b.API.Authorize, Unseen: unseen})
 			settles(t, b, group, "TCP 30080 10.8.0.0/16", "TCP 30090 2001:db8::/48")
 		}
 	}},
@@ -19,7 +19,7 @@ var lateCases = []conformanceCase{
 		for unseen := 1; unseen <= 4; unseen++ {
 			group := b.NewGroup()
 			settles(t, b, group, "TCP 30080 10.8.0.0/16", "TCP 30090 10.8.0.0/16")
-			b.Account.Inject(Fault{Action: actionRevoke, Unseen: unseen})
+			b.Account.Inject(Fault{Action: b.API.Revoke, Unseen: unseen})
 			r, err := b.sync(t.Context(), []string{group}, "TCP 30090 10.8.0.0/16")
 			wantKind(t, err, cloud.ErrStale)
 			if !r.Holds(Port("TCP", 30080)) {

@@ -46,7 +46,7 @@ type EC2 struct {
 	roles    map[string]Role
 	sessions map[string]session // by access key id
 	buckets  map[string]*bucket
-	faults   []Fault
+	faults   faults
 	created  int
 }
 
@@ -54,14 +54,7 @@ type group struct {
 	id, name string
 	tags     map[string]string
 	rules    []record
-	before   []record  // what a stale reading still shows
-	unseen   []picture // what readings show until a write has come through
-}
-
-// picture is the group before a write that the next readings don't show.
-type picture struct {
-	rules []record
-	left  int // readings
+	history  history[record]
 }
 
 // NewEC2 returns an account without groups.
@@ -178,7 +171,7 @@ func (e *EC2) describe(groups []string) (map[string][]record, error) {
 		if len(groups) > 0 && !slices.Contains(groups, id) {
 			continue
 		}
-		out[id] = g.read(fault.stale)
+		out[id] = g.history.read(g.rules, fault.Stale)
 	}
 	return out, fault.after()
 }
@@ -215,7 +208,7 @@ func (e *EC2) authorize(groupID string, add []record) ([]record, error) {
 			e.setPeer(&add[i], add[i].groupSource)
 		}
 	}
-	g.remember(fault.unseen)
+	g.history.remember(g.rules, fault.Unseen)
 	g.rules = append(g.rules, add...)
 	return add, fault.after()
 }
@@ -238,7 +231,7 @@ func (e *EC2) revoke(groupID string, ids []string) ([]record, error) {
 		}
 	}
 	ids = ids[:fault.share(len(ids))]
-	g.remember(fault.unseen)
+	g.history.remember(g.rules, fault.Unseen)
 	var gone []record
 	g.rules = slices.DeleteFunc(g.rules, func(r record) bool {
 		hit := slices.Contains(ids, r.id)
@@ -248,33 +241,6 @@ func (e *EC2) revoke(groupID string, ids []string) ([]record, error) {
 		return hit
 	})
 	return gone, fault.after()
-}
-
-// read is what a listing shows: the rules, or an older picture of them.
-func (g *group) read(stale bool) []record {
-	if stale && g.before != nil {
-		return slices.Clone(g.before)
-	}
-	shown := g.rules
-	if len(g.unseen) > 0 {
-		shown = g.unseen[0].rules
-	}
-	for i := range g.unseen {
-		g.unseen[i].left--
-	}
-	g.unseen = slices.DeleteFunc(g.unseen, func(p picture) bool { return p.left <= 0 })
-	return slices.Clone(shown)
-}
-
-// remember keeps a picture of the group as it is before a write, which the next
-// readings still show as often as unseen says. "The result of an API command [...]
-// might not be immediately visible to all subsequent commands":
-// https://docs.aws.amazon.com/ec2/latest/devguide/eventual-consistency.html
-func (g *group) remember(unseen int) {
-	g.before = slices.Clone(g.rules)
-	if unseen > 0 {
-		g.unseen = append(g.unseen, picture{g.before, unseen})
-	}
 }
 
 func (e *EC2) group(id string) (*group, error) {
@@ -291,4 +257,15 @@ func (e *EC2) group(id string) (*group, error) {
 func (e *EC2) nextID() string {
 	e.created++
 	return fmt.Sprintf("sgr-%017x", e.created)
+}
+
+// Mangle gives a rule another tag for ours, as a person might who copies tags around.
+func (e *EC2) Mangle(group, id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, r := range e.groups[group].rules {
+		if r.id == id {
+			e.groups[group].rules[i].tags = map[string]string{OwnerTag + "-was": r.tags[OwnerTag]}
+		}
+	}
 }

@@ -22,7 +22,7 @@ const (
 
 // Fault is something that goes wrong with the next call of an action.
 type Fault struct {
-	// Action is the name of the EC2 action that it hits; empty: any.
+	// Action is the vendor's name of the action that it hits; empty: any.
 	Action string
 	// Times is how many calls it hits; 0 means 1.
 	Times int
@@ -38,16 +38,26 @@ type Fault struct {
 	// Unseen: all is applied, but so many of the next listings of the group don't
 	// show it yet.
 	Unseen int
+	// Partial: a page of a listing holds half of what was asked for, and a token (ECS).
+	Partial bool
 }
 
-// Inject lets the fault hit the next calls, after those injected earlier.
+// Account is a simulated account that can be made to fail.
+type Account interface {
+	// Inject lets the fault hit the next calls, after those injected earlier.
+	Inject(Fault)
+	// Heal takes back every fault that has not hit yet.
+	Heal()
+}
+
+// Inject implements Account.
 func (e *EC2) Inject(f Fault) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.faults = append(e.faults, f)
+	e.faults.add(f)
 }
 
-// Heal takes back every fault that has not hit yet.
+// Heal implements Account.
 func (e *EC2) Heal() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -112,11 +122,35 @@ var codes = map[string]struct {
 
 // effect is what a fault does to the one call it hits.
 type effect struct {
-	code       string
-	halfway    bool
-	loseAnswer bool
-	stale      bool
-	unseen     int
+	Fault
+	// refuse makes the vendor's error.
+	refuse func(code, message string) *Error
+}
+
+// faults are those that have not hit yet, in order.
+type faults []Fault
+
+func (f *faults) add(fault Fault) { *f = append(*f, fault) }
+
+// due uses up the fault that hits a call of the action, if any.
+func (f *faults) due(action string) Fault {
+	i := slices.IndexFunc(*f, func(f Fault) bool { return f.Action == "" || f.Action == action })
+	if i < 0 {
+		return Fault{}
+	}
+	hit := (*f)[i]
+	if (*f)[i].Times--; (*f)[i].Times <= 0 {
+		*f = slices.Delete(*f, i, i+1)
+	}
+	return hit
+}
+
+// before is the answer to a call that is refused before it does anything.
+func (f effect) before() error {
+	if f.Code != "" && !f.Halfway {
+		return f.refuse(f.Code, "injected fault")
+	}
+	return nil
 }
 
 // enter takes a token for the action and the fault that is due, if any. An
@@ -126,24 +160,13 @@ func (e *EC2) enter(action string) (effect, error) {
 	if !e.bucket(action).take(e.options.Clock()) {
 		return effect{}, refuse("RequestLimitExceeded", "Request limit exceeded.")
 	}
-	i := slices.IndexFunc(e.faults, func(f Fault) bool { return f.Action == "" || f.Action == action })
-	if i < 0 {
-		return effect{}, nil
-	}
-	f := &e.faults[i]
-	due := effect{f.Code, f.Halfway, f.LoseAnswer, f.Stale, f.Unseen}
-	if f.Times--; f.Times <= 0 {
-		e.faults = slices.Delete(e.faults, i, i+1)
-	}
-	if due.code != "" && !due.halfway {
-		return effect{}, refuse(due.code, "injected fault")
-	}
-	return due, nil
+	due := effect{e.faults.due(action), refuse}
+	return due, due.before()
 }
 
 // share is how much of a batch of n is applied.
 func (f effect) share(n int) int {
-	if f.halfway {
+	if f.Halfway {
 		return n / 2
 	}
 	return n
@@ -152,9 +175,9 @@ func (f effect) share(n int) int {
 // after is the answer to a call that was applied.
 func (f effect) after() error {
 	switch {
-	case f.halfway:
-		return refuse(f.code, "injected fault, halfway")
-	case f.loseAnswer:
+	case f.Halfway:
+		return f.refuse(f.Code, "injected fault, halfway")
+	case f.LoseAnswer:
 		return fmt.Errorf("injected fault: %w", errAnswerLost)
 	}
 	return nil

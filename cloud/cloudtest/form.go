@@ -9,17 +9,24 @@ import (
 	"strings"
 )
 
-// form reads the parameters of an EC2 Query request. It remembers the first
+// form reads the parameters of a request. It remembers the first
 // thing wrong and which parameters were asked for, so that those nobody knows
 // are refused: a client's typing error must not pass silently.
 type form struct {
 	values url.Values
 	known  map[string]bool
+	api    formAPI
 	err    error
 }
 
+// formAPI is what an API calls the mistakes in a form.
+type formAPI struct {
+	refuse                      func(code, message string) *Error
+	missing, unknown, malformed string
+}
+
 func newForm(values url.Values) *form {
-	return &form{values: values, known: map[string]bool{}}
+	return &form{values: values, known: map[string]bool{}, api: formAPI{refuse, "MissingParameter", "UnknownParameter", "InvalidParameterValue"}}
 }
 
 // done returns the first thing wrong with the request, if any.
@@ -29,7 +36,7 @@ func (f *form) done() error {
 	}
 	for _, key := range sortedKeys(f.values) {
 		if !f.known[key] {
-			return refuse("UnknownParameter", "The parameter "+key+" is not recognized")
+			return f.api.refuse(f.api.unknown, "The parameter "+key+" is not recognized")
 		}
 	}
 	return nil
@@ -51,7 +58,7 @@ func (f *form) text(key string) string {
 func (f *form) required(key string) string {
 	v := f.text(key)
 	if v == "" {
-		f.fail(refuse("MissingParameter", "The request must contain the parameter "+key))
+		f.fail(f.api.refuse(f.api.missing, "The request must contain the parameter "+key))
 	}
 	return v
 }
@@ -64,7 +71,7 @@ func (f *form) number(key string, absent int) int {
 	}
 	n, err := strconv.Atoi(v)
 	if err != nil {
-		f.fail(refuse("InvalidParameterValue", fmt.Sprintf("Invalid value %q for %s", v, key)))
+		f.fail(f.api.refuse(f.api.malformed, fmt.Sprintf("Invalid value %q for %s", v, key)))
 	}
 	return n
 }

@@ -12,3 +12,14 @@ func TestMemoryConformance(t *testing.T) {
 		return account.Backend(account.Provider())
 	})
 }
+
+func TestECSMemoryConformance(t *testing.T) {
+	for name, older := range map[string]bool{"lenient about duplicates": false, "older": true} {
+		t.Run(name, func(t *testing.T) {
+			cloudtest.Conformance(t, func(*testing.T) cloudtest.Backend {
+				account := cloudtest.NewECS(cloudtest.ECSOptions{Older: older})
+				return account.Backend(account.Provider())
+			})
+		})
+	}
+}

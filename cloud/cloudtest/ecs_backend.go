@@ -1,0 +1,40 @@
+package cloudtest
+
+import (
+	"fmt"
+
+	"github.com/portreeve/portreeve/cloud"
+)
+
+// ecsDiffers are the cases in which Alibaba Cloud is not as EC2, by its nature.
+var ecsDiffers = map[string]string{
+	"a group may be its own peer": "Alibaba Cloud refuses (InvalidParamter.Conflict): members of a basic group reach each other by its inner access policy",
+}
+
+// Backend returns the account as seen through p, for Conformance.
+func (e *ECS) Backend(p cloud.Provider) Backend {
+	groups, lists := 0, 0
+	return Backend{
+		Provider: p,
+		NewGroup: func() string {
+			groups++
+			id := fmt.Sprintf("sg-%017x", groups)
+			e.AddGroup(id)
+			return id
+		},
+		Seed:        e.Seed,
+		Rules:       e.Rules,
+		RemoveGroup: e.RemoveGroup,
+		Mangle:      e.Mangle,
+		Tag:         e.Tag,
+		NewPrefixList: func(room int, entries ...string) string {
+			lists++
+			id := fmt.Sprintf("pl-%017x", lists)
+			e.AddPrefixList(id, room, prefixes(entries...)...)
+			return id
+		},
+		Account: e,
+		Differs: ecsDiffers,
+		API:     API{ecsDescribeRules, ecsAuthorize, ecsRevoke, "Throttling.User", "Forbidden.RAM"},
+	}
+}

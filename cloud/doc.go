@@ -20,6 +20,6 @@
 //     besides.
 //
 // Plan, Merge and Covered are pure: no client, context, clock or logger.
-// Provider is implemented by cloud/aws and, in memory, by cloud/cloudtest; both
-// pass the one conformance suite.
+// Provider is implemented by cloud/aws, by cloud/alibaba and, in memory, by
+// cloud/cloudtest; all pass the one conformance suite.
 package cloud

@@ -34,8 +34,7 @@ func syncing(t *testing.T, account *cloudtest.EC2, objects ...client.Object) *Cl
 	c := store(t, objects...).Build()
 	return &CloudFirewall{
 		Client: c, Snapshot: Snapshot{Reader: c}, Clouds: NewClouds(), Owner: "owner", Leading: func(context.Context) error { return nil }, Now: time.Now,
-		connected: map[connection]cloud.Provider{},
-		Providers: map[v1alpha1.Provider]Connect{v1alpha1.ProviderAWS: func(context.Context, v1alpha1.CloudFirewallSpec) (cloud.Provider, error) {
+		Providers: map[v1alpha1.Provider]Connect{v1alpha1.ProviderAWS: func(context.Context, v1alpha1.CloudFirewallSpec, *Keys) (cloud.Provider, error) {
 			return account.Provider(), nil
 		}},
 	}
@@ -47,11 +46,11 @@ func TestAGroupThatWasDeletedInTheCloudHoldsNobodyUp(t *testing.T) {
 	f := firewallOf("aws", time.Hour, "sg-1")
 	f.Status.Groups = []v1alpha1.GroupStatus{{ID: "sg-1"}, {ID: "sg-gone", Ours: 3}}
 	r := syncing(t, account, &f)
-	reports, err := r.sync(t.Context(), &f)
+	seen, err := r.sync(t.Context(), &f)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !r.reading("aws", reports, err, time.Now()).Read {
+	if !r.reading("aws", seen.reports, err, time.Now()).Read {
 		t.Error("the reading is not complete")
 	}
 }

@@ -178,4 +178,3 @@ func resyncOf(firewall *v1alpha1.CloudFirewall) time.Duration {
 	}
 	return defaultResync
 }
-

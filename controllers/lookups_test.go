@@ -72,7 +72,7 @@ func newLooking(t *testing.T, objects ...client.Object) *looking {
 	l.Client = store(t, objects...).WithStatusSubresource(&v1alpha1.CloudFirewall{}).Build()
 	l.Snapshot.Reader = l.Client
 	l.Now = func() time.Time { return l.clock }
-	l.Providers = map[v1alpha1.Provider]Connect{v1alpha1.ProviderAWS: func(context.Context, v1alpha1.CloudFirewallSpec) (cloud.Provider, error) { return l.cloud, nil }}
+	l.Providers = map[v1alpha1.Provider]Connect{v1alpha1.ProviderAWS: func(context.Context, v1alpha1.CloudFirewallSpec, *Keys) (cloud.Provider, error) { return l.cloud, nil }}
 	return l
 }
 
@@ -227,7 +227,7 @@ func TestPrefixListsOutliveTheirFirewall(t *testing.T) {
 func TestAProviderWithoutADirectoryResolvesNothing(t *testing.T) {
 	f := firewallOf("aws", time.Hour, "sg-1")
 	l := newLooking(t, &f, poolWithLists("pl-1"), policyWithLists("pl-1"))
-	l.Providers = map[v1alpha1.Provider]Connect{v1alpha1.ProviderAWS: func(context.Context, v1alpha1.CloudFirewallSpec) (cloud.Provider, error) {
+	l.Providers = map[v1alpha1.Provider]Connect{v1alpha1.ProviderAWS: func(context.Context, v1alpha1.CloudFirewallSpec, *Keys) (cloud.Provider, error) {
 		return l.cloud.Provider, nil
 	}}
 	if sets, lookups := l.turn(t); sets != "" || !strings.Contains(lookups, "looks nothing up") {

@@ -93,7 +93,7 @@ const FinalizerRevoke = "portreeve.dev/revoke"
 // CloudFirewallSpec says which groups, and how to reach and treat them.
 //
 // +kubebuilder:validation:XValidation:rule="!has(self.priority) || self.provider == 'Alibaba'",fieldPath=".priority",message="priority means nothing on AWS, whose rules have no order; leave it out"
-// +kubebuilder:validation:XValidation:rule="!has(self.credentials) || !has(self.credentials.assumeRole) || self.provider == 'AWS'",fieldPath=".credentials.assumeRole",message="assumeRole is for AWS, and this is Alibaba; give the manager the role by RRSA, or use secretRef"
+// +kubebuilder:validation:XValidation:rule="!has(self.credentials) || !has(self.credentials.assumeRole) || self.credentials.assumeRole.arn.startsWith('acs:') == (self.provider == 'Alibaba')",fieldPath=".credentials.assumeRole.arn",message="the role is of another cloud than provider; write arn:aws:iam::... for AWS and acs:ram::... for Alibaba"
 type CloudFirewallSpec struct {
 	// Provider of the cloud.
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",messageExpression="'provider can not change from ' + oldSelf + ' to ' + self + '; create another CloudFirewall, so that the rules of this one are revoked first'"
@@ -179,7 +179,7 @@ type TagValue string
 //
 // +kubebuilder:validation:XValidation:rule="has(self.assumeRole) != has(self.secretRef)",message="name either assumeRole or secretRef; leave credentials out for those that the SDK finds by itself"
 type CloudCredentials struct {
-	// AssumeRole is taken on with the credentials that the SDK finds by itself. AWS only.
+	// AssumeRole is taken on with the credentials that the SDK finds by itself.
 	// +optional
 	AssumeRole *AssumeRole `json:"assumeRole,omitempty"`
 	// SecretRef names a Secret in the manager's own namespace with the keys accessKeyID,
@@ -188,11 +188,11 @@ type CloudCredentials struct {
 	SecretRef *SecretReference `json:"secretRef,omitempty"`
 }
 
-// AssumeRole is a role of AWS IAM.
+// AssumeRole is a role of AWS IAM or of Alibaba Cloud RAM.
 type AssumeRole struct {
 	// ARN of the role.
 	// +kubebuilder:validation:MaxLength=2048
-	// +kubebuilder:validation:XValidation:rule="self.matches('^arn:aws[a-z-]*:iam::[0-9]{12}:role/.+$')",messageExpression="'arn \"' + self + '\" must be that of an IAM role; write for example arn:aws:iam::123456789012:role/portreeve'"
+	// +kubebuilder:validation:XValidation:rule="self.matches('^(arn:aws[a-z-]*:iam::[0-9]{12}:role/|acs:ram::[0-9]{1,20}:role/).+$')",messageExpression="'arn \"' + self + '\" must be that of a role; write for example arn:aws:iam::123456789012:role/portreeve or acs:ram::1234567890123456:role/portreeve'"
 	ARN string `json:"arn"`
 	// ExternalID that the role's trust policy asks for.
 	// +kubebuilder:validation:MaxLength=1224

@@ -79,7 +79,7 @@ func (p *Provider) List(ctx context.Context, group string) ([]cloud.Rule, error)
 		MaxResults: sdk.Int32(pageSize),
 	})
 	var out []cloud.Rule
-	seen := 0
+	seen, listed := 0, map[string]bool{} // pages of a group that changes may overlap
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
@@ -87,14 +87,15 @@ func (p *Provider) List(ctx context.Context, group string) ([]cloud.Rule, error)
 		}
 		seen += len(page.SecurityGroupRules)
 		for _, r := range page.SecurityGroupRules {
-			if sdk.ToBool(r.IsEgress) {
+			if sdk.ToBool(r.IsEgress) || listed[sdk.ToString(r.SecurityGroupRuleId)] {
 				continue
 			}
-			listed, err := ruleOf(r)
+			found, err := ruleOf(r)
 			if err != nil {
 				return nil, err
 			}
-			out = append(out, listed)
+			listed[found.ID] = true
+			out = append(out, found)
 		}
 	}
 	if seen == 0 {

@@ -58,9 +58,12 @@ func writeXML(w http.ResponseWriter, status int, v any) {
 	if err != nil {
 		panic(err) // a shape of ours that XML cannot express: a bug here
 	}
+	text = append([]byte(xml.Header), text...)
+	// A client that knows the length need not read on for the end, and fail, when all is said.
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(status)
 	// The client has gone when this fails; there is nobody left to tell.
-	_, _ = w.Write(append([]byte(xml.Header), text...))
+	_, _ = w.Write(text)
 }
 
 // readForm reads what is posted, at most 1 MiB.

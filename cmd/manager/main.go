@@ -23,16 +23,8 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/cloud"
-	"github.com/portreeve/portreeve/cloud/aws"
 	"github.com/portreeve/portreeve/controllers"
 )
-
-// providers are the clouds this manager speaks to.
-var providers = map[v1alpha1.Provider]controllers.Connect{
-	v1alpha1.ProviderAWS: func(ctx context.Context, spec v1alpha1.CloudFirewallSpec) (cloud.Provider, error) {
-		return aws.New(ctx, aws.Options{Region: spec.Region, Endpoint: spec.Endpoint})
-	},
-}
 
 type options struct {
 	metrics, health, namespace string
@@ -75,7 +67,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return fmt.Errorf("read the cluster's id from namespace kube-system: %w", err)
 	}
-	if err := controllers.Setup(ctx, mgr, controllers.Options{Providers: providers, Owner: owner, Leading: leader.check, Namespace: o.namespace}); err != nil {
+	if err := controllers.Setup(ctx, mgr, controllers.Options{Providers: providers(cloud.NewPaces(cloud.SystemClock{})), Owner: owner, Leading: leader.check, Namespace: o.namespace}); err != nil {
 		return err
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {

@@ -83,7 +83,7 @@ func lost(f flow, node map[netip.Addr]bool, numbers rule.PortRanges, want rule.S
 		return false
 	}
 	port := rule.Port{Protocol: f.protocol, Number: f.port}
-	end := want.Ports[port].Expires
+	end := want.Ports.Get(port).Expires
 	return end != 0 && end <= now || !want.Admits(port, f.source)
 }
 

@@ -149,7 +149,7 @@ func (d *Datapath) ensureSkeletons(im *image) (preempted, failed error) {
 // unlogged says why the kernel does not log what want logs.
 func (d *Datapath) unlogged(want rule.Set) error {
 	logs := len(want.Audited)+len(want.Denied) > 0
-	for _, gate := range want.Ports {
+	for _, gate := range want.Ports.All {
 		logs = logs || gate.Audit != "" || gate.Log != (rule.Log{})
 	}
 	var err error

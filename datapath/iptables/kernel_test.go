@@ -348,7 +348,7 @@ func TestManyGatesReadBack(t *testing.T) {
 	for _, want := range []rule.Set{rule.Build(nil, terms), rule.Build(nil, nil), rule.Build(nil, terms)} {
 		w.Sync(want)
 		if have, err := w.Have(); err != nil || !have.Equal(want) {
-			t.Errorf("Have = %v after %d gates", err, len(want.Ports))
+			t.Errorf("Have = %v after %d gates", err, want.Ports.Len())
 		}
 	}
 	w.Expect("alice tcp/30500 answered", "mallory tcp/30500 answered", "remote tcp/30500 dropped")

@@ -1,10 +1,6 @@
 package nftables
 
-import (
-	"maps"
-
-	"github.com/portreeve/portreeve/internal/rule"
-)
+import "github.com/portreeve/portreeve/internal/rule"
 
 // NewShared opens the datapath as on a kernel that can't keep a table for its
 // owner.
@@ -19,9 +15,8 @@ func NewShared() (*Datapath, error) {
 // Misremember has the next Sync delete a port that is not there, which fails once.
 func (d *Datapath) Misremember(p rule.Port) {
 	have := *d.have
-	have.Ports = maps.Clone(have.Ports)
-	for _, g := range d.have.Ports {
-		have.Ports[p] = g
+	for _, g := range d.have.Ports.All {
+		have.Ports = have.Ports.With(p, g)
 	}
 	d.have = &have
 }

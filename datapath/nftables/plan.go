@@ -72,13 +72,13 @@ func planChange(table string, have, want state, n needs) change {
 	c.tight, c.turned = c.before, c.last
 	c.tight.denied = c.before.denied || c.last.denied
 	c.turned.denied = c.tight.denied
-	c.addPorts, c.deletePorts = n.changed(want.Ports)
+	c.addPorts, c.deletePorts = changed(have.Ports, want.Ports)
 	before := newNeeds()
-	for p := range c.deletePorts {
-		n.set(p, rule.Gate{}, before)
+	for _, g := range c.deletePorts {
+		n.count(g, -1, before)
 	}
-	for p, g := range c.addPorts {
-		n.set(p, g, before)
+	for _, g := range c.addPorts {
+		n.count(g, 1, before)
 	}
 	dynamics := map[string]set{}
 	for _, ports := range []map[rule.Port]rule.Gate{c.addPorts, c.deletePorts} {
@@ -198,7 +198,7 @@ func (c change) make(want state) (batch, error) {
 
 func (c change) widen(have state, now time.Time) batch {
 	b := batch{table: c.table}
-	fresh := func(p rule.Port, _ rule.Gate) bool { return have.Ports[p] == rule.Gate{} }
+	fresh := func(p rule.Port, _ rule.Gate) bool { return have.Ports.Get(p) == rule.Gate{} }
 	b.addPorts(c.addPorts, fresh, now)
 	b.move(c.first, c.middle)
 	return b
@@ -209,7 +209,7 @@ func (c change) narrow(have state, now time.Time) (batch, error) {
 	open := func(_ rule.Port, g rule.Gate) bool { return !ended(g, now) }
 	b.deleteElements(setPorts, portElements(c.deletePorts, open, func(p rule.Port, _ rule.Gate) element { return element{key: portKey(p)} }))
 	b.deleteElements(setEnds, portElements(c.deletePorts, ends, func(p rule.Port, _ rule.Gate) element { return element{key: portKey(p)} }))
-	b.addPorts(c.addPorts, func(p rule.Port, _ rule.Gate) bool { return have.Ports[p] != rule.Gate{} }, now)
+	b.addPorts(c.addPorts, func(p rule.Port, _ rule.Gate) bool { return have.Ports.Get(p) != rule.Gate{} }, now)
 	b.move(c.middle, c.after)
 	return b, b.judge(c.tight, c.turned)
 }

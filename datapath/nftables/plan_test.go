@@ -149,7 +149,7 @@ func FuzzRead(f *testing.F) {
 	f.Fuzz(func(_ *testing.T, message []byte) {
 		e := parseElement(message)
 		_, _ = spansOf("any", []kernelElement{e, e})
-		s := state{Set: rule.Set{Ports: map[rule.Port]rule.Gate{}}}
+		s := state{}
 		_ = s.takePorts(portTables{open: []kernelElement{e}, ends: []kernelElement{e}}, time.Unix(0, 0))
 		sameExpression(message, message)
 		sameExpression(message[len(message)/2:], message)

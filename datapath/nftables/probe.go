@@ -3,7 +3,6 @@ package nftables
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"github.com/google/nftables/expr"
@@ -85,14 +84,18 @@ func (l lacking) without(want state) (state, error) {
 	if l.limits == nil {
 		return want, nil
 	}
-	limited := func(_ rule.Port, g rule.Gate) bool { return g.Limits != (rule.Limits{}) }
-	ports := maps.Clone(want.Ports)
-	maps.DeleteFunc(ports, limited)
-	if len(ports) == len(want.Ports) {
+	ports := want.Ports.Edit()
+	for p, g := range want.Ports.All {
+		if g.Limits != (rule.Limits{}) {
+			ports.Set(p, rule.Gate{})
+		}
+	}
+	all := want.Ports.Len()
+	want.Ports = ports.Table()
+	closed := all - want.Ports.Len()
+	if closed == 0 {
 		return want, nil
 	}
-	closed := len(want.Ports) - len(ports)
-	want.Ports = ports
 	return want, fmt.Errorf("the kernel can't bound connections (modules nft_connlimit, nft_limit), so the %d ports with limits stay closed: %w: %w", closed, l.limits, datapath.ErrFull)
 }
 
@@ -102,7 +105,7 @@ func (l lacking) unlogged(want state) error {
 		return nil
 	}
 	asks := len(want.Audited) > 0
-	for _, g := range want.Ports {
+	for _, g := range want.Ports.All {
 		asks = asks || g.Audit != "" || g.Log != (rule.Log{})
 	}
 	if !asks {

@@ -256,7 +256,7 @@ func valueOf(list []byte, wanted uint16) []byte {
 
 // contents reads all sets but those that packets fill.
 func (s *socket) contents(now time.Time) (state, error) {
-	found := state{Set: rule.Set{Ports: map[rule.Port]rule.Gate{}, Classes: map[rule.ClassID][]netip.Prefix{}}}
+	found := state{Set: rule.Set{Classes: map[rule.ClassID][]netip.Prefix{}}}
 	names, err := s.setNames()
 	if err != nil {
 		return state{}, err
@@ -377,6 +377,7 @@ type portTables struct{ open, ends []kernelElement }
 // takePorts reads which port leads to which gate, and until when.
 func (s *state) takePorts(from portTables, now time.Time) error {
 	open := make(map[rule.Port]kernelElement, len(from.open))
+	ports := s.Ports.Edit()
 	type reading struct {
 		rule.Gate
 		ok bool
@@ -387,13 +388,14 @@ func (s *state) takePorts(from portTables, now time.Time) error {
 		r, seen := chains[e.chain]
 		if !seen {
 			r.Gate, r.ok = gateOf(e.chain)
+			r.ok = r.ok && r.Gate != (rule.Gate{})
 			chains[e.chain] = r
 		}
-		g, ok := r.Gate, r.ok
-		if !ok || !known {
+		if !r.ok || !known {
 			return damaged("set %s has an element that leads to %q", setPorts, e.chain)
 		}
-		open[port], s.Ports[port] = e, g
+		open[port] = e
+		ports.Set(port, r.Gate)
 	}
 	for _, e := range from.ends {
 		port, g, err := endOf(e)
@@ -409,8 +411,9 @@ func (s *state) takePorts(from portTables, now time.Time) error {
 			return damaged("%s is closed, before %s", port, end)
 		}
 		delete(open, port)
-		s.Ports[port] = g
+		ports.Set(port, g)
 	}
+	s.Ports = ports.Table()
 	for port, e := range open {
 		if e.left > 0 {
 			return damaged("%s ends in %s, and is to stay", port, e.left)

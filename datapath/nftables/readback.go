@@ -104,11 +104,11 @@ func (d *Datapath) checkPort(port rule.Port, want state, now time.Time) error {
 	if found.ends, err = d.socket.element(setEnds, portKey(port)); err != nil {
 		return err
 	}
-	have := state{Set: rule.Set{Ports: map[rule.Port]rule.Gate{}}}
+	var have state
 	if err := have.takePorts(found, now); err != nil {
 		return err
 	}
-	if have.Ports[port] != want.Ports[port] {
+	if have.Ports.Get(port) != want.Ports.Get(port) {
 		return damaged("%s does not read back as written", port)
 	}
 	return nil

@@ -226,7 +226,7 @@ func (a *Agent) check(ctx context.Context) outcome {
 // ended says whether a gate of the set has come to its end: the kernel has taken it
 // away by itself, which is no damage, and the next round agrees with it.
 func ended(s rule.Set, now time.Time) bool {
-	for _, gate := range s.Ports {
+	for _, gate := range s.Ports.All {
 		if gate.Expires != 0 && gate.Expires <= now.Unix() {
 			return true
 		}

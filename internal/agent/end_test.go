@@ -20,7 +20,7 @@ func TestAnAllocationEndsByItself(t *testing.T) {
 		l.start()
 		l.history.setDown(true)
 		l.pass(64 * time.Second)
-		if gate := l.kernel.loaded.Ports[rule.Port{Protocol: rule.TCP, Number: 30082}]; gate.Expires != a.Spec.ExpiresAt.Unix() {
+		if gate := l.kernel.loaded.Ports.Get(rule.Port{Protocol: rule.TCP, Number: 30082}); gate.Expires != a.Spec.ExpiresAt.Unix() {
 			t.Errorf("the kernel was told to end the gate at %d, want %d", gate.Expires, a.Spec.ExpiresAt.Unix())
 		}
 		l.wantAdmits(30082, "203.0.113.7", true)

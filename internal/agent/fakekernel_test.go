@@ -57,7 +57,7 @@ func (k *fakeKernel) Sync(_ context.Context, want rule.Set) error {
 	if len(want.Judged.Intersect(rule.FailSafe)) > 0 {
 		return errors.New("fake kernel: a fail-safe port is judged")
 	}
-	for port := range want.Ports {
+	for port := range want.Ports.All {
 		if !want.Judged.Contains(port.Number) {
 			return fmt.Errorf("fake kernel: %s has a class but is not judged", port)
 		}

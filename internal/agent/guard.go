@@ -133,7 +133,7 @@ func vanishedSince(have, want rule.Set, read inputs) (vanished []kind) {
 }
 
 func admitsAnybody(s rule.Set) bool {
-	for _, gate := range s.Ports {
+	for _, gate := range s.Ports.All {
 		if gate.Class != "" || gate.Audit != "" {
 			return true
 		}

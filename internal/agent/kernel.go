@@ -100,7 +100,7 @@ func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 	k.inforce, k.sure, k.due, k.doubt = want, true, false, false
 	k.settle(ctx)
 	if !same {
-		k.log.Info("rules in force", "judged", want.Judged.Len(), "ports", len(want.Ports), "classes", len(want.Classes), "took", took, "swept", swept)
+		k.log.Info("rules in force", "judged", want.Judged.Len(), "ports", want.Ports.Len(), "classes", len(want.Classes), "took", took, "swept", swept)
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"math"
 	"net/netip"
 	"os"
@@ -83,7 +82,7 @@ func (a *Agent) resume(ctx context.Context) error {
 	switch (situation{intact: intact, kept: a.keeper.known, trace: a.node.trace, boot: a.booting, up: up}).resume() {
 	case restore:
 		have = a.keeper.lastGood(a.memory.Behind, time.Now())
-		a.log.Warn("the kernel holds no rules of ours: enforcing the last ones from the disk until the API server has been read", "judged", have.Judged.Len(), "ports", len(have.Ports))
+		a.log.Warn("the kernel holds no rules of ours: enforcing the last ones from the disk until the API server has been read", "judged", have.Judged.Len(), "ports", have.Ports.Len())
 		if err := a.kernel.restore(ctx, have); err != nil {
 			return err
 		}
@@ -160,9 +159,8 @@ func (a *Agent) asLeft(have rule.Set) *rule.Set {
 	if b := a.node.Boot; b.ID == a.config.BootID && len(b.Fallback) > 0 && slices.Equal(b.Fallback, have.Judged.Strings()) {
 		return &rule.Set{}
 	}
-	have.Ports = maps.Clone(have.Ports)
 	for _, port := range a.node.exemptPorts() {
-		delete(have.Ports, port)
+		have.Ports = have.Ports.With(port, rule.Gate{})
 	}
 	return &have
 }

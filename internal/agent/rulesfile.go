@@ -3,7 +3,6 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -43,10 +42,9 @@ func newRulesFile(dir string) sealed { return sealed{filepath.Join(dir, "rules")
 func keep(node string, seq int64, now time.Time, s rule.Set) kept {
 	k := kept{
 		Node: node, Seq: seq, Saved: now.Unix(), Judged: s.Judged.Strings(), Audited: s.Audited.Strings(),
-		Ports: make([]keptPort, 0, len(s.Ports)), Classes: s.Classes, Denied: s.Denied, Addresses: s.Addresses,
+		Ports: make([]keptPort, 0, s.Ports.Len()), Classes: s.Classes, Denied: s.Denied, Addresses: s.Addresses,
 	}
-	for _, port := range s.SortedPorts() {
-		g := s.Ports[port]
+	for port, g := range s.Ports.All {
 		k.Ports = append(k.Ports, keptPort{port.String(), g.Class, g.Audit, g.Limits, g.Log, g.Expires})
 	}
 	return k
@@ -58,7 +56,7 @@ func (k kept) set(node string) (rule.Set, error) {
 	if node != "" && k.Node != node {
 		return rule.Set{}, fmt.Errorf("it is of node %q, and this is node %q", k.Node, node)
 	}
-	s := rule.Set{Ports: make(map[rule.Port]rule.Gate, len(k.Ports)), Classes: k.Classes, Denied: k.Denied, Addresses: k.Addresses}
+	s := rule.Set{Classes: k.Classes, Denied: k.Denied, Addresses: k.Addresses}
 	var err error
 	if s.Judged, err = canonicalRanges(k.Judged); err != nil {
 		return rule.Set{}, err
@@ -79,14 +77,27 @@ func (k kept) set(node string) (rule.Set, error) {
 	case len(s.Audited.Subtract(s.Judged)) > 0:
 		return rule.Set{}, errors.New("it audits ports that it does not judge")
 	}
+	s.Ports, err = k.gates(s)
+	return s, err
+}
+
+// gates returns those of the ports, all of which are to fit into the set.
+func (k kept) gates(s rule.Set) (rule.Gates, error) {
+	gates := rule.Gates{}.Edit()
 	for _, p := range k.Ports {
 		port, err := p.read(s)
-		if err != nil {
-			return rule.Set{}, err
+		gate := rule.Gate{Class: p.Class, Audit: p.Audit, Limits: p.Limits, Log: p.Log, Expires: p.Expires}
+		switch {
+		case err != nil:
+			return rule.Gates{}, err
+		case gate == rule.Gate{}:
+			return rule.Gates{}, fmt.Errorf("%s has no gate", p.Port)
+		case gates.Get(port) != rule.Gate{}:
+			return rule.Gates{}, fmt.Errorf("%s comes twice", p.Port)
 		}
-		s.Ports[port] = rule.Gate{Class: p.Class, Audit: p.Audit, Limits: p.Limits, Log: p.Log, Expires: p.Expires}
+		gates.Set(port, gate)
 	}
-	return s, nil
+	return gates.Table(), nil
 }
 
 // read returns the port if it and its gate fit into the set.
@@ -96,9 +107,6 @@ func (p keptPort) read(s rule.Set) (rule.Port, error) {
 	port := rule.Port{Protocol: rule.Protocol(strings.ToUpper(protocol)), Number: uint16(n)}
 	if err != nil || port.String() != p.Port || !slices.Contains(rule.Protocols, port.Protocol) || !s.Judged.Contains(port.Number) {
 		return rule.Port{}, fmt.Errorf("%q is no port that it judges", p.Port)
-	}
-	if _, twice := s.Ports[port]; twice {
-		return rule.Port{}, fmt.Errorf("%s comes twice", p.Port)
 	}
 	for _, id := range []rule.ClassID{p.Class, p.Audit} {
 		if id != "" && s.Classes[id] == nil {
@@ -124,10 +132,13 @@ func isCanonical(prefixes []netip.Prefix) bool {
 // without returns the set in which nobody passes at those numbers, judged before or
 // not, nor at a gate whose time is over.
 func without(s rule.Set, numbers rule.PortRanges, now time.Time) rule.Set {
-	s.Ports = maps.Clone(s.Ports)
-	maps.DeleteFunc(s.Ports, func(p rule.Port, g rule.Gate) bool {
-		return numbers.Contains(p.Number) || g.Expires != 0 && g.Expires <= now.Unix()
-	})
+	ports := s.Ports.Edit()
+	for p, g := range s.Ports.All {
+		if numbers.Contains(p.Number) || g.Expires != 0 && g.Expires <= now.Unix() {
+			ports.Set(p, rule.Gate{})
+		}
+	}
+	s.Ports = ports.Table()
 	s.Judged = s.Judged.Union(numbers).Subtract(rule.FailSafe)
 	s.Audited = s.Audited.Subtract(numbers)
 	return s

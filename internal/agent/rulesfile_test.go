@@ -176,7 +176,7 @@ func FuzzRules(f *testing.F) {
 			if len(s.Judged.Intersect(rule.FailSafe)) > 0 {
 				t.Errorf("judges fail-safe ports: %v", s.Judged)
 			}
-			for port := range s.Ports {
+			for port := range s.Ports.All {
 				if !s.Judged.Contains(port.Number) {
 					t.Errorf("%s has a gate and is not judged", port)
 				}

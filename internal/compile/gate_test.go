@@ -28,8 +28,7 @@ func timeOf(t *testing.T, data []byte) time.Time {
 // "tcp/30080 at most 100, 50 a second, 75 at once; logs denied, 10 a second; ends 2026-12-24T18:00:00Z".
 func gatesOf(set rule.Set) []string {
 	out := []string{}
-	for _, port := range set.SortedPorts() {
-		gate := set.Ports[port]
+	for port, gate := range set.Ports.All {
 		var limits, parts []string
 		if n := gate.Limits.Connections; n > 0 {
 			limits = append(limits, fmt.Sprintf("at most %d", n))

@@ -36,11 +36,11 @@ func TestNodeForAnyInput(t *testing.T) {
 		if len(set.Judged.Intersect(safe)) > 0 {
 			t.Fatalf("judges a fail-safe port: %v", set.Judged)
 		}
-		for _, port := range set.SortedPorts() {
+		for port, gate := range set.Ports.All {
 			if !mayAdmit(in, port, set.Sources(port)) {
 				t.Fatalf("%s admits %v", port, set.Sources(port))
 			}
-			if audited := set.Classes[set.Ports[port].Audit]; !mayAudit(in, port, audited) {
+			if audited := set.Classes[gate.Audit]; !mayAudit(in, port, audited) {
 				t.Fatalf("%s audits %v", port, audited)
 			}
 		}

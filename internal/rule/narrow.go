@@ -16,12 +16,9 @@ func Narrowed(have, want Set) PortRanges {
 			lost = append(lost, PortRange{n, n})
 		}
 	}
-	for port, gate := range have.Ports {
-		if want.Ports[port] == gate || !dropping.Contains(port.Number) {
-			continue
-		}
-		if !CoversAll(want.Passing(port), have.Passing(port)) {
-			lost = append(lost, PortRange{port.Number, port.Number})
+	for c := range have.Ports.Changes(want.Ports) {
+		if dropping.Contains(c.Key.Number) && !CoversAll(want.Passing(c.Key), have.Passing(c.Key)) {
+			lost = append(lost, PortRange{c.Key.Number, c.Key.Number})
 		}
 	}
 	return NewPortRanges(lost...)

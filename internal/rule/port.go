@@ -34,8 +34,17 @@ func (p Port) String() string {
 
 // ComparePorts orders by number, then protocol.
 func ComparePorts(a, b Port) int {
-	return cmp.Or(cmp.Compare(a.Number, b.Number), cmp.Compare(a.Protocol, b.Protocol))
+	if a.Number != b.Number {
+		return int(a.Number) - int(b.Number)
+	}
+	return cmp.Compare(a.Protocol, b.Protocol)
 }
+
+// Compare is ComparePorts.
+func (p Port) Compare(q Port) int { return ComparePorts(p, q) }
+
+// Page puts the ports of 64 numbers next to one another in a table.
+func (p Port) Page() uint16 { return p.Number / 64 }
 
 // PortRange is an inclusive range of port numbers.
 type PortRange struct{ First, Last uint16 }

@@ -3,9 +3,10 @@ package rule
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"maps"
 	"net/netip"
 	"slices"
+
+	"github.com/portreeve/portreeve/internal/table"
 )
 
 // ClassID names a distinct set of sources by its content: the first 128 bits of
@@ -20,11 +21,11 @@ type ClassID string
 // On an audited number, what would be dropped is passed and logged instead; what
 // a gate lets in is passed in silence, as anywhere. A denied source passes nowhere.
 //
-// A Set is immutable: build it with NewSet or Build, never write to its maps.
+// A Set is immutable: build it with NewSet, Build or a Builder, never write to its map.
 type Set struct {
 	Judged  PortRanges
 	Audited PortRanges // among Judged; see WithAudited
-	Ports   map[Port]Gate
+	Ports   Gates
 	Classes map[ClassID][]netip.Prefix
 	// Denied are dropped on every judged number, ahead of any gate; canonical.
 	Denied []netip.Prefix
@@ -47,46 +48,17 @@ func NewSet(judged PortRanges, sources map[Port][]netip.Prefix) Set {
 // Build interns the terms of each port; see NewSet. A port on which nobody passes
 // has a gate only if its drops are to be logged.
 func Build(judged PortRanges, terms map[Port]Terms) Set {
-	s := Set{Ports: make(map[Port]Gate, len(terms)), Classes: map[ClassID][]netip.Prefix{}}
 	ranges := slices.Clone(judged)
-	known := interned{}
-	for port, t := range terms {
-		gate := Gate{Class: s.intern(t.Sources, known), Audit: s.intern(t.Audited, known), Limits: t.Limits, Log: t.Log, Expires: t.Expires}
-		if gate = gate.canonical(); gate != (Gate{}) {
-			s.Ports[port] = gate
-		}
+	for port := range terms {
 		if !judged.Contains(port.Number) {
 			ranges = append(ranges, PortRange{port.Number, port.Number})
 		}
 	}
-	s.Judged = NewPortRanges(ranges...)
-	return s
+	return new(Builder).Build(NewPortRanges(ranges...), terms)
 }
 
-// interned are the classes of slices that were seen before: ports that share a list
-// often share the slice, and sorting and hashing it once is enough.
-type interned map[list]ClassID
-
-// list is a slice of prefixes by its identity.
-type list struct {
-	first  *netip.Prefix
-	length int
-}
-
-// intern returns the name of the class of the prefixes, "" for none.
-func (s Set) intern(prefixes []netip.Prefix, known interned) ClassID {
-	if len(prefixes) == 0 {
-		return ""
-	}
-	key := list{&prefixes[0], len(prefixes)}
-	if id, ok := known[key]; ok {
-		return id
-	}
-	canonical := Canonical(prefixes)
-	id := NameClass(canonical)
-	s.Classes[id], known[key] = canonical, id
-	return id
-}
+// Gates are those of ports, in canonical order. The zero Gate stands for none.
+type Gates = table.Table[Port, Gate]
 
 // WithAudited returns the set with those of the ranges audited that it judges, and
 // no others.
@@ -121,20 +93,17 @@ func NameClass(canonical []netip.Prefix) ClassID {
 
 // Sources returns the canonical prefixes that the port's gate admits; none when
 // it admits nobody.
-func (s Set) Sources(p Port) []netip.Prefix { return s.Classes[s.Ports[p].Class] }
+func (s Set) Sources(p Port) []netip.Prefix { return s.Classes[s.Ports.Get(p).Class] }
 
 // Passing returns the canonical prefixes that pass the port's gate, be it only
 // because it audits; none when nobody passes.
 func (s Set) Passing(p Port) []netip.Prefix {
-	gate := s.Ports[p]
+	gate := s.Ports.Get(p)
 	if gate.Audit == "" {
 		return s.Classes[gate.Class]
 	}
 	return Canonical(slices.Concat(s.Classes[gate.Class], s.Classes[gate.Audit]))
 }
-
-// SortedPorts lists the ports that have a gate, in canonical order.
-func (s Set) SortedPorts() []Port { return slices.SortedFunc(maps.Keys(s.Ports), ComparePorts) }
 
 // Admits says whether a packet from source to the port would pass, be it only
 // because the number or the port is audited. Limits are not asked, nor the time.
@@ -156,6 +125,6 @@ func (s Set) Empty() bool { return len(s.Judged) == 0 }
 
 // Equal says whether two sets enforce the same, and log the same.
 func (s Set) Equal(t Set) bool {
-	return slices.Equal(s.Judged, t.Judged) && slices.Equal(s.Audited, t.Audited) && maps.Equal(s.Ports, t.Ports) &&
+	return slices.Equal(s.Judged, t.Judged) && slices.Equal(s.Audited, t.Audited) && s.Ports.Equal(t.Ports) &&
 		slices.Equal(s.Denied, t.Denied) && slices.Equal(s.Addresses, t.Addresses)
 }

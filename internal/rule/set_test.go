@@ -20,7 +20,7 @@ func TestEqualSourcesAreOneClass(t *testing.T) {
 	if len(set.Classes) != 2 {
 		t.Errorf("two sets of sources are %d classes: %v", len(set.Classes), set.Classes)
 	}
-	if a, b := set.Ports[Port{TCP, 30000}], set.Ports[Port{UDP, 30000}]; a != b {
+	if a, b := set.Ports.Get(Port{TCP, 30000}), set.Ports.Get(Port{UDP, 30000}); a != b {
 		t.Errorf("equal sources have the classes %v and %v", a, b)
 	}
 	if got := set.Sources(Port{UDP, 30000}); !slices.Equal(got, prefixes("10.8.0.0/16", "2001:db8::/48")) {
@@ -29,8 +29,12 @@ func TestEqualSourcesAreOneClass(t *testing.T) {
 	if got := set.Judged.Strings(); !slices.Equal(got, []string{"30000-30003"}) {
 		t.Errorf("ports outside the judged ranges are not judged: %v", got)
 	}
-	if got := set.SortedPorts(); !slices.Equal(got, []Port{{TCP, 30000}, {UDP, 30000}, {TCP, 30001}}) {
-		t.Errorf("SortedPorts = %v", got)
+	var got []Port
+	for port := range set.Ports.All {
+		got = append(got, port)
+	}
+	if !slices.Equal(got, []Port{{TCP, 30000}, {UDP, 30000}, {TCP, 30001}}) {
+		t.Errorf("ports in order: %v", got)
 	}
 }
 
@@ -42,7 +46,7 @@ func TestEqualSourcesAreOneClass(t *testing.T) {
 func TestClassesKeepTheirNames(t *testing.T) {
 	set := NewSet(nil, map[Port][]netip.Prefix{{TCP, 1}: prefixes("10.8.0.0/16", "2001:db8::/48"), {TCP, 2}: nil})
 	for port, want := range map[Port]ClassID{{TCP, 1}: "00c2577b076f86f40182840ddf3cbd11", {TCP, 2}: ""} {
-		if got := set.Ports[port].Class; got != want {
+		if got := set.Ports.Get(port).Class; got != want {
 			t.Errorf("class of %v is %s, want %s", port, got, want)
 		}
 	}
@@ -183,8 +187,8 @@ func TestSetSaysWhatItWasBuiltFrom(t *testing.T) {
 		if len(judged.Subtract(set.Judged)) > 0 {
 			t.Fatalf("judges %v, less than %v", set.Judged, judged)
 		}
-		if len(set.Classes) > len(set.Ports) {
-			t.Fatalf("%d classes for %d ports", len(set.Classes), len(set.Ports))
+		if len(set.Classes) > set.Ports.Len() {
+			t.Fatalf("%d classes for %d ports", len(set.Classes), set.Ports.Len())
 		}
 		other := NewSet(judgedNumbers.Draw(t, "other judged"), sourcesByPort.Draw(t, "other sources"))
 		if set.Equal(other) && !slices.Equal(admitted(set), admitted(other)) {

@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"runtime"
@@ -37,8 +36,7 @@ func BenchmarkRevocation(b *testing.B) {
 	open := setOf(gates)
 	victim := gates[len(gates)/2]
 	closed := open
-	closed.Ports = maps.Clone(open.Ports)
-	delete(closed.Ports, rule.Port{Protocol: rule.TCP, Number: victim.number})
+	closed.Ports = open.Ports.With(rule.Port{Protocol: rule.TCP, Number: victim.number}, rule.Gate{})
 	r.sync(b, open)
 	k := r.newKnocker(b, false)
 	rng := rand.New(rand.NewPCG(7, 8))
@@ -56,7 +54,7 @@ func BenchmarkRevocation(b *testing.B) {
 
 	r.on(b, func() error {
 		none := open
-		none.Ports = map[rule.Port]rule.Gate{}
+		none.Ports = rule.Gates{}
 		if err := r.datapath.Sync(context.Background(), none); err != nil {
 			return err
 		}

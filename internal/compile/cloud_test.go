@@ -64,7 +64,7 @@ func TestAtomsAreWhatNodesAdmit(t *testing.T) {
 		"0.0.0.0/1", "128.0.0.0/1", "::/0", "2001:db8::/48", "x", "::ffff:10.0.0.0/104",
 	}}}
 	for range 2 {
-		set, _ := Node(NodeInput{Allocations: []v1alpha1.NodePortAllocation{*a}})
+		set, _ := Node(NodeInput{Allocations: ObjectsOf(a)})
 		var sources []string
 		for _, atom := range (Places{}).Atoms(a) {
 			sources = append(sources, atom.Source.String())

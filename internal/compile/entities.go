@@ -141,6 +141,7 @@ func (n *nodeRules) addInstallation(object *v1alpha1.Portreeve) {
 		}
 		n.denied = append(n.denied, set.prefixes...)
 	}
+	n.denied = rule.Canonical(n.denied)
 	for _, network := range object.Spec.NodeAddresses {
 		prefix, err := netip.ParsePrefix(string(network))
 		if err != nil || prefix.Addr().Is4In6() {
@@ -150,7 +151,7 @@ func (n *nodeRules) addInstallation(object *v1alpha1.Portreeve) {
 		}
 		n.addresses = append(n.addresses, prefix)
 	}
-	if rule.CoversAll(rule.Canonical(n.addresses), rule.World) {
+	if n.addresses = rule.Canonical(n.addresses); rule.CoversAll(n.addresses, rule.World) {
 		n.addresses = nil
 	}
 }

@@ -101,15 +101,16 @@ func mayAudit(in NodeInput, port rule.Port, audited []netip.Prefix) bool {
 	if len(audited) == 0 {
 		return true
 	}
-	for _, a := range in.Allocations {
+	pools := Copies[v1alpha1.NodePortPool](in.Pools)
+	for _, a := range Copies[v1alpha1.NodePortAllocation](in.Allocations) {
 		if claimedNumber(&a) != port.Number {
 			continue
 		}
-		i := slices.IndexFunc(in.Pools, func(p v1alpha1.NodePortPool) bool { return p.Name == a.Spec.Pool })
+		i := slices.IndexFunc(pools, func(p v1alpha1.NodePortPool) bool { return p.Name == a.Spec.Pool })
 		if i < 0 || a.Spec.State != v1alpha1.AllocationOpen || a.Spec.Mode != v1alpha1.ModeAudit || Ended(&a, in.Now) {
 			return false
 		}
-		g := in.Pools[i].Spec.Guardrails
+		g := pools[i].Spec.Guardrails
 		var within []netip.Prefix
 		for _, c := range g.AllowedSources {
 			if p, ok := parseCIDR(c); ok {

@@ -95,11 +95,11 @@ func readNodeInput(t *testing.T, doc string, in *NodeInput) {
 	}
 	switch kind.Kind {
 	case "NodePortPool":
-		in.Pools = append(in.Pools, decode[v1alpha1.NodePortPool](t, doc))
+		in.Pools = with(in.Pools, decode[v1alpha1.NodePortPool](t, doc))
 	case "NodePortAllocation":
-		in.Allocations = append(in.Allocations, decode[v1alpha1.NodePortAllocation](t, doc))
+		in.Allocations = with(in.Allocations, decode[v1alpha1.NodePortAllocation](t, doc))
 	case "AddressSet":
-		in.AddressSets = append(in.AddressSets, decode[v1alpha1.AddressSet](t, doc))
+		in.AddressSets = with(in.AddressSets, decode[v1alpha1.AddressSet](t, doc))
 	case "Portreeve":
 		in.Installation = ptr.To(decode[v1alpha1.Portreeve](t, doc))
 	case "Node":
@@ -107,6 +107,17 @@ func readNodeInput(t *testing.T, doc string, in *NodeInput) {
 	default:
 		t.Fatalf("unknown kind %q", kind.Kind)
 	}
+}
+
+// with adds objects to others, as the API server has them.
+func with[T any, P interface {
+	*T
+	metav1.Object
+}](to Objects, objects ...T) Objects {
+	for i := range objects {
+		to = to.With(Name(P(&objects[i]).GetName()), P(&objects[i]))
+	}
+	return to
 }
 
 // verdict of a packet, spelled "203.0.113.7 tcp/30080".

@@ -17,7 +17,8 @@ func manyPorts(n int) NodeInput {
 	pool := v1alpha1.NodePortPool{ObjectMeta: metav1.ObjectMeta{Name: "web", ResourceVersion: "1"}}
 	pool.Spec.Ranges = []v1alpha1.PortRange{v1alpha1.PortRange(fmt.Sprintf("10000-%d", 9999+n))}
 	pool.Status.Armed = []string{string(pool.Spec.Ranges[0])}
-	in.Pools = append(in.Pools, pool)
+	in.Pools = ObjectsOf(&pool)
+	var allocations []metav1.Object
 	for i := range n {
 		a := v1alpha1.NodePortAllocation{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprint(10000 + i), UID: "u", ResourceVersion: fmt.Sprint(i)}}
 		a.Spec.Pool, a.Spec.State, a.Spec.Protocols = "web", v1alpha1.AllocationOpen, []v1alpha1.Protocol{"TCP"}
@@ -26,8 +27,9 @@ func manyPorts(n int) NodeInput {
 			port.Sources = append(port.Sources, v1alpha1.CIDR(fmt.Sprintf("10.%d.%d.0/24", i%300%256, j*3+i%300/256)))
 		}
 		a.Spec.Ports = []v1alpha1.ClaimedPort{port}
-		in.Allocations = append(in.Allocations, a)
+		allocations = append(allocations, &a)
 	}
+	in.Allocations = ObjectsOf(allocations...)
 	return in
 }
 
@@ -37,6 +39,22 @@ func BenchmarkNode(b *testing.B) {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
 			for b.Loop() {
 				Node(in)
+			}
+		})
+	}
+}
+
+// One port of all comes and goes.
+func BenchmarkNodeChange(b *testing.B) {
+	for _, n := range []int{10, 1000, 10000} {
+		in, c := manyPorts(n), NodeCompiler{}
+		less := in
+		less.Allocations = in.Allocations.With("10007", nil)
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			c.Compile(in)
+			for b.Loop() {
+				c.Compile(less)
+				c.Compile(in)
 			}
 		})
 	}

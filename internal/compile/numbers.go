@@ -1,8 +1,6 @@
 package compile
 
 import (
-	"slices"
-
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/rule"
 )
@@ -19,22 +17,11 @@ type Numbers struct {
 // nil where there is none.
 func NumbersOf(pools []v1alpha1.NodePortPool, installation *v1alpha1.Portreeve) Numbers {
 	var n nodeRules
-	n.addPools(NodeInput{Pools: pools, Installation: installation})
+	n.addPools(pools, installation)
 	armed := rule.NewPortRanges(n.armed...).Subtract(n.safe)
 	return Numbers{
 		Armed:   armed,
 		Dropped: rule.NewPortRanges(n.dropped...).Subtract(n.safe),
 		Lenient: armed.Subtract(rule.NewPortRanges(n.strict...)),
-	}
-}
-
-// exempt passes what listened on the dropped numbers, where nobody claims them and
-// their pool is lenient.
-func (n *nodeRules) exempt(ports []rule.Port, dropped rule.PortRanges) {
-	free := dropped.Subtract(rule.NewPortRanges(slices.Concat(n.claimed, n.strict)...)).Subtract(n.safe)
-	for _, port := range ports {
-		if !n.lockdown && free.Contains(port.Number) {
-			n.terms[port] = rule.Terms{Sources: rule.World}
-		}
 	}
 }

@@ -97,3 +97,6 @@ func (known interned) name(prefixes []netip.Prefix, fresh map[ClassID][]netip.Pr
 	fresh[id], known[key] = canonical, id
 	return id
 }
+
+// Gates are those of the set of the last time.
+func (b *Builder) Gates() Gates { return b.last.Ports }

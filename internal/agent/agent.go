@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
@@ -64,6 +65,8 @@ type Agent struct {
 	kernel  *kernel
 	journal *journal
 	guard   guard
+	// compiler and applied share what did not change, so that a round costs what did.
+	compiler compile.NodeCompiler
 	// applied is what the kernel was last seen to enforce; until begun, no more of
 	// it is known than what the disk remembers.
 	applied inputs
@@ -114,9 +117,9 @@ func New(c Config) *Agent {
 		a.mirrors[k] = newMirror(k, *remembered.of(k), changed)
 	}
 	if remembered.Standing != nil {
-		a.applied[kindInstallation] = []metav1.Object{&v1alpha1.Portreeve{
+		a.applied[kindInstallation] = compile.ObjectsOf(&v1alpha1.Portreeve{
 			ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.InstallationName}, Spec: *remembered.Standing,
-		}}
+		})
 	}
 	a.applied[kindAddressSets] = sets.objects()
 	return a
@@ -258,12 +261,12 @@ func (a *Agent) round(ctx context.Context) outcome {
 	now := time.Now()
 	a.guard, j = a.guard.judge(a.applied, read, now)
 	o.vanished, o.again = j.vanished, j.again
-	if end := j.use.untilEnd(now); end > 0 && (o.again == 0 || end < o.again) {
-		o.again = end
-	}
 	a.kernel.wish = j.use.firewall()
 	numbers, arming := a.armed(j.use)
-	want, problems := j.use.compile(now, arming.exemptPorts())
+	want, problems := a.compiler.Compile(j.use.node(now, arming.exemptPorts()))
+	if end := a.compiler.NextEnd(); !end.IsZero() && (o.again == 0 || end.Sub(now) < o.again) {
+		o.again = end.Sub(now)
+	}
 	o.problems = append(stayedProblems(j.stayed), problems...)
 	if !a.begun {
 		have := *a.left
@@ -310,7 +313,7 @@ func (a *Agent) advance(views [kinds]view, vanished []kind) error {
 		}
 		a.barred = denied
 	}
-	next, proved := memory{versions: a.memory.versions, Standing: a.applied.standing(), Behind: a.keeper.behind()}, a.proved
+	next, proved := memory{versions: a.memory.versions, Standing: a.applied.lasting(), Behind: a.keeper.behind()}, a.proved
 	for k := range kinds {
 		if !slices.Contains(vanished, k) {
 			*next.of(k), *proved.of(k) = views[k].complete, views[k].newest

@@ -55,7 +55,7 @@ func TestAnAccessThatEndedInTheKernelIsNoDamage(t *testing.T) {
 
 func TestTheFirewallIsTheInstallations(t *testing.T) {
 	with := func(f v1alpha1.Firewall) inputs {
-		return inputs{kindInstallation: {&v1alpha1.Portreeve{Spec: v1alpha1.PortreeveSpec{Firewall: f}}}}
+		return of(v1alpha1.Portreeve{Spec: v1alpha1.PortreeveSpec{Firewall: f}})
 	}
 	for name, test := range map[string]struct {
 		in   inputs

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
@@ -96,7 +97,7 @@ func reported(exceptions []v1alpha1.PortException, exempt []exemption) []v1alpha
 // are about to drop: what listens on those that never did is exempt. Of what can't
 // be listed nothing is.
 func (a *Agent) armed(use inputs) (compile.Numbers, nodeMemory) {
-	n := compile.NumbersOf(copies[v1alpha1.NodePortPool](use[kindPools]), only[v1alpha1.Portreeve](use[kindInstallation]))
+	n := compile.NumbersOf(compile.Copies[v1alpha1.NodePortPool](use[kindPools]), only[v1alpha1.Portreeve](use[kindInstallation]))
 	next := a.node.nodeMemory
 	if !a.begun { // what the kernel drops already, whoever forgot it
 		next.Armed = ranges(next.Armed).Union(a.left.Judged.Subtract(a.left.Audited)).Strings()
@@ -109,11 +110,11 @@ func (a *Agent) armed(use inputs) (compile.Numbers, nodeMemory) {
 			listeners = nil
 		}
 	}
-	var claimed rule.PortRanges
-	if len(listeners)+len(next.Exempt) > 0 {
-		claimed = use.claimed()
+	ports := next.exemptPorts()
+	for _, l := range listeners {
+		ports = append(ports, l.Port)
 	}
-	return n, next.arm(n, claimed, listeners)
+	return n, next.arm(n, use.claimed(ports), listeners)
 }
 
 // arm remembers what armed found. It goes before the rules: what comes after has
@@ -129,14 +130,21 @@ func (a *Agent) arm(next nodeMemory) error {
 	return a.node.remember(next)
 }
 
-// claimed are the numbers that have an allocation.
-func (in inputs) claimed() rule.PortRanges {
-	numbers := make([]rule.PortRange, len(in[kindAllocations]))
-	for i, o := range in[kindAllocations] {
-		number := compile.NumberOf(o.(*v1alpha1.NodePortAllocation))
-		numbers[i] = rule.PortRange{First: number, Last: number}
+// claimed are the numbers of those ports that have an allocation.
+func (in inputs) claimed(ports []rule.Port) rule.PortRanges {
+	var numbers []rule.PortRange
+	for _, p := range ports {
+		if in.allocation(p.Number) != nil {
+			numbers = append(numbers, rule.PortRange{First: p.Number, Last: p.Number})
+		}
 	}
 	return rule.NewPortRanges(numbers...)
+}
+
+// allocation returns that of a number, nil if it has none.
+func (in inputs) allocation(number uint16) *v1alpha1.NodePortAllocation {
+	a, _ := in[kindAllocations].Get(compile.Name(strconv.Itoa(int(number)))).(*v1alpha1.NodePortAllocation)
+	return a
 }
 
 // lookAfterExempt ends the exemptions of what has been gone for long.

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -27,7 +26,7 @@ type guard [kinds]departures
 // departures are the objects of a kind that were enforced, are gone, and are
 // still enforced for a while.
 type departures struct {
-	names       map[string]bool
+	objects     map[compile.Name]metav1.Object
 	first, last time.Time // when the first and the last of them were missed
 }
 
@@ -44,23 +43,27 @@ type judged struct {
 func (g guard) judge(kept, read inputs, now time.Time) (guard, judged) {
 	j := judged{use: read}
 	for k := range kinds {
-		there, gone, t := names(read[k]), []metav1.Object(nil), traits[k]
-		for _, o := range kept[k] {
-			switch {
-			case there[o.GetName()]:
+		gone, t := map[compile.Name]metav1.Object{}, traits[k]
+		for c := range kept[k].Changes(read[k]) {
+			switch o := c.From; {
+			case o == nil || c.To != nil:
 			case t.stays != nil && t.stays(o, j.use):
 				j.stayed = append(j.stayed, o)
-				j.use[k] = append(slices.Clip(j.use[k]), o)
+				j.use[k] = j.use[k].With(c.Key, o)
 			case t.mayGo == nil || !t.mayGo(o, j.use):
-				gone = append(gone, o)
+				gone[c.Key] = o
 			}
 		}
-		next, keep, again := g[k].judge(names(gone), len(read[k]) == 0, now)
+		next, keep, again := g[k].judge(gone, read[k].Len() == 0, now)
 		g[k] = next
 		if !keep {
 			continue
 		}
-		j.use[k] = slices.Concat(j.use[k], gone)
+		use := j.use[k].Edit()
+		for name, o := range gone {
+			use.Set(name, o)
+		}
+		j.use[k] = use.Table()
 		if again == 0 {
 			j.vanished = append(j.vanished, k)
 		} else if j.again == 0 || again < j.again {
@@ -70,27 +73,18 @@ func (g guard) judge(kept, read inputs, now time.Time) (guard, judged) {
 	return g, j
 }
 
-// names returns the names of the objects.
-func names(objects []metav1.Object) map[string]bool {
-	out := make(map[string]bool, len(objects))
-	for _, o := range objects {
-		out[o.GetName()] = true
-	}
-	return out
-}
-
 // judge says whether the missing objects are still to be enforced, and when to
 // ask again: never, if nothing is left of the kind.
-func (d departures) judge(missing map[string]bool, nothingLeft bool, now time.Time) (next departures, keep bool, again time.Duration) {
+func (d departures) judge(missing map[compile.Name]metav1.Object, nothingLeft bool, now time.Time) (next departures, keep bool, again time.Duration) {
 	if len(missing) == 0 {
 		return departures{}, false, 0
 	}
-	next = departures{names: missing, first: d.first, last: d.last}
-	if len(d.names) == 0 {
+	next = departures{objects: missing, first: d.first, last: d.last}
+	if len(d.objects) == 0 {
 		next.first = now
 	}
 	for name := range missing {
-		if !d.names[name] {
+		if d.objects[name] == nil {
 			next.last = now
 		}
 	}
@@ -113,19 +107,19 @@ func (d departures) judge(missing map[string]bool, nothingLeft bool, now time.Ti
 // The disk remembers a lockdown, and an unknown Node picks no ports. Whom the kernel
 // denied it shows, so that is judged even if the disk has lost it.
 func vanishedSince(have, want rule.Set, read inputs) (vanished []kind) {
-	if len(read[kindPools]) == 0 && len(have.Judged.Subtract(want.Judged)) > 0 {
+	if read[kindPools].Len() == 0 && len(have.Judged.Subtract(want.Judged)) > 0 {
 		vanished = append(vanished, kindPools)
 	}
-	if len(read[kindAllocations]) == 0 && admitsAnybody(have) {
+	if read[kindAllocations].Len() == 0 && admitsAnybody(have) {
 		vanished = append(vanished, kindAllocations)
 	}
 	relieved := !rule.CoversAll(want.Denied, have.Denied)
-	if len(read[kindInstallation]) == 0 && relieved {
+	if read[kindInstallation].Len() == 0 && relieved {
 		vanished = append(vanished, kindInstallation)
 	}
 	narrowed := rule.Narrowed(have, want)
-	if len(read[kindAddressSets]) == 0 && (relieved && read.standing() != nil || slices.ContainsFunc(read[kindAllocations], func(a metav1.Object) bool {
-		return usesSets(a) && narrowed.Contains(compile.NumberOf(a.(*v1alpha1.NodePortAllocation)))
+	if read[kindAddressSets].Len() == 0 && (relieved && read.standing() != nil || anyOf(read[kindAllocations], func(a *v1alpha1.NodePortAllocation) bool {
+		return usesSets(a) && narrowed.Contains(compile.NumberOf(a))
 	})) {
 		vanished = append(vanished, kindAddressSets)
 	}

@@ -10,6 +10,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
@@ -21,18 +22,19 @@ func poolNamed(name string) v1alpha1.NodePortPool {
 
 // of sorts objects by their kinds.
 func of(objects ...any) (in inputs) {
+	add := func(k kind, o metav1.Object) { in[k] = in[k].With(compile.Name(o.GetName()), o) }
 	for _, o := range objects {
 		switch o := o.(type) {
 		case v1alpha1.NodePortPool:
-			in[kindPools] = append(in[kindPools], &o)
+			add(kindPools, &o)
 		case v1alpha1.NodePortAllocation:
-			in[kindAllocations] = append(in[kindAllocations], &o)
+			add(kindAllocations, &o)
 		case v1alpha1.AddressSet:
-			in[kindAddressSets] = append(in[kindAddressSets], &o)
+			add(kindAddressSets, &o)
 		case v1alpha1.Portreeve:
-			in[kindInstallation] = append(in[kindInstallation], &o)
+			add(kindInstallation, &o)
 		case metav1.PartialObjectMetadata:
-			in[kindNode] = append(in[kindNode], &o)
+			add(kindNode, &o)
 		}
 	}
 	return in
@@ -41,7 +43,7 @@ func of(objects ...any) (in inputs) {
 // spelled lists the names of what is enforced.
 func spelled(in inputs) (out []string) {
 	for _, objects := range in {
-		for _, o := range objects {
+		for _, o := range objects.All {
 			out = append(out, o.GetName())
 		}
 	}

@@ -63,12 +63,11 @@ func admitsNobody(o metav1.Object, _ inputs) bool {
 }
 
 func unused(set metav1.Object, use inputs) bool {
-	return !slices.ContainsFunc(use[kindAllocations], func(a metav1.Object) bool { return uses(a, set.(*v1alpha1.AddressSet)) })
+	return !anyOf(use[kindAllocations], func(a *v1alpha1.NodePortAllocation) bool { return uses(a, set.(*v1alpha1.AddressSet)) })
 }
 
 // uses says whether an allocation admits by the AddressSet.
-func uses(allocation metav1.Object, set *v1alpha1.AddressSet) bool {
-	a := allocation.(*v1alpha1.NodePortAllocation)
+func uses(a *v1alpha1.NodePortAllocation, set *v1alpha1.AddressSet) bool {
 	list, isList := compile.ListOf(set)
 	return a.Spec.State == v1alpha1.AllocationOpen && slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
 		return slices.Contains(p.AddressSets, v1alpha1.ObjectName(set.Name)) || len(p.Entities) > 0 && compile.IsNodeSet(set) ||
@@ -77,8 +76,7 @@ func uses(allocation metav1.Object, set *v1alpha1.AddressSet) bool {
 }
 
 // usesSets says whether an allocation admits by any AddressSet.
-func usesSets(allocation metav1.Object) bool {
-	a := allocation.(*v1alpha1.NodePortAllocation)
+func usesSets(a *v1alpha1.NodePortAllocation) bool {
 	return a.Spec.State == v1alpha1.AllocationOpen && slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
 		return len(p.AddressSets)+len(p.PrefixLists)+len(p.Entities) > 0
 	})
@@ -95,8 +93,7 @@ func denied(set metav1.Object, use inputs) bool {
 // part of the cluster that it names.
 func spent(o metav1.Object, use inputs) bool {
 	spec := o.(*v1alpha1.Portreeve).Spec
-	inUse := len(spec.ClusterCIDRs) > 0 && slices.ContainsFunc(use[kindAllocations], func(o metav1.Object) bool {
-		a := o.(*v1alpha1.NodePortAllocation)
+	inUse := len(spec.ClusterCIDRs) > 0 && anyOf(use[kindAllocations], func(a *v1alpha1.NodePortAllocation) bool {
 		return a.Spec.State == v1alpha1.AllocationOpen && slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
 			return slices.Contains(p.Entities, v1alpha1.EntityCluster)
 		})
@@ -107,45 +104,20 @@ func spent(o metav1.Object, use inputs) bool {
 // Sources list and watch the kinds of objects that an agent reads; Client has them.
 type Sources [kinds]cache.ListerWatcherWithContext
 
-// inputs are what a node's rules are compiled from. Nobody changes the objects.
-type inputs [kinds][]metav1.Object
+// inputs are what a node's rules are compiled from.
+type inputs [kinds]compile.Objects
 
-// compile returns what the node must enforce at that time, and what of the inputs it
-// can't.
-func (in inputs) compile(now time.Time, exempt []rule.Port) (rule.Set, []compile.NodeProblem) {
-	from := compile.NodeInput{
-		Pools:        copies[v1alpha1.NodePortPool](in[kindPools]),
-		Allocations:  copies[v1alpha1.NodePortAllocation](in[kindAllocations]),
-		AddressSets:  copies[v1alpha1.AddressSet](in[kindAddressSets]),
+// node returns what a node must judge by at that time.
+func (in inputs) node(now time.Time, exempt []rule.Port) compile.NodeInput {
+	out := compile.NodeInput{
+		Pools: in[kindPools], Allocations: in[kindAllocations], AddressSets: in[kindAddressSets],
 		Installation: only[v1alpha1.Portreeve](in[kindInstallation]),
-		Now:          now,
-		Exempt:       exempt,
+		Unlabelled:   true, Now: now, Exempt: exempt,
 	}
 	if node := only[metav1.PartialObjectMetadata](in[kindNode]); node != nil {
-		from.Labels = node.Labels
-		return compile.Node(from)
+		out.Labels, out.Unlabelled = node.Labels, false
 	}
-	// A selector that excludes labels would pick a node whose labels nobody knows.
-	for i := range from.Allocations {
-		if a := &from.Allocations[i]; a.Spec.NodeSelector != nil && a.Spec.State == v1alpha1.AllocationOpen {
-			a.Spec.State = v1alpha1.AllocationClosed
-		}
-	}
-	return compile.Node(from)
-}
-
-// untilEnd is how long it is until the next Open allocation ends, 0 if none will.
-func (in inputs) untilEnd(now time.Time) (next time.Duration) {
-	for _, o := range in[kindAllocations] {
-		a := o.(*v1alpha1.NodePortAllocation)
-		if a.Spec.State != v1alpha1.AllocationOpen || a.Spec.ExpiresAt == nil || compile.Ended(a, now) {
-			continue
-		}
-		if ends := a.Spec.ExpiresAt.Sub(now); next == 0 || ends < next {
-			next = ends
-		}
-	}
-	return next
+	return out
 }
 
 // firewall returns with what the installation wants nodes to filter: Auto where it
@@ -174,10 +146,21 @@ func (in inputs) standing() *v1alpha1.PortreeveSpec {
 	return nil
 }
 
+// lasting returns the installation's spec if that may outlive its object, else nil. Not
+// to look at all allocations each time, it does not ask whether anybody comes in as part
+// of the cluster; who finds the object gone does.
+func (in inputs) lasting() *v1alpha1.PortreeveSpec {
+	p := only[v1alpha1.Portreeve](in[kindInstallation])
+	if p == nil || !p.Spec.Lockdown && len(p.Spec.DenyAddressSets)+len(p.Spec.ClusterCIDRs) == 0 {
+		return nil
+	}
+	return &p.Spec
+}
+
 // denied returns the content of the AddressSets that are denied, nil for none.
 func (in inputs) denied() deniedSets {
 	var sets deniedSets
-	for _, o := range in[kindAddressSets] {
+	for _, o := range in[kindAddressSets].All {
 		if denied(o, in) {
 			if sets == nil {
 				sets = deniedSets{}
@@ -196,19 +179,20 @@ func (in inputs) labels() string {
 	return ""
 }
 
-// copies returns shallow copies of the objects, which are all *T.
-func copies[T any](objects []metav1.Object) []T {
-	out := make([]T, len(objects))
-	for i, o := range objects {
-		out[i] = *any(o).(*T)
+// only returns the one object of a kind that has at most one, else nil.
+func only[T any](objects compile.Objects) *T {
+	for _, o := range objects.All {
+		return any(o).(*T)
 	}
-	return out
+	return nil
 }
 
-// only returns the one object of a kind that has at most one, else nil.
-func only[T any](objects []metav1.Object) *T {
-	if len(objects) == 0 {
-		return nil
+// anyOf says whether that holds for any of the objects, which are all *T.
+func anyOf[T any](objects compile.Objects, holds func(*T) bool) bool {
+	for _, o := range objects.All {
+		if holds(any(o).(*T)) {
+			return true
+		}
 	}
-	return any(objects[0]).(*T)
+	return false
 }

@@ -5,14 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
@@ -46,11 +45,12 @@ type memory struct {
 // They are remembered because a set that is deleted stays denied.
 type deniedSets map[string][]v1alpha1.CIDR
 
-func (d deniedSets) objects() (sets []metav1.Object) {
-	for _, name := range slices.Sorted(maps.Keys(d)) {
+func (d deniedSets) objects() compile.Objects {
+	var sets []metav1.Object
+	for name := range d {
 		sets = append(sets, &v1alpha1.AddressSet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.AddressSetSpec{CIDRs: d[name]}})
 	}
-	return sets
+	return compile.ObjectsOf(sets...)
 }
 
 // stateFile keeps what an agent knows beyond a restart.

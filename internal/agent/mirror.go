@@ -4,13 +4,14 @@ import (
 	"fmt"
 	"maps"
 	"reflect"
-	"slices"
 	"sync"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/portreeve/portreeve/internal/compile"
 )
 
 // patience is how long the API server may deny a kind before it is said aloud:
@@ -25,7 +26,7 @@ type mirror struct {
 	changed chan<- struct{} // capacity 1; a token says that content or state changed
 
 	mu       sync.Mutex
-	objects  map[string]metav1.Object
+	objects  compile.Objects
 	complete string // everything up to here is in objects; nothing older is taken
 	newest   string // the newest object or deletion seen
 	synced   bool
@@ -46,7 +47,7 @@ func newMirror(k kind, floor string, changed chan<- struct{}) *mirror {
 
 // view is a mirror's content at one moment.
 type view struct {
-	items []metav1.Object
+	items compile.Objects
 	// complete is the version up to which items hold everything. It moves with
 	// every bookmark and is what a later list must not be older than.
 	complete string
@@ -62,8 +63,7 @@ type view struct {
 func (m *mirror) view() view {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	v := view{complete: m.complete, newest: m.newest, synced: m.synced, stale: m.stale}
-	v.items = slices.Collect(maps.Values(m.objects))
+	v := view{items: m.objects, complete: m.complete, newest: m.newest, synced: m.synced, stale: m.stale}
 	if m.denied != nil && time.Since(m.since) >= patience {
 		v.denied = m.denied
 	}
@@ -73,14 +73,14 @@ func (m *mirror) view() view {
 // Replace takes a whole list. It refuses one that is older than what is known;
 // the reflector then tries again, and meanwhile the content stays.
 func (m *mirror) Replace(list []any, version string) error {
-	objects := make(map[string]metav1.Object, len(list))
+	objects := make([]metav1.Object, len(list))
 	newest := ""
-	for _, item := range list {
+	for i, item := range list {
 		o, err := m.cast(item)
 		if err != nil {
 			return err
 		}
-		objects[o.GetName()] = o
+		objects[i] = o
 		newest = newer(newest, o.GetResourceVersion())
 	}
 	defer m.notify()
@@ -95,7 +95,7 @@ func (m *mirror) Replace(list []any, version string) error {
 		m.stale = &staleError{m.kind, version, m.complete}
 		return m.stale
 	}
-	m.objects, m.complete, m.newest = objects, version, newer(m.newest, newest)
+	m.objects, m.complete, m.newest = compile.ObjectsOf(objects...), version, newer(m.newest, newest)
 	m.synced, m.stale = true, nil
 	return nil
 }
@@ -116,7 +116,8 @@ func (m *mirror) event(item any, deleted bool) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	version, before := o.GetResourceVersion(), m.objects[o.GetName()]
+	name := compile.Name(o.GetName())
+	version, before := o.GetResourceVersion(), m.objects.Get(name)
 	if past, err := older(version, m.complete); err != nil {
 		return fmt.Errorf("event of %s %s: %w", m.kind, o.GetName(), err)
 	} else if past {
@@ -124,9 +125,9 @@ func (m *mirror) event(item any, deleted bool) error {
 	}
 	m.complete, m.newest = version, newer(m.newest, version)
 	if deleted {
-		delete(m.objects, o.GetName())
+		m.objects = m.objects.With(name, nil)
 	} else {
-		m.objects[o.GetName()] = o
+		m.objects = m.objects.With(name, o)
 	}
 	if idle := traits[m.kind].labelsOnly && !deleted && before != nil && maps.Equal(before.GetLabels(), o.GetLabels()); !idle {
 		m.notify()

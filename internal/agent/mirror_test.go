@@ -29,8 +29,8 @@ func TestMirrorMovesForwardOnly(t *testing.T) {
 	expect := func(step string, wantItems int, complete, newest string, synced, stale bool) {
 		t.Helper()
 		v := m.view()
-		if len(v.items) != wantItems || v.complete != complete || v.newest != newest || v.synced != synced || (v.stale != nil) != stale {
-			t.Errorf("%s: %d items, complete %s, newest %s, synced %v, stale %v", step, len(v.items), v.complete, v.newest, v.synced, v.stale)
+		if v.items.Len() != wantItems || v.complete != complete || v.newest != newest || v.synced != synced || (v.stale != nil) != stale {
+			t.Errorf("%s: %d items, complete %s, newest %s, synced %v, stale %v", step, v.items.Len(), v.complete, v.newest, v.synced, v.stale)
 		}
 	}
 	refused := func(step string, err error) {

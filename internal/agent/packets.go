@@ -37,10 +37,8 @@ type journal struct {
 	packets    *prometheus.CounterVec
 	suppressed prometheus.Counter
 
-	mu sync.Mutex
-	// open are the Open allocations of policies, by number. Nobody changes them.
-	open  map[uint16]*v1alpha1.NodePortAllocation
-	pools []metav1.Object
+	mu      sync.Mutex
+	applied inputs
 	// writers by policy, of those that had a packet; the empty name stands for packets
 	// that are no policy's.
 	writers map[types.NamespacedName]*writer
@@ -125,29 +123,35 @@ func (j *journal) tell(policy types.NamespacedName) {
 
 // know takes what was applied. Policies that are gone take their counters along.
 func (j *journal) know(applied inputs) {
-	open := map[uint16]*v1alpha1.NodePortAllocation{}
-	for _, o := range applied[kindAllocations] {
-		a := o.(*v1alpha1.NodePortAllocation)
-		if number := compile.NumberOf(a); number != 0 && a.Spec.State == v1alpha1.AllocationOpen && a.Spec.Claim.Policy != "" {
-			open[number] = a
-		}
-	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.open, j.pools = open, applied[kindPools]
-	if len(j.writers) == 0 {
+	gone := map[types.NamespacedName]bool{} // perhaps
+	for c := range j.applied[kindAllocations].Changes(applied[kindAllocations]) {
+		if policy := policyOf(opened(c.From)); j.writers[policy] != nil && policyOf(opened(c.To)) != policy {
+			gone[policy] = true
+		}
+	}
+	delete(gone, types.NamespacedName{})
+	j.applied = applied
+	if len(gone) == 0 {
 		return
 	}
-	gone := maps.Clone(j.writers)
-	delete(gone, types.NamespacedName{})
-	for _, a := range open {
-		delete(gone, policyOf(a))
+	for _, o := range applied[kindAllocations].All {
+		delete(gone, policyOf(opened(o)))
 	}
 	for _, policy := range slices.SortedFunc(maps.Keys(gone), compareNames) {
 		j.tell(policy)
 		delete(j.writers, policy)
 		j.packets.DeletePartialMatch(prometheus.Labels{"namespace": policy.Namespace, "policy": policy.Name})
 	}
+}
+
+// opened returns an allocation that is Open and a policy's, else nil.
+func opened(o metav1.Object) *v1alpha1.NodePortAllocation {
+	if a, is := o.(*v1alpha1.NodePortAllocation); is && a != nil && a.Spec.State == v1alpha1.AllocationOpen && a.Spec.Claim.Policy != "" {
+		return a
+	}
+	return nil
 }
 
 // policyOf names the policy of an allocation; nil is nobody's.
@@ -163,7 +167,7 @@ func policyOf(a *v1alpha1.NodePortAllocation) types.NamespacedName {
 func (j *journal) deliver(p datapath.Packet) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	a := j.open[p.Port]
+	a := opened(j.applied.allocation(p.Port))
 	if a != nil && !slices.Contains(a.Spec.Protocols, v1alpha1.Protocol(p.Protocol)) {
 		a = nil
 	}
@@ -239,7 +243,7 @@ func (j *journal) write(p datapath.Packet, a *v1alpha1.NodePortAllocation, suppr
 
 // poolOf returns a pool that has armed the number, nil if none has.
 func (j *journal) poolOf(number uint16) *v1alpha1.NodePortPool {
-	for _, o := range j.pools {
+	for _, o := range j.applied[kindPools].All {
 		pool := o.(*v1alpha1.NodePortPool)
 		for _, armed := range pool.Status.Armed {
 			if r, err := rule.ParsePortRange(armed); err == nil && r.Contains(number) {

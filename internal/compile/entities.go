@@ -137,7 +137,7 @@ func (n *nodeRules) addInstallation(object *v1alpha1.Portreeve) {
 	for _, name := range object.Spec.DenyAddressSets {
 		set, exists := n.places.sets[string(name)]
 		if !exists {
-			n.problem(0, "Portreeve %s: spec.denyAddressSets names AddressSet %q, which does not exist, so nobody is denied by it; create it, or take it off the list", object.Name, name)
+			n.problem("Portreeve %s: spec.denyAddressSets names AddressSet %q, which does not exist, so nobody is denied by it; create it, or take it off the list", object.Name, name)
 		}
 		n.denied = append(n.denied, set.prefixes...)
 	}
@@ -145,7 +145,7 @@ func (n *nodeRules) addInstallation(object *v1alpha1.Portreeve) {
 	for _, network := range object.Spec.NodeAddresses {
 		prefix, err := netip.ParsePrefix(string(network))
 		if err != nil || prefix.Addr().Is4In6() {
-			n.problem(0, "Portreeve %s: spec.nodeAddresses: %q is not a network in CIDR notation, so ports are judged on all addresses; write for example 192.0.2.0/24", object.Name, network)
+			n.problem("Portreeve %s: spec.nodeAddresses: %q is not a network in CIDR notation, so ports are judged on all addresses; write for example 192.0.2.0/24", object.Name, network)
 			n.addresses = nil
 			return
 		}

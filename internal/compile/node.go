@@ -80,8 +80,8 @@ func newNodeRules(in NodeInput) *nodeRules {
 	return n
 }
 
-func (n *nodeRules) problem(port uint16, format string, args ...any) {
-	n.problems = append(n.problems, NodeProblem{port, fmt.Sprintf(format, args...)})
+func (n *nodeRules) problem(format string, args ...any) {
+	n.problems = append(n.problems, NodeProblem{Reason: fmt.Sprintf(format, args...)})
 }
 
 func (n *nodeRules) addPools(pools []v1alpha1.NodePortPool, installation *v1alpha1.Portreeve) {
@@ -102,7 +102,7 @@ func (n *nodeRules) addPool(p *v1alpha1.NodePortPool) {
 	for _, s := range p.Spec.Ranges {
 		r, err := rule.ParsePortRange(string(s))
 		if err != nil {
-			n.problem(0, "NodePortPool %s: spec.ranges: %v", p.Name, err)
+			n.problem("NodePortPool %s: spec.ranges: %v", p.Name, err)
 			continue
 		}
 		ranges = append(ranges, r)
@@ -110,7 +110,7 @@ func (n *nodeRules) addPool(p *v1alpha1.NodePortPool) {
 	for _, s := range p.Status.Armed {
 		r, err := rule.ParsePortRange(s)
 		if err != nil {
-			n.problem(0, "NodePortPool %s: status.armed: %v", p.Name, err)
+			n.problem("NodePortPool %s: status.armed: %v", p.Name, err)
 			continue
 		}
 		armed = append(armed, r)

@@ -37,6 +37,8 @@ var traits = [kinds]struct {
 	stays func(o metav1.Object, use inputs) bool
 	// vanished is the message when the only object is gone, "" where there may be many.
 	vanished string
+	// labelled: its labels matter.
+	labelled bool
 	// labelsOnly: nothing but labels matters, so other changes wake nobody.
 	labelsOnly bool
 }{
@@ -46,9 +48,9 @@ var traits = [kinds]struct {
 		resource: "portreeves", example: &v1alpha1.Portreeve{}, mayGo: spent,
 		vanished: "the Portreeve object is gone, but what it ordered stays: lockdown, denyAddressSets, clusterCIDRs; to end that, create the object again with spec.lockdown: false and without the others",
 	},
-	kindAddressSets: {resource: "addresssets", example: &v1alpha1.AddressSet{}, mayGo: unused, stays: denied},
+	kindAddressSets: {resource: "addresssets", example: &v1alpha1.AddressSet{}, labelled: true, mayGo: unused, stays: denied},
 	kindNode: {
-		resource: "nodes", example: &metav1.PartialObjectMetadata{}, labelsOnly: true,
+		resource: "nodes", example: &metav1.PartialObjectMetadata{}, labelled: true, labelsOnly: true,
 		vanished: "this node's Node object is gone, and its last labels still hold; let the kubelet register it again",
 	},
 }

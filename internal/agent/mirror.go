@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"reflect"
@@ -11,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/compile"
 )
 
@@ -24,6 +26,7 @@ const patience = 10 * time.Second
 type mirror struct {
 	kind    kind
 	changed chan<- struct{} // capacity 1; a token says that content or state changed
+	shared  lists           // of its reflector
 
 	mu       sync.Mutex
 	objects  compile.Objects
@@ -36,13 +39,13 @@ type mirror struct {
 }
 
 var _ interface {
-	cache.ReflectorStore
+	cache.TransformingStore
 	cache.ResourceVersionUpdater
 } = (*mirror)(nil)
 
 // newMirror starts empty and refuses whatever is older than floor.
 func newMirror(k kind, floor string, changed chan<- struct{}) *mirror {
-	return &mirror{kind: k, changed: changed, complete: floor}
+	return &mirror{kind: k, changed: changed, shared: lists{}, complete: floor}
 }
 
 // view is a mirror's content at one moment.
@@ -164,8 +167,15 @@ func (m *mirror) UpdateResourceVersion(version string) {
 // Resync does nothing: the content is complete at any time.
 func (m *mirror) Resync() error { return nil }
 
-// cast takes ownership of an object and drops the parts of it that are both
-// largest and of no use here.
+// Transformer has a streaming list drop what is of no use as it comes, and not when all
+// of it has been read.
+func (m *mirror) Transformer() cache.TransformFunc {
+	return func(item any) (any, error) { return m.cast(item) }
+}
+
+// cast takes ownership of an object and drops the parts of it that are of no use here,
+// which are half of it: at ten thousand ports that counts. It is called by the mirror's
+// reflector only.
 func (m *mirror) cast(item any) (metav1.Object, error) {
 	if reflect.TypeOf(item) != reflect.TypeOf(traits[m.kind].example) {
 		return nil, fmt.Errorf("%s: unexpected object of type %T", m.kind, item)
@@ -173,7 +183,38 @@ func (m *mirror) cast(item any) (metav1.Object, error) {
 	o := item.(metav1.Object)
 	o.SetManagedFields(nil)
 	o.SetAnnotations(nil)
+	if !traits[m.kind].labelled {
+		o.SetLabels(nil)
+	}
+	if a, is := o.(*v1alpha1.NodePortAllocation); is {
+		for i := range a.Spec.Ports {
+			a.Spec.Ports[i].Sources = m.shared.of(a.Spec.Ports[i].Sources)
+		}
+	}
 	return o, nil
+}
+
+// lists are source lists by their content: ten thousand ports rarely have more than a
+// few hundred.
+type lists map[string][]v1alpha1.CIDR
+
+// mostLists is when they are forgotten, as nobody says which are still in use.
+const mostLists = 4096
+
+// of returns the list, or an equal one that is known.
+func (l lists) of(list []v1alpha1.CIDR) []v1alpha1.CIDR {
+	var key []byte
+	for _, c := range list {
+		key = append(binary.AppendUvarint(key, uint64(len(c))), c...)
+	}
+	if known, ok := l[string(key)]; ok {
+		return known
+	}
+	if len(l) >= mostLists {
+		clear(l)
+	}
+	l[string(key)] = list
+	return list
 }
 
 func (m *mirror) notify() {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"os"
 	"reflect"
 	"testing"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
 )
 
 func at(a v1alpha1.NodePortAllocation, version string) *v1alpha1.NodePortAllocation {
@@ -173,4 +175,41 @@ func TestMarksThatCannotBeKeptAreNotReported(t *testing.T) {
 		l.wantAdmits(30080, "203.0.113.7", true) // the kernel does not wait for the disk
 		synctest.Wait()
 	})
+}
+
+// What the mirror keeps of an object is what rules are made of, and lists that many
+// have are there once.
+func TestMirrorKeepsWhatIsOfUse(t *testing.T) {
+	m := newMirror(kindAllocations, "", make(chan struct{}, 1))
+	one, other := open(30080, "203.0.113.0/24", "10.0.0.0/8"), open(30081, "203.0.113.0/24", "10.0.0.0/8")
+	one.Labels = map[string]string{"portreeve.dev/policy": "shop"}
+	slim, err := m.Transformer()(at(one, "1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Replace([]any{slim, at(other, "2")}, "2"); err != nil {
+		t.Fatal(err)
+	}
+	var lists []*v1alpha1.CIDR
+	for _, a := range compile.Copies[v1alpha1.NodePortAllocation](m.view().items) {
+		if got := a.Spec.Ports[0].Sources; len(got) != 2 || got[0] != "203.0.113.0/24" || got[1] != "10.0.0.0/8" || len(a.Labels) > 0 {
+			t.Errorf("%s admits %v, with labels %v", a.Name, got, a.Labels)
+		}
+		lists = append(lists, &a.Spec.Ports[0].Sources[0])
+	}
+	if lists[0] != lists[1] {
+		t.Error("one list is there twice")
+	}
+	for n := range 2 * mostLists {
+		list := []v1alpha1.CIDR{v1alpha1.CIDR(fmt.Sprint(n))}
+		if got := m.shared.of(list); &got[0] != &list[0] || len(m.shared) > mostLists {
+			t.Fatalf("list %d is %v, of %d", n, got, len(m.shared))
+		}
+	}
+	if got := m.shared.of([]v1alpha1.CIDR{"10.0.0.0/8 ", "x"}); len(got) != 2 || len(m.shared.of([]v1alpha1.CIDR{"10.0.0.0/8  x"})) != 1 {
+		t.Error("two lists were taken for one")
+	}
+	if _, err := m.Transformer()(&v1alpha1.NodePortPool{}); err == nil {
+		t.Error("an object of another kind was taken")
+	}
 }

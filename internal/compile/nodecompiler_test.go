@@ -147,3 +147,18 @@ func TestNumberSet(t *testing.T) {
 		}
 	})
 }
+
+// A list that can't be read is not taken for another one of the same letters.
+func TestSourceListsAreNotMixedUp(t *testing.T) {
+	in := NodeInput{}
+	for name, sources := range map[string][]v1alpha1.CIDR{
+		"30000": {"10.8.0.0/16", "10.9.0.0/16"}, "30001": {"10.8.0.0/16 10.9.0.0/16"}, "30002": {"10.8.0.0/16 10.9.0.0/16 "},
+	} {
+		a := v1alpha1.NodePortAllocation{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		a.Spec.State, a.Spec.Ports = v1alpha1.AllocationOpen, []v1alpha1.ClaimedPort{{Protocol: "TCP", Sources: sources}}
+		in.Allocations = with(in.Allocations, a)
+	}
+	if set, problems := Node(in); set.Ports.Len() != 1 || len(problems) != 2 {
+		t.Errorf("%d ports are open, with problems %v", set.Ports.Len(), problems)
+	}
+}

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -154,24 +155,23 @@ func (n *portRules) admitted(a *v1alpha1.NodePortAllocation, p v1alpha1.ClaimedP
 	return prefixes
 }
 
-// spellKey spells all that admitted depends on.
+// spellKey spells all that admitted depends on, and nothing else as it: no word in it
+// can be taken for two.
 func (n *portRules) spellKey(a *v1alpha1.NodePortAllocation, p v1alpha1.ClaimedPort, named bool) {
 	n.key = n.key[:0]
-	for _, s := range p.Sources {
-		n.key = append(append(n.key, s...), ' ')
+	spellAll(n, p.Sources)
+	if named {
+		spellAll(n, []string{a.Spec.Pool, strconv.FormatBool(p.World)})
+		spellAll(n, p.AddressSets)
+		spellAll(n, p.PrefixLists)
+		spellAll(n, p.Entities)
 	}
-	if !named {
-		return
-	}
-	n.key = strconv.AppendBool(append(append(n.key, '\n'), a.Spec.Pool...), p.World)
-	for _, s := range p.AddressSets {
-		n.key = append(append(n.key, '\n'), s...)
-	}
-	for _, l := range p.PrefixLists {
-		n.key = append(append(n.key, '\r'), l...)
-	}
-	for _, e := range p.Entities {
-		n.key = append(append(n.key, '\t'), e...)
+}
+
+func spellAll[T ~string](n *portRules, words []T) {
+	n.key = binary.AppendUvarint(n.key, uint64(len(words)))
+	for _, w := range words {
+		n.key = append(binary.AppendUvarint(n.key, uint64(len(w))), w...)
 	}
 }
 

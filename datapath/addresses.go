@@ -29,10 +29,37 @@ type Addresses struct {
 
 // ReadAddresses reads the addresses of the network namespace of the handle.
 func ReadAddresses(h *netlink.Handle) (Addresses, error) {
-	virtual, err := h.LinkByName(VirtualLink)
-	if notFound := (netlink.LinkNotFoundError{}); err != nil && !errors.As(err, &notFound) {
-		return Addresses{}, fmt.Errorf("look for link %s: %w", VirtualLink, err)
+	virtual, err := virtualLink(h)
+	if err != nil {
+		return Addresses{}, err
 	}
+	return readAddresses(h, virtual)
+}
+
+// ReadVirtual reads the Virtual ones of the Addresses. Where there is no VirtualLink,
+// which is nearly everywhere, that is one question, however many addresses there are.
+func ReadVirtual(h *netlink.Handle) (map[netip.Addr]bool, error) {
+	virtual, err := virtualLink(h)
+	if err != nil || virtual == nil {
+		return nil, err
+	}
+	all, err := readAddresses(h, virtual)
+	return all.Virtual, err
+}
+
+// virtualLink returns VirtualLink, nil if there is none.
+func virtualLink(h *netlink.Handle) (netlink.Link, error) {
+	link, err := h.LinkByName(VirtualLink)
+	if notFound := (netlink.LinkNotFoundError{}); errors.As(err, &notFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for link %s: %w", VirtualLink, err)
+	}
+	return link, nil
+}
+
+func readAddresses(h *netlink.Handle, virtual netlink.Link) (Addresses, error) {
 	list, err := h.AddrList(nil, unix.AF_UNSPEC)
 	for range interruptions { // pods come and go meanwhile
 		if !errors.Is(err, netlink.ErrDumpInterrupted) {

@@ -33,7 +33,13 @@ func (s *socket) elements(name string) ([]kernelElement, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list set %s: %w", name, err)
 	}
-	var out []kernelElement
+	n := 0
+	for _, message := range found {
+		for range nfattr.All(valueOf(message, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
+			n++
+		}
+	}
+	out := make([]kernelElement, 0, n)
 	for _, message := range found {
 		for _, value := range nfattr.All(valueOf(message, unix.NFTA_SET_ELEM_LIST_ELEMENTS)) {
 			out = append(out, parseElement(value))

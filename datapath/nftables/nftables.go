@@ -389,12 +389,12 @@ func (d *Datapath) remove(name string) error {
 
 // virtual returns the addresses of kube-ipvs0.
 func (d *Datapath) virtual() ([]netip.Prefix, error) {
-	addresses, err := datapath.ReadAddresses(d.routes)
+	addresses, err := datapath.ReadVirtual(d.routes)
 	if err != nil {
 		return nil, err
 	}
 	var out []netip.Prefix
-	for a := range addresses.Virtual {
+	for a := range addresses {
 		out = append(out, netip.PrefixFrom(a, a.BitLen()))
 	}
 	return rule.Canonical(out), nil

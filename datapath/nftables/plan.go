@@ -97,6 +97,21 @@ func planChange(table string, have, want state, n needs) change {
 	for _, name := range deleting {
 		c.deleteSets = append(c.deleteSets, dynamics[name])
 	}
+	if !have.sameRanges(want) {
+		c.planRanges(have, want)
+	}
+	return c
+}
+
+// sameRanges says whether no set of ranges changes, which are many where a pool has
+// scattered numbers or many sources are denied.
+func (s state) sameRanges(t state) bool {
+	return slices.Equal(s.Judged, t.Judged) && slices.Equal(s.Audited, t.Audited) &&
+		slices.Equal(s.Denied, t.Denied) && slices.Equal(s.Addresses, t.Addresses) && slices.Equal(s.virtual, t.virtual)
+}
+
+// planRanges fills in how the sets of ranges change.
+func (c *change) planRanges(have, want state) {
 	middle := between(have, want)
 	c.spans, c.first, c.middle, c.after, c.want = have.spans(), have.spans(), middle.spans(), want.spans(), want.spans()
 	denied := middle.spans()
@@ -109,7 +124,6 @@ func planChange(table string, have, want state, n needs) change {
 			}
 		}
 	}
-	return c
 }
 
 // between is what widens: it judges what both do, and passes by number or address what

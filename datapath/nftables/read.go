@@ -15,6 +15,7 @@ import (
 	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/datapath/internal/nfattr"
 	"github.com/portreeve/portreeve/internal/rule"
+	"github.com/portreeve/portreeve/internal/table"
 )
 
 func damaged(format string, args ...any) error {
@@ -376,7 +377,7 @@ type portTables struct{ open, ends []kernelElement }
 
 // takePorts reads which port leads to which gate, and until when.
 func (s *state) takePorts(from portTables, now time.Time) error {
-	open := make(map[rule.Port]kernelElement, len(from.open))
+	ending := map[rule.Port]kernelElement{} // as a rule few
 	ports := s.Ports.Edit()
 	type reading struct {
 		rule.Gate
@@ -394,30 +395,41 @@ func (s *state) takePorts(from portTables, now time.Time) error {
 		if !r.ok || !known {
 			return damaged("set %s has an element that leads to %q", setPorts, e.chain)
 		}
-		open[port] = e
 		ports.Set(port, r.Gate)
+		if e.left > 0 {
+			ending[port] = e
+		}
 	}
-	for _, e := range from.ends {
+	if err := takeEnds(ports, ending, from.ends, now); err != nil {
+		return err
+	}
+	s.Ports = ports.Table()
+	return nil
+}
+
+// takeEnds puts the ports that end, or have ended, to those that are open, of which
+// ending are to end.
+func takeEnds(ports *table.Editor[rule.Port, rule.Gate], ending map[rule.Port]kernelElement, ends []kernelElement, now time.Time) error {
+	for _, e := range ends {
 		port, g, err := endOf(e)
 		if err != nil {
 			return err
 		}
 		end, name := time.Unix(g.Expires, 0), chainOf(g)
-		o, still := open[port]
+		o, still := ending[port]
 		switch {
-		case still && (o.chain != name || o.left == 0 || now.Add(o.left).Sub(end).Abs() > tolerance):
+		case !still && ports.Get(port) != rule.Gate{}:
+			return damaged("%s is to end, and stays", port)
+		case still && (o.chain != name || now.Add(o.left).Sub(end).Abs() > tolerance):
 			return damaged("%s leads to %s for %s more, instead of %s until %s", port, o.chain, o.left, name, end)
 		case !still && end.Sub(now) > tolerance:
 			return damaged("%s is closed, before %s", port, end)
 		}
-		delete(open, port)
+		delete(ending, port)
 		ports.Set(port, g)
 	}
-	s.Ports = ports.Table()
-	for port, e := range open {
-		if e.left > 0 {
-			return damaged("%s ends in %s, and is to stay", port, e.left)
-		}
+	for port, e := range ending {
+		return damaged("%s ends in %s, and is to stay", port, e.left)
 	}
 	return nil
 }

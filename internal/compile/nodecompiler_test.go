@@ -17,7 +17,10 @@ import (
 func TestNodeCompilerForgetsNothing(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		c, in := NodeCompiler{}, anyInput(t)
-		for range rapid.IntRange(1, 10).Draw(t, "rounds") {
+		for range 3 {
+			in.Pools, in.Allocations = with(in.Pools, anyPool(t)), with(in.Allocations, plainAllocation(t))
+		}
+		for range rapid.IntRange(5, 15).Draw(t, "rounds") {
 			got, said := c.Compile(in)
 			from := NodeCompiler{}
 			want, saidFrom := from.Compile(in)
@@ -71,9 +74,26 @@ func edit(t *rapid.T, in *NodeInput) {
 		in.Pools = counted(in.Pools)
 	case 10, 11:
 		in.Allocations = remove(in.Allocations)
+	case 12, 13, 14, 15:
+		in.Allocations = with(in.Allocations, plainAllocation(t))
 	default:
 		in.Allocations = with(in.Allocations, anyAllocation(t))
 	}
+}
+
+// plainAllocation admits somebody, as a rule: of what could be anything, little does.
+func plainAllocation(t *rapid.T) v1alpha1.NodePortAllocation {
+	a := v1alpha1.NodePortAllocation{ObjectMeta: metav1.ObjectMeta{Name: rapid.SampledFrom([]string{"30000", "30005", "30007", "40000"}).Draw(t, "name")}}
+	a.Spec.State, a.Spec.Pool = v1alpha1.AllocationOpen, rapid.SampledFrom([]string{"0", "1", "2"}).Draw(t, "pool")
+	port := v1alpha1.ClaimedPort{Protocol: "TCP", Sources: []v1alpha1.CIDR{rapid.SampledFrom([]v1alpha1.CIDR{"10.8.0.0/16", "2001:db8::/48"}).Draw(t, "source")}}
+	if rapid.Bool().Draw(t, "by set") {
+		port.AddressSets = []v1alpha1.ObjectName{"office"}
+	}
+	if after := rapid.IntRange(1, 6).Draw(t, "ends"); after < 3 {
+		a.Spec.ExpiresAt = &metav1.Time{Time: clock.Add(time.Duration(after) * time.Second)}
+	}
+	a.Spec.Ports = []v1alpha1.ClaimedPort{port}
+	return a
 }
 
 // counted are the same pools with another status.

@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	agentChanges = 200                    // each way
+	agentChanges = 400                    // each way
 	agentPause   = 150 * time.Millisecond // more than the pause behind a round
 	agentIdle    = 30 * time.Second       // three looks at the kernel
 )

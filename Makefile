@@ -44,7 +44,7 @@ test-unit: ## The tests that need neither root nor a lab, under the race detecto
 soak: preflight controlplane ## The same tests at full scale; takes hours
 	PORTREEVE_SCALE=soak go run ./hack/gotest
 
-# BENCH='Datapaths|OwnSets|Revocation' measures the datapaths alone, in minutes.
+# BENCH='Datapaths|OwnSets|Revocation|Agent' measures the datapaths and the agent alone, in minutes.
 BENCH ?= .
 .PHONY: bench
 bench: preflight controlplane ## The goals in numbers; a missed one is printed as MISSED

@@ -63,8 +63,9 @@ func (r *CloudFirewall) all(ctx context.Context, _ client.Object) []reconcile.Re
 		return out
 	}
 	for i := range sets.Items {
-		if list, is := compile.ListOf(&sets.Items[i]); is {
-			out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Name: string(list.Firewall)}})
+		name := sets.Items[i].Annotations[v1alpha1.AnnotationCloudFirewall]
+		if _, is := compile.ListID(&sets.Items[i]); is && name != "" {
+			out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Name: name}})
 		}
 	}
 	return out

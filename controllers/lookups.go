@@ -193,8 +193,9 @@ func (r *CloudFirewall) keep(ctx context.Context, name string, want compile.Look
 // name the lists, so by then no node goes by them.
 func (r *CloudFirewall) sweep(ctx context.Context, name string, want compile.Lookups, have []v1alpha1.AddressSet) error {
 	for i := range have {
-		list, is := compile.ListOf(&have[i])
-		if !is || string(list.Firewall) != name || want.Keeps(list.ID) {
+		id, _ := compile.ListID(&have[i])
+		list := compile.List{Firewall: v1alpha1.ObjectName(name), ID: id}
+		if !list.Has(&have[i]) || want.Keeps(list.ID) {
 			continue
 		}
 		only := client.Preconditions{UID: ptr.To(have[i].UID), ResourceVersion: ptr.To(have[i].ResourceVersion)}

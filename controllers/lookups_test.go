@@ -93,8 +93,8 @@ func (l *looking) turn(t *testing.T) (sets, lookups string) {
 	}
 	var held, said []string
 	for i := range list.Items {
-		if of, is := compile.ListOf(&list.Items[i]); is {
-			held = append(held, fmt.Sprint(of.ID, list.Items[i].Spec.CIDRs))
+		if id, is := compile.ListID(&list.Items[i]); is {
+			held = append(held, fmt.Sprint(id, list.Items[i].Spec.CIDRs))
 		}
 	}
 	var firewall v1alpha1.CloudFirewall
@@ -228,7 +228,7 @@ func TestAProviderWithoutADirectoryResolvesNothing(t *testing.T) {
 	f := firewallOf("aws", time.Hour, "sg-1")
 	l := newLooking(t, &f, poolWithLists("pl-1"), policyWithLists("pl-1"))
 	l.Providers = map[v1alpha1.Provider]Connect{v1alpha1.ProviderAWS: func(context.Context, v1alpha1.CloudFirewallSpec, *Keys) (cloud.Provider, error) {
-		return l.cloud.Provider, nil
+		return struct{ cloud.Provider }{l.cloud.Provider}, nil // and nothing else
 	}}
 	if sets, lookups := l.turn(t); sets != "" || !strings.Contains(lookups, "looks nothing up") {
 		t.Errorf("sets %q, lookups %q", sets, lookups)
@@ -286,5 +286,43 @@ func TestWhoIsWokenByPrefixLists(t *testing.T) {
 	naming := &v1alpha1.NodePortAllocation{Spec: v1alpha1.NodePortAllocationSpec{Ports: []v1alpha1.ClaimedPort{{PrefixLists: []v1alpha1.PrefixListID{"pl-1"}}}}}
 	if woken := l.ofAllocation(t.Context(), naming); len(woken) != 1 {
 		t.Errorf("an allocation wakes %v", woken)
+	}
+}
+
+// What a policy asks of a list and a group reaches the security group: the list's entries,
+// not the list, and the group in place of what bounds it; and is seen to be in force.
+func TestListsAndGroupsReachTheCloud(t *testing.T) {
+	account := cloudtest.NewEC2(cloudtest.Options{})
+	account.AddGroup("sg-1")
+	account.AddGroup("sg-7")
+	account.AddPrefixList("pl-1", 50, netip.MustParsePrefix("192.0.2.0/25"), netip.MustParsePrefix("192.0.2.128/25"))
+	claim, _ := shop()
+	claim.Spec.Pool, claim.Spec.CloudFirewalls = "web", []v1alpha1.ObjectName{"aws"}
+	claim.Spec.Ports[0].Sources = nil
+	claim.Spec.Ports[0].PrefixLists = []v1alpha1.PrefixListID{"pl-1"}
+	claim.Spec.Ports[0].Peers = []v1alpha1.Peer{{ID: "sg-7", Sources: []v1alpha1.CIDR{"10.8.0.0/16"}}, {ID: "sg-8", Sources: []v1alpha1.CIDR{"10.9.0.0/16"}}}
+	f := firewallOf("aws", time.Hour, "sg-1")
+	l := newLooking(t, &f, poolWithLists("pl-1"), claim)
+	l.Providers = map[v1alpha1.Provider]Connect{v1alpha1.ProviderAWS: func(context.Context, v1alpha1.CloudFirewallSpec, *Keys) (cloud.Provider, error) {
+		return account.Provider(), nil
+	}}
+	sets, lookups := l.turn(t)
+	if sets != "pl-1[192.0.2.0/24]" || !strings.HasPrefix(lookups, "sg-8 0 ") || !strings.HasSuffix(lookups, ", pl-1 1 , sg-7 0 ") {
+		t.Errorf("sets %q, lookups %q", sets, lookups)
+	}
+	var rules []string
+	for _, r := range account.Rules("sg-1") {
+		rules = append(rules, fmt.Sprint(r.Protocol, " ", r.Ports, " ", r.Peer, r.Source))
+	}
+	slices.Sort(rules)
+	if want := []string{"TCP 30001 192.0.2.0/24", "TCP 30001 sg-7invalid Prefix"}; !slices.Equal(rules, want) {
+		t.Errorf("the group holds %q, want %q", rules, want)
+	}
+	var peers []string
+	for _, seen := range l.Clouds.Of("aws").InForce {
+		peers = append(peers, seen.Peer)
+	}
+	if slices.Sort(peers); !slices.Equal(peers, []string{"", "sg-7"}) {
+		t.Errorf("in force are %q", peers)
 	}
 }

@@ -19,8 +19,8 @@ func (s Snapshot) policiesUsing(ctx context.Context, set client.Object) []reconc
 		out = append(out, s.policiesFor(ctx, v1alpha1.EntityNodes)...)
 		out = append(out, s.policiesFor(ctx, v1alpha1.EntityCluster)...)
 	}
-	if list, is := compile.ListOf(set.(*v1alpha1.AddressSet)); is {
-		out = append(out, s.policiesNaming(ctx, byList, string(list.ID), func(v1alpha1.DefaultSource) bool { return false })...)
+	if list, is := compile.ListID(set.(*v1alpha1.AddressSet)); is {
+		out = append(out, s.policiesNaming(ctx, byList, string(list), func(v1alpha1.DefaultSource) bool { return false })...)
 	}
 	return out
 }

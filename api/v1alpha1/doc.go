@@ -45,8 +45,8 @@ const (
 	// it has: Nodes.
 	LabelEntity = "portreeve.dev/entity"
 	// LabelPrefixList on an AddressSet of the manager's own is the id of the prefix list
-	// whose entries it has; AnnotationCloudFirewall names the CloudFirewall through which
-	// they were looked up.
+	// whose entries it has; AnnotationCloudFirewall names, for people, the CloudFirewall
+	// through which they were looked up.
 	LabelPrefixList         = "portreeve.dev/prefix-list"
 	AnnotationCloudFirewall = "portreeve.dev/cloud-firewall"
 	// ServiceProxyName is the value of service.kubernetes.io/service-proxy-name

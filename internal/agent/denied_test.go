@@ -193,6 +193,27 @@ func TestDeniedSetsOnDiskThatCannotBeReadCountAsNone(t *testing.T) {
 	})
 }
 
+func TestPrefixListsFollowTheirAddressSets(t *testing.T) {
+	inLab(t, func(l *lab) {
+		p := pool("30000-30099")
+		p.Spec.CloudFirewalls = []v1alpha1.ObjectName{"aws-prod"}
+		l.pools.put(p)
+		entries := listSet("pl-1")
+		entries.Spec.CIDRs = []v1alpha1.CIDR{"192.0.2.1/32"}
+		l.sets.put(entries)
+		a := openToList(30082, "pl-1")
+		a.Spec.Pool = p.Name
+		l.allocations.put(a)
+		l.start()
+		l.wantAdmits(30082, "192.0.2.1", true)
+		entries.Spec.CIDRs = []v1alpha1.CIDR{"192.0.2.2/32"}
+		l.sets.put(entries)
+		l.pass(roundPause)
+		l.wantAdmits(30082, "192.0.2.1", false)
+		l.wantAdmits(30082, "192.0.2.2", true)
+	})
+}
+
 func TestEntitiesFollowTheirAddressSetsAndTheInstallation(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.sets.put(nodeSet("192.0.2.1/32"))

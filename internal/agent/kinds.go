@@ -70,10 +70,10 @@ func unused(set metav1.Object, use inputs) bool {
 
 // uses says whether an allocation admits by the AddressSet.
 func uses(a *v1alpha1.NodePortAllocation, set *v1alpha1.AddressSet) bool {
-	list, isList := compile.ListOf(set)
+	list, isList := compile.ListID(set)
 	return a.Spec.State == v1alpha1.AllocationOpen && slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
 		return slices.Contains(p.AddressSets, v1alpha1.ObjectName(set.Name)) || len(p.Entities) > 0 && compile.IsNodeSet(set) ||
-			isList && slices.Contains(p.PrefixLists, list.ID)
+			isList && slices.Contains(p.PrefixLists, list)
 	})
 }
 

@@ -25,22 +25,30 @@ func (l List) setName() string {
 	return fmt.Sprintf("portreeve-%s-%s-", l.ID, hex.EncodeToString(hash[:5]))
 }
 
-// ListOf returns the prefix list whose entries the manager keeps in the AddressSet. It
-// takes name, label and annotation together, so that nobody's own set is taken for one
-// by accident.
-func ListOf(set *v1alpha1.AddressSet) (List, bool) {
-	l := List{
-		Firewall: v1alpha1.ObjectName(set.Annotations[v1alpha1.AnnotationCloudFirewall]),
-		ID:       v1alpha1.PrefixListID(set.Labels[v1alpha1.LabelPrefixList]),
-	}
-	return l, l.Firewall != "" && l.ID != "" && l.number(set) >= 0
+// ListID returns the id of the prefix list some of whose entries the manager keeps in the
+// AddressSet. It takes both name and label, so that nobody's own set is taken for one by
+// accident. Agents have no annotations: whose list it is the name must say as well.
+func ListID(set *v1alpha1.AddressSet) (v1alpha1.PrefixListID, bool) {
+	id := set.Labels[v1alpha1.LabelPrefixList]
+	base, digits := listSetName(set.Name)
+	return v1alpha1.PrefixListID(id), id != "" && shardNumber(digits) >= 0 && strings.HasPrefix(base, "portreeve-"+id+"-")
+}
+
+// listSetName splits the name of a set into what names the list, and the number.
+func listSetName(name string) (base, digits string) {
+	i := strings.LastIndexByte(name, '-') + 1
+	return name[:i], name[i:]
+}
+
+// Has says whether the AddressSet is one of the list's.
+func (l List) Has(set *v1alpha1.AddressSet) bool {
+	id, is := ListID(set)
+	base, _ := listSetName(set.Name)
+	return is && id == l.ID && base == l.setName()
 }
 
 func (l List) number(set *v1alpha1.AddressSet) int {
-	digits, is := strings.CutPrefix(set.Name, l.setName())
-	if !is {
-		return -1
-	}
+	_, digits := listSetName(set.Name)
 	return shardNumber(digits)
 }
 
@@ -60,11 +68,8 @@ func (l List) Usable(entries []netip.Prefix) (usable []netip.Prefix, problem str
 // there are. There is at least one, which says that the list is known, if it is empty.
 func (l List) Sets(entries []netip.Prefix, have []v1alpha1.AddressSet) []v1alpha1.AddressSet {
 	f := family{
-		name: func(n int) string { return fmt.Sprintf("%s%d", l.setName(), n) },
-		has: func(set *v1alpha1.AddressSet) bool {
-			of, is := ListOf(set)
-			return is && of == l
-		},
+		name:        func(n int) string { return fmt.Sprintf("%s%d", l.setName(), n) },
+		has:         l.Has,
 		number:      l.number,
 		labels:      map[string]string{v1alpha1.LabelPrefixList: string(l.ID)},
 		annotations: map[string]string{v1alpha1.AnnotationCloudFirewall: string(l.Firewall)},
@@ -140,7 +145,7 @@ func (l Lookups) Keeps(id v1alpha1.PrefixListID) bool {
 // within no guard-rail yet. known is false while none of them does.
 func (p Places) list(r rails, id v1alpha1.PrefixListID) (entries place, known bool) {
 	for _, firewall := range r.firewalls {
-		if of, is := p.lists[List{firewall, id}]; is {
+		if of, is := p.lists[List{firewall, id}.setName()]; is {
 			known = true
 			entries.prefixes = append(entries.prefixes, of.prefixes...)
 			entries.version = newest(entries.version, of.version)

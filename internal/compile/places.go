@@ -18,7 +18,7 @@ import (
 // so they agree on who is meant. The zero value knows no set and no guard-rail.
 type Places struct {
 	sets  map[string]place
-	lists map[List]place // their AddressSets, as if they were one
+	lists map[string]place // prefix lists, by the name that their AddressSets share
 	rails map[string]rails
 	// nodes are all AddressSets with addresses of Nodes, as if they were one; cluster and
 	// denied are what the installation says; see Within.
@@ -52,7 +52,7 @@ type rails struct {
 // NewPlaces reads AddressSets and the guard-rails of pools. What can't be read in
 // them admits nobody.
 func NewPlaces(pools []v1alpha1.NodePortPool, sets []v1alpha1.AddressSet) Places {
-	p := Places{sets: make(map[string]place, len(sets)), lists: map[List]place{}, rails: make(map[string]rails, len(pools))}
+	p := Places{sets: make(map[string]place, len(sets)), lists: map[string]place{}, rails: make(map[string]rails, len(pools))}
 	for _, set := range sets {
 		known := place{version: set.ResourceVersion, allowed: labels.Nothing()}
 		for _, c := range set.Spec.CIDRs {
@@ -68,7 +68,8 @@ func NewPlaces(pools []v1alpha1.NodePortPool, sets []v1alpha1.AddressSet) Places
 			p.nodes.prefixes = append(p.nodes.prefixes, known.prefixes...)
 			p.nodes.version = newest(p.nodes.version, known.version)
 		}
-		if list, is := ListOf(&set); is {
+		if _, is := ListID(&set); is {
+			list, _ := listSetName(set.Name)
 			before := p.lists[list]
 			p.lists[list] = place{prefixes: slices.Concat(before.prefixes, known.prefixes), version: newest(before.version, known.version)}
 		}

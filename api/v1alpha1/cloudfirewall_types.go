@@ -98,9 +98,9 @@ type CloudFirewallSpec struct {
 	// Provider of the cloud.
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",messageExpression="'provider can not change from ' + oldSelf + ' to ' + self + '; create another CloudFirewall, so that the rules of this one are revoked first'"
 	Provider Provider `json:"provider"`
-	// Region, for example eu-central-1.
+	// Region, for example eu-central-1 or cn-hangzhou.
 	// +kubebuilder:validation:MaxLength=253
-	// +kubebuilder:validation:XValidation:rule="size(self) <= 64 && self.matches('^[a-z]+(-[a-z]+)+-[0-9]+$')",messageExpression="'region \"' + self + '\" must be the name of a region, not of a zone; write for example eu-central-1'"
+	// +kubebuilder:validation:XValidation:rule="size(self) <= 64 && self.matches('^[a-z]+(-[a-z]{2,}|-[0-9]+)+$')",messageExpression="'region \"' + self + '\" must be the name of a region, not of a zone; write for example eu-central-1'"
 	// +kubebuilder:validation:XValidation:rule="self == oldSelf",messageExpression="'region can not change from ' + oldSelf + ' to ' + self + '; create another CloudFirewall, so that the rules of this one are revoked first'"
 	Region string `json:"region"`
 	// Endpoint replaces the cloud's own API address: a private endpoint, or a test.

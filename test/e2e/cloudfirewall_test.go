@@ -5,11 +5,13 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/utils/ptr"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
@@ -206,4 +208,42 @@ func TestACloudFirewallThatGoesRevokesItsRulesIfThatIsWished(t *testing.T) {
 		return nil
 	})
 	s.awaitReason(policy, v1alpha1.CloudEnforced, v1alpha1.ReasonCloudFirewallNotFound)
+}
+
+// On Alibaba Cloud a rule that drops wins over ours at an equal priority, or a worse one.
+func TestARuleThatDropsAheadOfOursIsSaid(t *testing.T) {
+	s := open(t, "alibaba", "30640-30649")
+	f := &v1alpha1.CloudFirewall{
+		ObjectMeta: metav1.ObjectMeta{Name: "alibaba"},
+		Spec: v1alpha1.CloudFirewallSpec{
+			Provider: v1alpha1.ProviderAlibaba, Region: stage.AlibabaRegion, Endpoint: stage.AlibabaEndpoint, Priority: ptr.To[int32](5),
+			Groups: []v1alpha1.SecurityGroup{{ID: stage.Group}}, Resync: &metav1.Duration{Duration: 10 * time.Second},
+		},
+	}
+	s.create(f)
+	edit(s, s.pool, func(p *v1alpha1.NodePortPool) { p.Spec.CloudFirewalls = []v1alpha1.ObjectName{"alibaba"} })
+	drop := cloudtest.Foreign("TCP 30640 " + officeCIDR)
+	drop.Drop, drop.Priority = true, 3
+	alibaba.Seed(stage.Group, drop)
+	policy := s.policy("shop", officeCIDR, officeCIDR6)
+	s.create(policy)
+	s.awaitReason(policy, v1alpha1.CloudEnforced, v1alpha1.ReasonHidden)
+	if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(f), f); err != nil || len(f.Status.Groups) != 1 || len(f.Status.Groups[0].Hiding) != 1 {
+		t.Errorf("status.groups is %+v, %v", f.Status.Groups, err)
+	}
+	edit(s, f, func(f *v1alpha1.CloudFirewall) { f.Spec.Priority = ptr.To[int32](2) })
+	s.awaitReady(policy)
+	ours := 0
+	for _, r := range alibaba.Rules(stage.Group) {
+		if r.Owner != "" {
+			if ours++; r.Priority != 2 {
+				t.Errorf("%+v is not of priority 2", r)
+			}
+		}
+	}
+	if ours != 2 {
+		t.Errorf("the group has %d rules of ours", ours)
+	}
+	s.delete(policy)
+	s.awaitFree(30640)
 }

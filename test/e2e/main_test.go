@@ -21,6 +21,7 @@ import (
 var (
 	town    *stage.Stage
 	account *cloudtest.EC2
+	alibaba *cloudtest.ECS
 )
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -47,6 +48,9 @@ func run(m *testing.M) int {
 	}
 	town.Lease = 5 * time.Second
 	if account, err = town.ServeEC2(); err != nil {
+		return fail(err)
+	}
+	if alibaba, err = town.ServeECS(); err != nil {
 		return fail(err)
 	}
 	if err := town.StartAll(ctx); err != nil {

@@ -132,7 +132,10 @@ func (s *Stage) RunManager(ctx context.Context, name string, through *rest.Confi
 	argv := []string{filepath.Join(s.Bin, "manager"), "--kubeconfig", kubeconfig, "--lease-duration", cmp.Or(s.Lease, 2*time.Second).String()}
 	return s.Run(ctx, lab.Command{
 		Name: name, Argv: append(argv, flags...),
-		Env: []string{"AWS_ACCESS_KEY_ID=" + AccessKey, "AWS_SECRET_ACCESS_KEY=" + SecretKey, "AWS_EC2_METADATA_DISABLED=true"},
+		Env: []string{
+			"AWS_ACCESS_KEY_ID=" + AccessKey, "AWS_SECRET_ACCESS_KEY=" + SecretKey, "AWS_EC2_METADATA_DISABLED=true",
+			"ALIBABA_CLOUD_ACCESS_KEY_ID=" + AccessKey, "ALIBABA_CLOUD_ACCESS_KEY_SECRET=" + SecretKey,
+		},
 	})
 }
 

@@ -117,14 +117,14 @@ type leased struct {
 
 func (l leased) Authorize(ctx context.Context, group, owner string, grants []Grant) error {
 	if err := l.check(ctx); err != nil {
-		return fmt.Errorf("authorize in %s not sent: %w", group, err)
+		return fmt.Errorf("authorize in %s %w: %w", group, errNotSent, err)
 	}
 	return l.Provider.Authorize(ctx, group, owner, grants)
 }
 
 func (l leased) Revoke(ctx context.Context, group string, ids []string) error {
 	if err := l.check(ctx); err != nil {
-		return fmt.Errorf("revoke in %s not sent: %w", group, err)
+		return fmt.Errorf("revoke in %s %w: %w", group, errNotSent, err)
 	}
 	return l.Provider.Revoke(ctx, group, ids)
 }

@@ -28,6 +28,16 @@ func (c Changes) cuttingNobody(grants, added []Grant) Changes {
 	return out
 }
 
+// of returns the changes of one group.
+func (c Changes) of(group string) GroupChanges {
+	for _, g := range c.Groups {
+		if g.ID == group {
+			return g
+		}
+	}
+	return GroupChanges{ID: group}
+}
+
 // admitting lists the rules that stay and serve what is wanted, ours and foreign.
 func (g GroupChanges) admitting() []Grant {
 	var out []Grant

@@ -30,6 +30,8 @@ var (
 	ErrHidden = errors.New("hidden")
 	// ErrObserving: there is something to do, and only observed.
 	ErrObserving = errors.New("observing")
+	// errNotSent: the call was not made.
+	errNotSent = errors.New("not sent")
 )
 
 // confined says whether the error is about the group or the rules that were
@@ -38,4 +40,9 @@ var (
 func confined(err error) bool {
 	return errors.Is(err, ErrInvalid) || errors.Is(err, ErrUnsupported) ||
 		errors.Is(err, ErrDenied) || errors.Is(err, ErrQuota)
+}
+
+// refused says whether the cloud, or the lease, has answered that it did nothing.
+func refused(err error) bool {
+	return confined(err) || errors.Is(err, ErrThrottled) || errors.Is(err, ErrStale) || errors.Is(err, errNotSent)
 }

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/portreeve/portreeve/internal/rule"
@@ -24,16 +25,19 @@ const (
 // memory is what one listing does not tell.
 type memory struct {
 	limits  map[string]learnt
-	added   map[spot]time.Time   // what was authorized, and when
-	removed map[string]time.Time // ids of what was revoked
-	had     map[match]bool       // what of ours was listed last; nil: not known
+	added   map[spot]time.Time        // what was authorized, and when
+	tried   map[spot]time.Time        // what may have been authorized: the answer was lost
+	sent    map[spot]time.Time        // both, and what was listed, until it is listed again
+	removed map[string]time.Time      // ids of what was revoked
+	had     map[match]map[string]bool // what of ours was listed last, and in which groups; nil: not known
 	losses  map[match]loss
 }
 
 // match is what a rule admits, wherever it stands.
 type match struct {
 	rule.Rule
-	peer string
+	peer     string
+	priority int
 }
 
 type spot struct {
@@ -53,18 +57,31 @@ type loss struct {
 	last  time.Time
 }
 
-func matchOf(r rule.Rule, peer string) match { return match{masked(r), peer} }
+func matchOf(r Rule) match { return match{masked(r.Rule), r.Peer, r.Priority} }
 
-// begin forgets what is too long ago.
-func (m *memory) begin(now time.Time) {
+// written is the rule that a grant becomes.
+func written(g Grant, owner string, priority int) Rule {
+	return Rule{Rule: masked(g.Rule), Peer: g.Peer, Owner: owner, Priority: priority}
+}
+
+func (m match) grant() Grant { return Grant{Rule: m.Rule, Peer: m.peer} }
+
+// begin forgets what is too long ago, and groups that are no longer meant.
+func (m *memory) begin(now time.Time, groups []string) {
 	if m.limits == nil {
-		m.limits, m.added, m.removed, m.losses = map[string]learnt{}, map[spot]time.Time{}, map[string]time.Time{}, map[match]loss{}
+		m.limits, m.removed, m.losses = map[string]learnt{}, map[string]time.Time{}, map[match]loss{}
+		m.added, m.tried, m.sent = map[spot]time.Time{}, map[spot]time.Time{}, map[spot]time.Time{}
 	}
 	old := func(at time.Time, after time.Duration) bool { return now.Sub(at) >= after || at.After(now) }
 	maps.DeleteFunc(m.limits, func(_ string, l learnt) bool { return old(l.at, relearn) })
 	maps.DeleteFunc(m.added, func(_ spot, at time.Time) bool { return old(at, settling) })
+	maps.DeleteFunc(m.tried, func(_ spot, at time.Time) bool { return old(at, settling) })
+	maps.DeleteFunc(m.sent, func(_ spot, at time.Time) bool { return now.Sub(at) >= respite })
 	maps.DeleteFunc(m.removed, func(_ string, at time.Time) bool { return old(at, settling) })
 	maps.DeleteFunc(m.losses, func(_ match, l loss) bool { return old(l.last, respite) })
+	for _, stood := range m.had {
+		maps.DeleteFunc(stood, func(group string, _ bool) bool { return !slices.Contains(groups, group) })
+	}
 }
 
 // known are the limits that groups were found to have.
@@ -97,24 +114,41 @@ func (m *memory) learn(group string, used, cost Count, now time.Time) bool {
 	return l.limit != before
 }
 
+// unlearn corrects a limit by a listing that shows more: others filled the group
+// between our reading and our writing.
+func (m *memory) unlearn(group string, used Count) {
+	if l, known := m.limits[group]; known {
+		l.limit = Count{max(l.limit.IPv4, used.IPv4), max(l.limit.IPv6, used.IPv6), max(l.limit.All, used.All)}
+		m.limits[group] = l
+	}
+}
+
 // authorized notes what was added. What others had removed is a loss.
-func (m *memory) authorized(group string, grants []Grant, now time.Time) {
-	for _, g := range grants {
-		k := matchOf(g.Rule, g.Peer)
-		m.added[spot{group, k}] = now
-		if m.had[k] {
+func (m *memory) authorized(group string, rules []Rule, now time.Time) {
+	for _, r := range rules {
+		k := matchOf(r)
+		m.added[spot{group, k}], m.sent[spot{group, k}] = now, now
+		delete(m.tried, spot{group, k})
+		if len(m.had[k]) > 0 {
 			m.losses[k] = loss{m.losses[k].times + 1, now}
 			delete(m.had, k)
 		}
 	}
 }
 
+// attempted notes what was sent without hearing what became of it.
+func (m *memory) attempted(group string, rules []Rule, now time.Time) {
+	for _, r := range rules {
+		m.tried[spot{group, matchOf(r)}], m.sent[spot{group, matchOf(r)}] = now, now
+	}
+}
+
 // revoked notes what was removed.
 func (m *memory) revoked(group string, rules []Rule, now time.Time) {
 	for _, r := range rules {
-		k := matchOf(r.Rule, r.Peer)
+		k := matchOf(r)
 		delete(m.added, spot{group, k})
-		delete(m.had, k)
+		delete(m.had[k], group)
 		m.removed[r.ID] = now
 	}
 }
@@ -122,7 +156,7 @@ func (m *memory) revoked(group string, rules []Rule, now time.Time) {
 // believe returns the listings as they will be when the cloud shows what was written:
 // what does not show yet is there, without an id, and what was removed is not. The
 // latter is returned by itself.
-func (m *memory) believe(have map[string][]Rule, owner string, priority int) (believed, fading map[string][]Rule) {
+func (m *memory) believe(have map[string][]Rule, owner string) (believed, fading map[string][]Rule) {
 	believed, fading = map[string][]Rule{}, map[string][]Rule{}
 	for group, listed := range have {
 		there := map[match]bool{}
@@ -132,34 +166,63 @@ func (m *memory) believe(have map[string][]Rule, owner string, priority int) (be
 				fading[group] = append(fading[group], r)
 				continue
 			}
-			there[matchOf(r.Rule, r.Peer)] = true
+			there[matchOf(r)] = true
 			believed[group] = append(believed[group], r)
 		}
 		for p := range m.added {
 			if p.group == group && !there[p.match] {
-				believed[group] = append(believed[group], Rule{Rule: p.Rule, Peer: p.peer, Owner: owner, Priority: priority})
+				believed[group] = append(believed[group], Rule{Rule: p.Rule, Peer: p.peer, Owner: owner, Priority: p.priority})
 			}
 		}
 	}
 	return believed, fading
 }
 
+// lost returns what may have been added, and shows in none of the listings.
+func (m *memory) lost(have map[string][]Rule) []Grant {
+	there := map[spot]bool{}
+	for group, listed := range have {
+		for _, r := range listed {
+			there[spot{group, matchOf(r)}] = true
+		}
+	}
+	var out []Grant
+	for p := range m.tried {
+		if _, read := have[p.group]; there[p] {
+			delete(m.tried, p)
+		} else if read {
+			out = append(out, p.grant())
+		}
+	}
+	return out
+}
+
 // unseen says whether the rule was written and is not listed yet.
 func (r Rule) unseen() bool { return r.ID == "" }
 
-// hold takes out of the changes what is left to others: rules that they remove again
-// and again, and with report all that they did.
-func (m *memory) hold(c *Changes, report bool) (left []Grant, drifted []string) {
+// held is what of the changes is left to others.
+type held struct {
+	contended []Grant         // rules that they remove again and again
+	drifted   []string        // all that they did, where that is only to be reported
+	missed    map[match]bool  // what of that they removed
+	strange   map[string]bool // ids of what they added
+}
+
+func (h held) empty() bool { return len(h.contended)+len(h.drifted) == 0 }
+
+// hold takes out of the changes what is left to others.
+func (m *memory) hold(c *Changes, report bool, priority int) held {
+	out := held{missed: map[match]bool{}, strange: map[string]bool{}}
 	for i := range c.Groups {
 		g := &c.Groups[i]
 		g.Add = slices.DeleteFunc(g.Add, func(a Grant) bool {
-			k := matchOf(a.Rule, a.Peer)
+			k := matchOf(written(a, "", priority))
 			switch {
-			case report && m.had[k]:
-				drifted = append(drifted, spell(a)+" was removed from "+g.ID)
+			case report && len(m.had[k]) > 0:
+				out.drifted, out.missed[k] = append(out.drifted, spell(a)+" was removed from "+strings.Join(slices.Sorted(maps.Keys(m.had[k])), ", ")), true
 				return true
 			case m.losses[k].times >= contended:
-				left = append(left, a)
+				out.contended = append(out.contended, a)
 				return true
 			}
 			return false
@@ -168,29 +231,45 @@ func (m *memory) hold(c *Changes, report bool) (left []Grant, drifted []string) 
 			continue
 		}
 		g.Remove = slices.DeleteFunc(g.Remove, func(r Rule) bool {
-			strange := !m.had[matchOf(r.Rule, r.Peer)]
-			if strange {
-				drifted = append(drifted, spell(Grant{Rule: r.Rule, Peer: r.Peer})+" was added to "+g.ID+" under our name")
-				g.Keep = append(g.Keep, r)
+			k := matchOf(r)
+			if _, ours := m.sent[spot{g.ID, k}]; ours || m.had[k][g.ID] {
+				return false
 			}
-			return strange
+			out.drifted, out.strange[r.ID] = append(out.drifted, spell(k.grant())+" was added to "+g.ID+" under our name"), true
+			g.Keep = append(g.Keep, r)
+			return true
 		})
 	}
-	return left, drifted
+	return out
 }
 
-// listed notes what of ours the last listing has shown.
-func (m *memory) listed(c Changes, report bool) {
+// listed notes what of ours the last listing has shown. What was there before and does
+// not show for a moment counts as well, and so does what is only reported to be gone.
+func (m *memory) listed(c Changes, h held, now time.Time) {
 	before := m.had
-	m.had = map[match]bool{}
+	m.had = map[match]map[string]bool{}
+	note := func(k match, group string) {
+		if m.had[k] == nil {
+			m.had[k] = map[string]bool{}
+		}
+		m.had[k][group] = true
+	}
 	for _, g := range c.Groups {
 		for _, r := range slices.Concat(g.Keep, g.Remove) {
-			if k := matchOf(r.Rule, r.Peer); !r.unseen() && (!report || before == nil || before[k] || m.added[spot{g.ID, k}] != (time.Time{})) {
-				m.had[k] = true
+			if k := matchOf(r); !h.strange[r.ID] && (!r.unseen() || before[k][g.ID]) {
+				note(k, g.ID)
+				delete(m.sent, spot{g.ID, k})
 			}
 		}
 	}
-	if report { // what was removed is still missed
-		maps.Copy(m.had, before)
+	for k := range h.missed {
+		m.had[k] = before[k]
+	}
+	for k, groups := range before {
+		for group := range groups {
+			if !m.had[k][group] {
+				m.sent[spot{group, k}] = now
+			}
+		}
 	}
 }

@@ -16,10 +16,14 @@ type Report struct {
 	Groups []GroupReport
 	// Unlisted are the groups that could not be read; what they admit is unknown.
 	Unlisted []string
-	// InForce is every rule of ours, wanted or not, and every foreign rule that serves
+	// InForce is every rule of ours that stands, wanted or not, and every foreign rule that serves
 	// what is wanted and nothing else; sorted, each once, without descriptions. Ask it
 	// with Covers and Holds.
 	InForce []Grant
+	// Doubtful are rules of ours that may be in force or not: written and not listed
+	// yet, sent without an answer, or removed and listed still. Covers does not count on
+	// them, Holds does.
+	Doubtful []Grant
 	// Overflow are the rules for which there is no room, OverQuota those that are more
 	// than their pool may have. Not known, and nil, while a group is unlisted.
 	Overflow, OverQuota []Grant
@@ -78,10 +82,10 @@ func (r Report) Covers(atom rule.Rule) bool {
 }
 
 // Holds says whether a rule of ours may still admit something to the port: one
-// was seen, or a group could not be read. While it is true the number must not
+// was seen or is on its way, or a group could not be read. While it is true the number must not
 // be given to somebody else.
 func (r Report) Holds(port rule.Port) bool {
-	return len(r.Unlisted) > 0 || slices.ContainsFunc(r.InForce, func(f Grant) bool {
+	return len(r.Unlisted) > 0 || slices.ContainsFunc(slices.Concat(r.InForce, r.Doubtful), func(f Grant) bool {
 		return f.Protocol == port.Protocol && f.Ports.Contains(port.Number)
 	})
 }
@@ -91,23 +95,23 @@ func (r Report) Holds(port rule.Port) bool {
 func (s *session) report(c Changes, err error) (Report, error) {
 	r := Report{
 		Overflow: c.Overflow, OverQuota: c.OverQuota, Coarse: c.Coarse,
-		Unsupported: s.unsupported, Contended: s.contended, Drifted: s.drifted, Calls: s.calls,
+		Unsupported: s.unsupported, Contended: s.held.contended, Drifted: s.held.drifted, Calls: s.calls,
+		Doubtful: slices.Clone(s.lost),
 	}
-	unseen := 0
 	for _, g := range c.Groups {
-		ours := slices.Concat(g.Keep, g.Remove)
-		all := len(ours)
-		ours = slices.DeleteFunc(ours, Rule.unseen)
-		unseen += all - len(ours) + len(s.fading[g.ID])
+		unseen, ours := split(slices.Concat(g.Keep, g.Remove), Rule.unseen)
+		for _, in := range slices.Concat(ours, g.Serving) {
+			r.InForce = append(r.InForce, Grant{Rule: in.Rule, Peer: in.Peer})
+		}
+		for _, maybe := range slices.Concat(unseen, s.waiting[g.ID], s.fading[g.ID]) {
+			r.Doubtful = append(r.Doubtful, Grant{Rule: maybe.Rule, Peer: maybe.Peer})
+		}
 		ours = append(ours, s.fading[g.ID]...)
 		slices.SortFunc(ours, compareListed)
 		r.Groups = append(r.Groups, GroupReport{
 			ID: g.ID, Ours: ours, Foreign: g.Foreign, Shadowing: g.Shadowing, Hiding: g.Hiding, Add: g.Add, Remove: g.Remove,
 			Budget: Budget{Used: GroupChanges{Keep: ours, Foreign: g.Foreign}.used(s.want.Limits), Limit: s.limit(g.ID)},
 		})
-		for _, in := range slices.Concat(ours, g.Serving) {
-			r.InForce = append(r.InForce, Grant{Rule: in.Rule, Peer: in.Peer})
-		}
 	}
 	for _, id := range distinct(s.want.Groups) {
 		if !slices.ContainsFunc(r.Groups, func(g GroupReport) bool { return g.ID == id }) {
@@ -117,11 +121,13 @@ func (s *session) report(c Changes, err error) (Report, error) {
 	if len(r.Unlisted) > 0 {
 		r.Overflow, r.OverQuota = nil, nil
 	} else {
-		s.memory.listed(c, s.want.Report)
+		s.memory.listed(c, s.held, s.now())
 	}
-	slices.SortFunc(r.InForce, compareGrants)
-	r.InForce = slices.Compact(r.InForce)
-	return r, s.verdict(r, !c.Empty() && !s.want.Observe || unseen > 0, err)
+	for _, list := range []*[]Grant{&r.InForce, &r.Doubtful} {
+		slices.SortFunc(*list, compareGrants)
+		*list = slices.Compact(*list)
+	}
+	return r, s.verdict(r, !c.Empty() && !s.want.Observe || len(r.Doubtful) > 0, err)
 }
 
 // limit is what the group holds, as far as is known.

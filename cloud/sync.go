@@ -43,7 +43,7 @@ func (f *Firewall) Sync(ctx context.Context, want Want) (Report, error) {
 	can := f.provider.Capabilities()
 	want, unsupported := want.within(can)
 	s := &session{provider: f.provider, can: can, want: want, unsupported: unsupported, memory: &f.memory, now: f.now, full: map[string]bool{}}
-	s.memory.begin(f.now())
+	s.memory.begin(f.now(), want.Groups)
 
 	have, err := s.list(ctx)
 	changes := s.plan(have)
@@ -84,16 +84,17 @@ type session struct {
 	memory      *memory
 	now         func() time.Time
 
-	calls     Calls
-	fading    map[string][]Rule // removed, and listed still
-	contended []Grant
-	drifted   []string
-	full      map[string]bool // groups that refused for their quota
-	learnt    bool            // how much a group holds
-	relisted  bool            // a stale reading has had its retry
-	partial   bool            // not all groups could be read
-	passes    int
-	order     order
+	calls    Calls
+	fading   map[string][]Rule // removed, and listed still
+	waiting  map[string][]Rule // to be removed, and not listed yet
+	lost     []Grant           // may have been added, and is not listed
+	held     held
+	full     map[string]bool // groups that refused for their quota
+	learnt   bool            // how much a group holds
+	relisted bool            // a stale reading has had its retry
+	partial  bool            // not all groups could be read
+	passes   int
+	order    order
 }
 
 // mostPasses bounds a run that others keep busy.
@@ -129,20 +130,33 @@ func (s *session) list(ctx context.Context) (map[string][]Rule, error) {
 
 // plan compares with what is listed, and with what was written and does not show yet.
 func (s *session) plan(have map[string][]Rule) Changes {
-	have, s.fading = s.memory.believe(have, s.want.Owner, s.can.Priority)
+	for group, listed := range have {
+		s.memory.unlearn(group, GroupChanges{Foreign: listed}.used(s.want.Limits))
+	}
+	s.lost = s.memory.lost(have)
+	have, s.fading = s.memory.believe(have, s.want.Owner)
 	s.want.Known = s.memory.known()
 	changes := Plan(s.want, have, s.can)
-	s.contended, s.drifted = s.memory.hold(&changes, s.want.Report)
+	s.held = s.memory.hold(&changes, s.want.Report, s.can.Priority)
+	s.waiting = map[string][]Rule{}
+	for i := range changes.Groups { // what has no id yet cannot be removed
+		g := &changes.Groups[i]
+		s.waiting[g.ID], g.Remove = split(g.Remove, Rule.unseen)
+	}
 	return changes
 }
 
-// apply authorizes, then revokes. When something could not be authorized, only
-// what cuts nobody off is revoked. An error that is not confined to its group
+// apply authorizes, then revokes. When something could not be authorized, or is left to
+// others, only what cuts nobody off is revoked. An error that is not confined to its group
 // ends it at once.
 func (s *session) apply(ctx context.Context, c Changes) error {
 	var failed []error
 	var added []Grant
-	for _, g := range c.Groups {
+	emptied, others := split(c.Groups, s.empties)
+	for _, g := range slices.Concat(others, emptied) {
+		if s.empties(g) && (len(failed) > 0 || !s.held.empty()) {
+			g.Remove = c.cuttingNobody(s.want.Grants, slices.Concat(added, g.Add)).of(g.ID).Remove
+		}
 		done, err := s.authorize(ctx, g)
 		added = append(added, done...)
 		if err == nil {
@@ -153,13 +167,10 @@ func (s *session) apply(ctx context.Context, c Changes) error {
 			return errors.Join(failed...)
 		}
 	}
-	if len(failed) > 0 || s.partial {
+	if len(failed) > 0 || s.partial || !s.held.empty() {
 		c = c.cuttingNobody(s.want.Grants, added)
 	}
-	for _, g := range c.Groups {
-		if s.empties(g) {
-			continue // done by authorize
-		}
+	for _, g := range c.Groups { // what authorize has removed already is left out
 		if err := s.revoke(ctx, g.ID, g.Remove); err != nil {
 			failed = append(failed, err)
 			if !confined(err) {
@@ -206,11 +217,9 @@ func (s *session) authorize(ctx context.Context, g GroupChanges) (added []Grant,
 
 // fill adds the grants, and if they are too many as many as there is room for.
 func (s *session) fill(ctx context.Context, g GroupChanges, grants []Grant) (added []Grant, err error) {
-	s.calls.Authorize++
-	err = s.provider.Authorize(ctx, g.ID, s.want.Owner, grants)
+	err = s.send(ctx, g.ID, grants)
 	switch {
 	case err == nil:
-		s.memory.authorized(g.ID, grants, s.now())
 		return grants, nil
 	case !errors.Is(err, ErrQuota):
 		return nil, fmt.Errorf("authorize %d rules in %s: %w", len(grants), g.ID, err)
@@ -225,6 +234,23 @@ func (s *session) fill(ctx context.Context, g GroupChanges, grants []Grant) (add
 	}
 	s.learnt = s.memory.learn(g.ID, g.used(s.want.Limits), costOf(grants[0].Source, s.want.Limits), s.now()) || s.learnt
 	return nil, fmt.Errorf("authorize in %s: %w", g.ID, err)
+}
+
+// send makes the call, and remembers what it sent.
+func (s *session) send(ctx context.Context, group string, grants []Grant) error {
+	s.calls.Authorize++
+	err := s.provider.Authorize(ctx, group, s.want.Owner, grants)
+	rules := make([]Rule, len(grants))
+	for i, g := range grants {
+		rules[i] = written(g, s.want.Owner, s.can.Priority)
+	}
+	switch {
+	case err == nil:
+		s.memory.authorized(group, rules, s.now())
+	case !refused(err):
+		s.memory.attempted(group, rules, s.now())
+	}
+	return err
 }
 
 // grown is the group with what it got meanwhile.
@@ -256,11 +282,9 @@ func (s *session) exchange(ctx context.Context, g GroupChanges) (added []Grant, 
 		if i < 0 {
 			continue
 		}
-		s.calls.Authorize++
-		if err := s.provider.Authorize(ctx, g.ID, s.want.Owner, missing[i:i+1]); err != nil {
+		if err := s.send(ctx, g.ID, missing[i:i+1]); err != nil {
 			return added, fmt.Errorf("authorize in %s: %w", g.ID, err)
 		}
-		s.memory.authorized(g.ID, missing[i:i+1], s.now())
 		added, missing = append(added, missing[i]), slices.Delete(missing, i, i+1)
 	}
 	if len(missing) == 0 {
@@ -283,7 +307,9 @@ func heir(grants []Grant, old Rule, limits Count) int {
 	return slices.IndexFunc(grants, fits)
 }
 
+// revoke removes the rules that this run has not removed yet.
 func (s *session) revoke(ctx context.Context, group string, rules []Rule) error {
+	_, rules = split(rules, func(r Rule) bool { _, gone := s.memory.removed[r.ID]; return gone })
 	for batch := range slices.Chunk(rules, max(1, s.can.Batch)) {
 		ids := make([]string, len(batch))
 		for i, r := range batch {

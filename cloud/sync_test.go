@@ -93,6 +93,30 @@ func TestSyncRevokesFirstOnlyWhereAFullGroupLeavesNoOtherWay(t *testing.T) {
 	wantGroup(t, ec2, "sg-1", "TCP 30080 10.0.0.0/8")
 }
 
+// denying refuses to authorize in one group.
+type denying struct {
+	cloud.Provider
+	group string
+}
+
+func (d denying) Authorize(ctx context.Context, group, owner string, grants []cloud.Grant) error {
+	if group == d.group {
+		return cloud.ErrDenied
+	}
+	return d.Provider.Authorize(ctx, group, owner, grants)
+}
+
+func TestSyncRevokesNothingFirstWhoseHeirAnotherGroupRefuses(t *testing.T) {
+	ec2, p := account(1)
+	old := "TCP 30080-30081 10.8.0.0/16"
+	ec2.Seed("sg-1", cloudtest.Signed(old, ours))
+	_, err := cloud.Sync(t.Context(), denying{p, "sg-2"}, wanted(both, "TCP 30080 10.8.0.0/16", "TCP 30081 10.8.0.0/17"))
+	if !errors.Is(err, cloud.ErrDenied) {
+		t.Errorf("error %v", err)
+	}
+	wantGroup(t, ec2, "sg-1", old)
+}
+
 func TestSyncNamesWhatDoesNotFitWhenTheRealQuotaIsSmallerThanSaid(t *testing.T) {
 	ec2, p := account(1)
 	ec2.Seed("sg-1", cloudtest.Signed("TCP 30080 10.8.0.0/16", ours))

@@ -147,7 +147,7 @@ func (p *planner) findStrangers(g *GroupChanges) {
 	for _, r := range g.Foreign {
 		serves, shadows, hides := false, false, false
 		for _, s := range p.lots {
-			serves = serves || s.admits(r) && s.region.holds(block{r.Ports, r.Source})
+			serves = serves || p.serves(r, s)
 			hides = hides || p.hides(r, s)
 		}
 		if !serves && !r.Drop {
@@ -162,6 +162,12 @@ func (p *planner) findStrangers(g *GroupChanges) {
 			g.Hiding = append(g.Hiding, r)
 		}
 	}
+}
+
+// serves says whether a foreign rule admits a part of what the lot wants and nothing
+// else. One that comes behind ours does not: a drop between the two would hide it.
+func (p *planner) serves(r Rule, s *share) bool {
+	return s.admits(r) && r.Priority <= p.can.Priority && s.region.holds(block{r.Ports, r.Source})
 }
 
 // hides says whether a foreign rule drops a part of what the lot wants: at equal

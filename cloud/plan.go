@@ -181,8 +181,8 @@ func (p *planner) draft(s *share) {
 	s.others = nil
 	for _, g := range p.groups {
 		for _, r := range g.Foreign {
-			if b := (block{r.Ports, r.Source}); s.admits(r) && s.region.holds(b) {
-				s.others = append(s.others, b)
+			if p.serves(r, s) {
+				s.others = append(s.others, block{r.Ports, r.Source})
 			}
 		}
 	}

@@ -20,6 +20,9 @@ func (p *planner) remedies() []func(map[lot]int) bool {
 	out := []func(map[lot]int) bool{anew}
 	if p.want.Coarsen {
 		out = append(out, p.stayCoarse)
+	}
+	// In a group that could not be read there may be room, or all that seems to be missing.
+	if p.want.Coarsen && len(p.groups) == len(distinct(p.want.Groups)) {
 		for range 3 { // what was joined may be placed otherwise
 			out = append(out, p.coarsen)
 		}

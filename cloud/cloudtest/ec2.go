@@ -134,6 +134,14 @@ func (e *EC2) Unseed(group string, r rule.Rule) {
 	g.rules = slices.DeleteFunc(g.rules, rec.same)
 }
 
+// removeRule removes the rule with that id, as somebody else would.
+func (e *EC2) removeRule(group, id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	g := e.groups[group]
+	g.rules = slices.DeleteFunc(g.rules, func(r record) bool { return r.id == id })
+}
+
 // Rules returns the true inbound rules of the group in canonical order,
 // whatever a reading through the API would show.
 func (e *EC2) Rules(group string) []cloud.Rule {

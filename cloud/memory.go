@@ -12,7 +12,8 @@ import (
 
 const (
 	// settling is how long a listing may be older than a write. Clouds say seconds at
-	// most; a rule that somebody removes meanwhile is missed for no longer.
+	// most; a rule that somebody removes before it was ever listed is missed for no
+	// longer.
 	settling = time.Minute
 	// contended is how often running others may remove a rule before it is left to
 	// them, and respite for how long.
@@ -55,6 +56,13 @@ type learnt struct {
 type loss struct {
 	times int
 	last  time.Time
+}
+
+// whatever the priority: to the cloud that has them, two rules that differ in nothing
+// else are one.
+func (m match) whatever() match {
+	m.priority = 0
+	return m
 }
 
 func matchOf(r Rule) match { return match{masked(r.Rule), r.Peer, r.Priority} }
@@ -147,7 +155,7 @@ func (m *memory) attempted(group string, rules []Rule, now time.Time) {
 func (m *memory) revoked(group string, rules []Rule, now time.Time) {
 	for _, r := range rules {
 		k := matchOf(r)
-		delete(m.added, spot{group, k})
+		maps.DeleteFunc(m.added, func(p spot, _ time.Time) bool { return p.group == group && p.whatever() == k.whatever() })
 		delete(m.had[k], group)
 		m.removed[r.ID] = now
 	}
@@ -166,11 +174,13 @@ func (m *memory) believe(have map[string][]Rule, owner string) (believed, fading
 				fading[group] = append(fading[group], r)
 				continue
 			}
-			there[matchOf(r)] = true
+			there[matchOf(r).whatever()] = true
 			believed[group] = append(believed[group], r)
 		}
+		// What has shown once needs no belief any more: if it is gone then, somebody took it.
+		maps.DeleteFunc(m.added, func(p spot, _ time.Time) bool { return p.group == group && there[p.whatever()] })
 		for p := range m.added {
-			if p.group == group && !there[p.match] {
+			if p.group == group {
 				believed[group] = append(believed[group], Rule{Rule: p.Rule, Peer: p.peer, Owner: owner, Priority: p.priority})
 			}
 		}

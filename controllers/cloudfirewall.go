@@ -86,11 +86,12 @@ func (r *CloudFirewall) Reconcile(ctx context.Context, key reconcile.Request) (r
 
 // goes serves a CloudFirewall that is being deleted.
 func (r *CloudFirewall) goes(ctx context.Context, f *v1alpha1.CloudFirewall) (reconcile.Result, error) {
-	r.Clouds.Forget(f.Name)
+	began := r.Now()
 	reports, done, err := r.finish(ctx, f)
 	if done {
 		return conflict(cmp.Or(err, r.lookUp(ctx, f.Name, nil)))
 	}
+	r.Clouds.Saw(f.Name, r.reading(f.Name, reports, err, began))
 	if err := r.writeStatus(ctx, f, synced{reports: reports}, err); err != nil {
 		return conflict(err)
 	}

@@ -208,6 +208,8 @@ func TestACloudFirewallThatGoesRevokesItsRulesIfThatIsWished(t *testing.T) {
 		return nil
 	})
 	s.awaitReason(policy, v1alpha1.CloudEnforced, v1alpha1.ReasonCloudFirewallNotFound)
+	s.delete(policy)
+	s.awaitFree(30630)
 }
 
 // On Alibaba Cloud a rule that drops wins over ours at an equal priority, or a worse one.

@@ -31,9 +31,6 @@ func cover(r region, standing []block) []block {
 		out = append(out, c.block)
 	}
 	slices.SortFunc(out, compareBlocks)
-	if len(out) > manyBlocks {
-		return out
-	}
 	superfluous := needless(out, standing)
 	kept := out[:0:0]
 	for i, b := range out {
@@ -43,10 +40,6 @@ func cover(r region, standing []block) []block {
 	}
 	return kept
 }
-
-// manyBlocks is from where on it takes too long to look whether one can do without
-// some: far more than groups hold.
-const manyBlocks = 4000
 
 // cell is a run of ports on which the region and all that stands are the same.
 type cell struct {
@@ -221,19 +214,15 @@ func needless(blocks, others []block) map[int]bool {
 	slices.SortStableFunc(order, func(i, j int) int {
 		return cmp.Or(cmp.Compare(size(blocks[i].ports), size(blocks[j].ports)), cmp.Compare(blocks[j].source.Bits(), blocks[i].source.Bits()), compareBlocks(blocks[i], blocks[j]))
 	})
+	all := newIndex(slices.Concat(blocks, others))
 	out := map[int]bool{}
 	for _, i := range order {
 		var near []block
-		for j, b := range blocks {
-			if j != i && !out[j] && b.meets(blocks[i]) {
-				near = append(near, b)
+		all.meeting(blocks[i], func(j int) {
+			if j != i && !out[j] {
+				near = append(near, all.blocks[j])
 			}
-		}
-		for _, b := range others {
-			if b.meets(blocks[i]) {
-				near = append(near, b)
-			}
-		}
+		})
 		if len(near) > 0 && regionOf(near).holds(blocks[i]) {
 			out[i] = true
 		}

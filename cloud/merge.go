@@ -26,9 +26,10 @@ func Merge(grants []Grant) []Grant {
 	var out []Grant
 	for key, grants := range lots {
 		s := share{lot: key}
-		for _, b := range cover(regionOf(blocksOf(grants)), nil) {
+		served := newIndex(blocksOf(grants))
+		for _, b := range cover(regionOf(served.blocks), nil) {
 			g := s.grant(b)
-			g.Description = described(g, grants)
+			g.Description = described(g, grants, served)
 			out = append(out, g)
 		}
 	}
@@ -51,13 +52,13 @@ func Covered(rules []rule.Rule, atom rule.Rule) bool {
 
 // described returns the distinct descriptions of the grants of its lot that meet the
 // rule.
-func described(g Grant, grants []Grant) string {
+func described(g Grant, grants []Grant, blocks *index) string {
 	said := map[string]bool{}
-	for _, other := range grants {
-		if other.Description != "" && (block{g.Ports, g.Source}).meets(block{other.Ports, other.Source}) {
-			said[other.Description] = true
+	blocks.meeting(block{g.Ports, g.Source}, func(i int) {
+		if text := grants[i].Description; text != "" {
+			said[text] = true
 		}
-	}
+	})
 	return strings.Join(slices.Sorted(maps.Keys(said)), "; ")
 }
 

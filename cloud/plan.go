@@ -192,10 +192,15 @@ func (p *planner) draft(s *share) {
 
 // describe writes beside each new rule whom it serves.
 func (p *planner) describe(c *Changes) {
+	served := map[lot]*index{}
 	for i := range c.Groups {
 		for j := range c.Groups[i].Add {
 			a := &c.Groups[i].Add[j]
-			a.Description = described(*a, p.grants[lotOf(*a)])
+			key := lotOf(*a)
+			if served[key] == nil {
+				served[key] = newIndex(blocksOf(p.grants[key]))
+			}
+			a.Description = described(*a, p.grants[key], served[key])
 		}
 	}
 }

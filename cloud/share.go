@@ -34,10 +34,11 @@ func (l lot) admits(r Rule) bool {
 // returns it.
 func (s *share) keepAll() []block {
 	s.keep = map[int]bool{}
+	once := map[block]bool{}
 	var out []block
 	for i, o := range s.ours {
-		if s.region.holds(o.block) && !slices.Contains(out, o.block) {
-			s.keep[i], out = true, append(out, o.block)
+		if !once[o.block] && s.region.holds(o.block) {
+			once[o.block], s.keep[i], out = true, true, append(out, o.block)
 		}
 	}
 	return out
@@ -72,9 +73,12 @@ func (s *share) anew() bool {
 // take makes the share consist of the blocks.
 func (s *share) take(blocks []block) {
 	s.keep, s.add = map[int]bool{}, nil
+	at := map[block]int{}
+	for i, o := range slices.Backward(s.ours) {
+		at[o.block] = i
+	}
 	for _, b := range blocks {
-		i := slices.IndexFunc(s.ours, func(o standing) bool { return o.block == b })
-		if i >= 0 {
+		if i, ok := at[b]; ok {
 			s.keep[i] = true
 		} else {
 			s.add = append(s.add, b)

@@ -6,7 +6,7 @@ import (
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
-// place gives each rule that is missing to the first group with room, counting on
+// place gives each rule that is missing to the first group with room, if need be with
 // the room that removals make. What takes the place of a rule being removed goes
 // first: its clients are in force today and must not lose to a newcomer.
 func (p *planner) place() Changes {
@@ -71,7 +71,8 @@ func split[T any](all []T, first func(T) bool) (a, b []T) {
 // rooms is how much each group can still take, and all of them together.
 type rooms struct {
 	limits   Count
-	free     []Count
+	now      []Count // as the groups are
+	free     []Count // when what is to be removed is gone
 	together int
 	bounded  bool
 }
@@ -87,12 +88,18 @@ func (p *planner) rooms() *rooms {
 			free = free.minus(costOf(f.Source, r.limits))
 			r.together--
 		}
-		r.free = append(r.free, free)
+		now := free
+		for _, gone := range g.Remove {
+			now = now.minus(costOf(gone.Source, r.limits))
+		}
+		r.free, r.now = append(r.free, free), append(r.now, now)
 	}
 	for _, s := range p.lots {
 		for i, o := range s.ours {
+			cost := costOf(o.source, r.limits)
+			r.now[o.group] = r.now[o.group].minus(cost)
 			if s.keep[i] {
-				r.free[o.group] = r.free[o.group].minus(costOf(o.source, r.limits))
+				r.free[o.group] = r.free[o.group].minus(cost)
 				r.together--
 			}
 		}
@@ -100,15 +107,20 @@ func (p *planner) rooms() *rooms {
 	return r
 }
 
-// take returns the first group with room for the grant, -1 if there is none.
+// take returns the first group with room for the grant, -1 if there is none. Room that
+// must be made first is the last resort: it takes a gap, or calls in vain.
 func (r *rooms) take(g Grant) int {
 	cost := costOf(g.Source, r.limits)
 	if r.bounded && r.together <= 0 {
 		return -1
 	}
-	i := slices.IndexFunc(r.free, func(free Count) bool { return free.holds(cost) })
+	fits := func(c Count) bool { return c.holds(cost) }
+	i := slices.IndexFunc(r.now, fits)
+	if i < 0 {
+		i = slices.IndexFunc(r.free, fits)
+	}
 	if i >= 0 {
-		r.free[i] = r.free[i].minus(cost)
+		r.now[i], r.free[i] = r.now[i].minus(cost), r.free[i].minus(cost)
 		r.together--
 	}
 	return i

@@ -30,6 +30,8 @@ var (
 	ErrHidden = errors.New("hidden")
 	// ErrObserving: there is something to do, and only observed.
 	ErrObserving = errors.New("observing")
+	// ErrCloned: another cluster of the same name has rules in the groups.
+	ErrCloned = errors.New("cloned")
 	// errNotSent: the call was not made.
 	errNotSent = errors.New("not sent")
 )

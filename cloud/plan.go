@@ -9,8 +9,12 @@ import (
 
 // Want is everything this cluster's rules in a CloudFirewall's groups shall be.
 type Want struct {
-	// Owner is the signature: the id of this cluster. Never empty.
+	// Owner is the signature: the id of this cluster. Never empty. With a slash in it the
+	// name of the cluster stands before, and what tells it from its copies behind.
 	Owner string
+	// Confirmed: a person has said that it is this cluster which may change the rules,
+	// although a copy of it has some in the groups.
+	Confirmed bool
 	// Groups are the group ids in order of filling. All of them are attached to
 	// every node, so a rule counts in whichever it stands.
 	Groups []string

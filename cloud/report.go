@@ -36,6 +36,8 @@ type Report struct {
 	Contended []Grant
 	// Drifted says what others did to our rules, where that is only to be reported.
 	Drifted []string
+	// Rivals are the owners of listed rules that bear this cluster's name and are not it.
+	Rivals []string
 	// Calls counts the calls that were made.
 	Calls Calls
 }
@@ -96,7 +98,7 @@ func (s *session) report(c Changes, err error) (Report, error) {
 	r := Report{
 		Overflow: c.Overflow, OverQuota: c.OverQuota, Coarse: c.Coarse,
 		Unsupported: s.unsupported, Contended: s.held.contended, Drifted: s.held.drifted, Calls: s.calls,
-		Doubtful: slices.Clone(s.lost),
+		Doubtful: slices.Clone(s.lost), Rivals: s.rivals,
 	}
 	for _, g := range c.Groups {
 		unseen, ours := split(slices.Concat(g.Keep, g.Remove), Rule.unseen)

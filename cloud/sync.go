@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -47,7 +49,11 @@ func (f *Firewall) Sync(ctx context.Context, want Want) (Report, error) {
 
 	have, err := s.list(ctx)
 	changes := s.plan(have)
+	s.rivals = rivals(have, want.Owner)
 	switch {
+	case len(s.rivals) > 0 && !want.Confirmed:
+		s.want.Observe = true
+		return s.report(changes, errors.Join(err, fmt.Errorf("%w: rules of %s are in the groups, which is this cluster by name and not by the UID of its namespace kube-system: is this a copy of it?", ErrCloned, strings.Join(s.rivals, ", "))))
 	case want.Observe:
 		return s.report(changes, errors.Join(err, observing(changes)))
 	case err != nil:
@@ -62,6 +68,23 @@ func (f *Firewall) Sync(ctx context.Context, want Want) (Report, error) {
 		}
 	}
 	return s.report(changes, nil)
+}
+
+// rivals are the owners of listed rules that have the owner's name and are not it.
+func rivals(have map[string][]Rule, owner string) []string {
+	name, _, named := strings.Cut(owner, "/")
+	if !named {
+		return nil
+	}
+	found := map[string]bool{}
+	for _, listed := range have {
+		for _, r := range listed {
+			if r.Owner != owner && strings.HasPrefix(r.Owner, name+"/") {
+				found[r.Owner] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found))
 }
 
 func observing(c Changes) error {
@@ -87,7 +110,8 @@ type session struct {
 	calls    Calls
 	fading   map[string][]Rule // removed, and listed still
 	waiting  map[string][]Rule // to be removed, and not listed yet
-	lost     []Grant           // may have been added, and is not listed
+	rivals   []string
+	lost     []Grant // may have been added, and is not listed
 	held     held
 	full     map[string]bool // groups that refused for their quota
 	learnt   bool            // how much a group holds

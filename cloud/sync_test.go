@@ -245,3 +245,23 @@ func TestMergeNamesEverybodyWhomARuleServes(t *testing.T) {
 		t.Errorf("merged %v", merged)
 	}
 }
+
+func TestSyncOfACopyOfAClusterChangesNothingUntilSomebodySaysSo(t *testing.T) {
+	ec2, p := account(60)
+	ec2.Seed("sg-1", cloudtest.Signed("TCP 30080 10.8.0.0/16", "prod/1"), cloudtest.Signed("TCP 30081 10.8.0.0/16", "production/1"))
+	want := wanted(one, "TCP 30090 10.8.0.0/16")
+	want.Owner = "prod/2"
+	r, err := cloud.Sync(t.Context(), p, want)
+	if !errors.Is(err, cloud.ErrCloned) || !slices.Equal(r.Rivals, []string{"prod/1"}) || r.Calls.Mutating() != 0 || len(r.Groups[0].Add) != 1 {
+		t.Errorf("report %+v, error %v", r, err)
+	}
+	want.Confirmed = true
+	if _, err := cloud.Sync(t.Context(), p, want); err != nil {
+		t.Errorf("confirmed: %v", err)
+	}
+	wantGroup(t, ec2, "sg-1", "TCP 30080 10.8.0.0/16", "TCP 30081 10.8.0.0/16", "TCP 30090 10.8.0.0/16")
+	want.Owner, want.Confirmed = "2", false
+	if _, err := cloud.Sync(t.Context(), p, want); errors.Is(err, cloud.ErrCloned) {
+		t.Errorf("without a name there are no copies: %v", err)
+	}
+}

@@ -46,6 +46,8 @@ type CloudFirewall struct {
 	// that does not answer delays only its own.
 	mu    sync.Mutex
 	gates map[string]*gate
+	// rivals are the firewalls in whose groups a copy of this cluster has rules.
+	rivals map[string]bool
 	// answers of the clouds, by firewall and id.
 	answers map[string]map[string]cloudAnswer
 }
@@ -135,8 +137,13 @@ func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewa
 	listed, vanished, err = undisputed(firewall, all.Items, listed, vanished)
 	if len(listed) > 0 {
 		want := r.wantOf(firewall, listed, grants, poolsOf(compile.CloudPools(pools, allocations.Items)))
+		if other := r.cloned(firewall.Name, nil); other != "" && !want.Confirmed {
+			want.Observe = true
+			err = errors.Join(err, fmt.Errorf("%w: see CloudFirewall %s", cloud.ErrCloned, other))
+		}
 		report, syncErr := g.firewall.Sync(ctx, want)
 		seen.reports, err = append(seen.reports, report), errors.Join(err, syncErr)
+		r.cloned(firewall.Name, seen.reports)
 	}
 	emptied, emptyErr := r.empty(ctx, g, firewall, vanished)
 	seen.reports = append(seen.reports, emptied...)

@@ -80,6 +80,38 @@ func TestTwoFirewallsDoNotFightOverAGroup(t *testing.T) {
 	}
 }
 
+// Where a copy of the cluster has rules, no cloud is changed until a person says which of
+// the two may.
+func TestACopyOfTheClusterOnlyObserves(t *testing.T) {
+	account := cloudtest.NewEC2(cloudtest.Options{})
+	for _, group := range []string{"sg-1", "sg-2"} {
+		account.AddGroup(group)
+	}
+	account.Seed("sg-1", cloudtest.Signed("TCP 30009 10.8.0.0/16", "prod/first"))
+	claim, _ := shop()
+	claim.Spec.CloudFirewalls = []v1alpha1.ObjectName{"aws", "other"}
+	f, other := firewallOf("aws", time.Hour, "sg-1"), firewallOf("other", time.Hour, "sg-2")
+	r := syncing(t, account, claim, &f, &other)
+	r.Owner = "prod/second"
+	for _, f := range []*v1alpha1.CloudFirewall{&f, &other} {
+		if _, err := r.sync(t.Context(), f); cloudReason(err) != v1alpha1.ReasonCloned {
+			t.Errorf("%s: %v", f.Name, err)
+		}
+	}
+	if a, b := len(account.Rules("sg-1")), len(account.Rules("sg-2")); a != 1 || b != 0 {
+		t.Errorf("the groups hold %d and %d rules", a, b)
+	}
+	for _, f := range []*v1alpha1.CloudFirewall{&f, &other} {
+		f.Annotations = map[string]string{v1alpha1.AnnotationConfirmedCluster: "second"}
+		if _, err := r.sync(t.Context(), f); err != nil {
+			t.Errorf("%s, confirmed: %v", f.Name, err)
+		}
+	}
+	if a, b := len(account.Rules("sg-1")), len(account.Rules("sg-2")); a != 2 || b != 1 {
+		t.Errorf("the groups hold %d and %d rules", a, b)
+	}
+}
+
 // A firewall that this process has not read may hold rules of an allocation that
 // no longer names it: they are asked for before the number is free.
 func TestAFirewallThatHadRulesOfOursIsReadBeforeANumberIsFree(t *testing.T) {

@@ -113,6 +113,7 @@ func (r *CloudFirewall) forget(name string) {
 	defer r.mu.Unlock()
 	delete(r.gates, name)
 	delete(r.answers, name)
+	delete(r.rivals, name)
 }
 
 // answered is what the firewall's cloud was last heard to say.
@@ -167,9 +168,10 @@ func spellTags(tags map[string]string) string {
 func (r *CloudFirewall) wantOf(f *v1alpha1.CloudFirewall, groups []string, grants []cloud.Grant, pools map[string]cloud.Pool) cloud.Want {
 	want := cloud.Want{
 		Owner: r.Owner, Groups: groups, Grants: grants, Pools: pools,
-		Coarsen: f.Spec.OnBudget == v1alpha1.BudgetCoarsen,
-		Observe: f.Spec.Mode == v1alpha1.CloudObserve,
-		Report:  f.Spec.Drift == v1alpha1.DriftReport,
+		Confirmed: r.confirmed(f),
+		Coarsen:   f.Spec.OnBudget == v1alpha1.BudgetCoarsen,
+		Observe:   f.Spec.Mode == v1alpha1.CloudObserve,
+		Report:    f.Spec.Drift == v1alpha1.DriftReport,
 	}
 	if f.Spec.Limits != nil {
 		n := int(f.Spec.Limits.RulesPerGroup)
@@ -179,6 +181,32 @@ func (r *CloudFirewall) wantOf(f *v1alpha1.CloudFirewall, groups []string, grant
 		}
 	}
 	return want
+}
+
+// confirmed says whether a person has told us that it is this cluster which may change
+// the firewall's rules, and not a copy of it.
+func (r *CloudFirewall) confirmed(f *v1alpha1.CloudFirewall) bool {
+	_, uid, named := strings.Cut(r.Owner, "/")
+	return named && f.Annotations[v1alpha1.AnnotationConfirmedCluster] == uid
+}
+
+// cloned returns the other firewall in whose groups a copy of this cluster has rules, ""
+// if none is known: then no firewall is to be changed, for the copy's are the same.
+func (r *CloudFirewall) cloned(name string, seen []cloud.Report) (other string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.rivals == nil {
+		r.rivals = map[string]bool{}
+	}
+	if seen != nil {
+		r.rivals[name] = slices.ContainsFunc(seen, func(report cloud.Report) bool { return len(report.Rivals) > 0 })
+	}
+	for firewall, rival := range r.rivals {
+		if rival && firewall != name && (other == "" || firewall < other) {
+			other = firewall
+		}
+	}
+	return other
 }
 
 // poolsOf bounds the rules of each pool.

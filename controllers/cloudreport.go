@@ -114,6 +114,8 @@ func cloudReason(err error) string {
 	switch {
 	case err == nil:
 		return v1alpha1.ReasonOK
+	case errors.Is(err, cloud.ErrCloned):
+		return v1alpha1.ReasonCloned
 	case errors.Is(err, cloud.ErrDenied):
 		return v1alpha1.ReasonDenied
 	case errors.Is(err, cloud.ErrInvalid):
@@ -145,7 +147,7 @@ func cloudConditions(err error, generation int64, now metav1.Time) []metav1.Cond
 	switch reason {
 	case v1alpha1.ReasonOK:
 	case v1alpha1.ReasonDenied, v1alpha1.ReasonInvalid, v1alpha1.ReasonBudgetExceeded, v1alpha1.ReasonEnforcementUnsupported,
-		v1alpha1.ReasonContended, v1alpha1.ReasonHidden, v1alpha1.ReasonDrifted:
+		v1alpha1.ReasonContended, v1alpha1.ReasonHidden, v1alpha1.ReasonDrifted, v1alpha1.ReasonCloned:
 		ready, stuck = metav1.ConditionFalse, metav1.ConditionTrue
 	default:
 		ready, working = metav1.ConditionFalse, metav1.ConditionTrue

@@ -17,7 +17,8 @@ type Options struct {
 	// Providers of clouds, by name.
 	Providers map[v1alpha1.Provider]Connect
 	// Owner signs cloud rules: the UID of the kube-system namespace, which is as
-	// unique as the cluster and survives the manager's re-installation.
+	// unique as the cluster and survives the manager's re-installation, behind the
+	// cluster's name and a slash if it was given one.
 	Owner string
 	// Leading is asked before each call that changes something in a cloud.
 	Leading func(context.Context) error

@@ -88,6 +88,7 @@ const (
 	ReasonDrifted               = "Drifted"
 	ReasonHidden                = "Hidden"
 	ReasonObserving             = "Observing"
+	ReasonCloned                = "Cloned"
 
 	// The Portreeve object.
 	ReasonAddressSetNotFound = "AddressSetNotFound"

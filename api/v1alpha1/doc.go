@@ -49,6 +49,10 @@ const (
 	// through which they were looked up.
 	LabelPrefixList         = "portreeve.dev/prefix-list"
 	AnnotationCloudFirewall = "portreeve.dev/cloud-firewall"
+	// AnnotationConfirmedCluster on a CloudFirewall is the UID of the namespace
+	// kube-system of the cluster that may change its rules although a copy of the
+	// cluster has some there.
+	AnnotationConfirmedCluster = "portreeve.dev/confirmed-cluster"
 	// ServiceProxyName is the value of service.kubernetes.io/service-proxy-name
 	// that takes a Service away from kube-proxy which only holds numbers in the API
 	// server: a closing companion, or a hold.

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/go-logr/logr"
@@ -28,6 +29,7 @@ import (
 
 type options struct {
 	metrics, health, namespace string
+	cluster                    string
 	elect                      bool
 	lease                      time.Duration
 }
@@ -37,6 +39,7 @@ func main() {
 	flag.StringVar(&o.metrics, "metrics-bind-address", ":8080", "address of /metrics; 0 for none")
 	flag.StringVar(&o.health, "health-probe-bind-address", ":8081", "address of /healthz and /readyz; 0 for none")
 	flag.StringVar(&o.namespace, "namespace", "portreeve-system", "our own namespace: of the leader's Lease, and of the Services that hold free numbers")
+	flag.StringVar(&o.cluster, "cluster-name", "", "name of this cluster, as Git has it, in the signature of its cloud rules: a copy of the cluster, restored elsewhere, then observes only until somebody confirms; set it before the first rule is written")
 	flag.BoolVar(&o.elect, "leader-elect", true, "elect a leader; only the leader writes")
 	flag.DurationVar(&o.lease, "lease-duration", 15*time.Second, "how long a leader that is silent stays leader")
 	flag.Parse() // controller-runtime adds --kubeconfig
@@ -66,6 +69,12 @@ func run(ctx context.Context, o options) error {
 	owner, err := controllers.ClusterID(ctx, mgr.GetAPIReader())
 	if err != nil {
 		return fmt.Errorf("read the cluster's id from namespace kube-system: %w", err)
+	}
+	if o.cluster != "" {
+		if strings.ContainsFunc(o.cluster, func(r rune) bool { return r != '-' && (r < 'a' || r > 'z') && (r < '0' || r > '9') }) || len(o.cluster) > 63 {
+			return fmt.Errorf("--cluster-name %q: write at most 63 lower-case letters, digits and dashes", o.cluster)
+		}
+		owner = o.cluster + "/" + owner
 	}
 	if err := controllers.Setup(ctx, mgr, controllers.Options{Providers: providers(cloud.NewPaces(cloud.SystemClock{})), Owner: owner, Leading: leader.check, Namespace: o.namespace}); err != nil {
 		return err

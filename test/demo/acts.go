@@ -30,15 +30,17 @@ var shop = client.ObjectKey{Namespace: "shop", Name: "shop"}
 // expose: the policy is committed, and the port answers.
 func (p *play) expose(ctx context.Context) error {
 	p.say.act("The team commits a NodePortPolicy")
-	_, p.foreign = p.group()
+	for _, a := range p.clouds {
+		_, a.foreign = a.group()
+	}
 	policy, err := os.ReadFile(demoFile("../../config/samples/nodeportpolicy.yaml"))
 	if err != nil {
 		return err
 	}
 	p.say.shell("cat config/samples/nodeportpolicy.yaml", string(policy))
 	p.say.gap()
-	p.say.note("The overlay applies config/samples as they are but for two values: the lab's EC2\n" +
-		"endpoint, and coolDown 3s in place of 30s.")
+	p.say.note("The overlay applies config/samples as they are but for three values: the endpoints of\n" +
+		"the lab's clouds, their resync 10s in place of 1m, and coolDown 3s in place of 30s.")
 	out, err := p.apply(ctx)
 	if err != nil {
 		return fmt.Errorf("%w\n%s", err, out)
@@ -66,7 +68,7 @@ func (p *play) expose(ctx context.Context) error {
 	reached4 := p.reach(ctx, visit{p.office, office4, p.port})
 	reached6 := p.reach(ctx, visit{p.office, office6, p.port})
 	open, err := p.policies.await(ctx, "Ready", func(e event[*v1alpha1.NodePortPolicy]) bool { return ready(e.object) })
-	p.say.check(open.at.Sub(stored.at), err, "status says Ready: every node's kernel and the cloud were read back")
+	p.say.check(open.at.Sub(stored.at), err, "status says Ready: every node's kernel and both clouds were read back")
 	reached4(stored.at)
 	reached6(stored.at)
 	p.say.note("An answer also takes the EndpointSlice controller's and kube-proxy's own time.")
@@ -181,9 +183,9 @@ func (p *play) backdoor(ctx context.Context) error {
 	return nil
 }
 
-// prove: status, register and cloud say the same.
+// prove: status, register and clouds say the same.
 func (p *play) prove(ctx context.Context) error {
-	p.say.act("What status, register and cloud say")
+	p.say.act("What status, register and clouds say")
 	taken, errForeign := p.state(ctx, backdoorPort, v1alpha1.AllocationForeign)
 	if errForeign == nil && taken.object.Spec.Grandfathered {
 		errForeign = miss{"a port that came after the pool", "grandfathered: true"}
@@ -211,10 +213,16 @@ func (p *play) prove(ctx context.Context) error {
 	p.say.check(0, errForeign, "port %d is Foreign: known, and not let in", backdoorPort)
 
 	p.say.gap()
-	p.say.note("The security group, as the EC2 account itself has it; signed are the rules of this cluster:")
-	p.say.text(p.table())
-	p.say.check(0, p.admits(p.port, policy.Spec.Sources), "the signed rules admit exactly the policy's sources to port %d", p.port)
-	p.say.check(0, p.untouched(p.foreign), "the %d rules of others are untouched", len(p.foreign))
+	if err := p.kubectl(ctx, "get", "cfw"); err != nil {
+		return err
+	}
+	for _, a := range p.clouds {
+		p.say.gap()
+		p.say.note("The security group of %s, as the %s account itself has it; signed are the rules of this cluster:", a.firewall, a.api)
+		p.say.text(a.table())
+		p.say.check(0, a.admits(p.port, policy.Spec.Sources), "the signed rules admit exactly the policy's sources to port %d", p.port)
+		p.say.check(0, a.untouched(), "the %d rules of others are untouched", len(a.foreign))
+	}
 	return nil
 }
 

@@ -45,7 +45,7 @@ func (p *play) revoke(ctx context.Context) error {
 
 	last, cutErr := doomed.cut(ctx)
 	p.say.check(after(last, began), cutErr, "%-25s all three connections are cut: the time of the last answer", doomed)
-	p.say.check(revoked, err, "the cloud's rule for %s is gone", office4Net)
+	p.say.check(revoked, err, "the rule for %s is gone from both clouds", office4Net)
 	again, err := p.policies.await(ctx, "Ready", func(e event[*v1alpha1.NodePortPolicy]) bool {
 		return e.object.Generation >= policy.Generation && ready(e.object)
 	})
@@ -80,8 +80,8 @@ func (p *play) remove(ctx context.Context) error {
 	// The API server refuses the number for as long as it rests.
 	resting := p.grantable(ctx)
 	p.checkKept(ctx, began)
-	p.say.check(revoked, revokeErr, "the cloud has no rule of ours left")
-	p.say.check(0, p.untouched(p.foreign), "the %d rules of others are untouched", len(p.foreign))
+	p.say.check(revoked, revokeErr, "neither cloud has a rule of ours left")
+	p.say.check(0, p.inEach((*account).untouched), "the %d rules of others are untouched", p.foreignRules())
 	if !apierrors.IsInvalid(resting) {
 		p.say.check(0, miss{"refused: the provided port is already allocated", fmt.Sprint(resting)}, "port %d rests", p.port)
 	} else {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"text/template"
 	"time"
@@ -27,8 +28,8 @@ const (
 	keptName = "portreeve-demo"
 	// keep is the argument of the process that runs it.
 	keep = "keep-running"
-	// ledger is where it shows the security group, beside the EC2 front.
-	ledger = "127.0.0.1:4567"
+	// ledger is where it shows the security groups, beside the clouds' fronts.
+	ledger = "127.0.0.1:4568"
 	// readyWord is what it says when it is ready, on the descriptor after stderr.
 	readyWord, readyFD = "ready", 3
 )
@@ -130,7 +131,7 @@ func (t *town) open(ctx context.Context, say *narrator) error {
 	return t.guide(say.out, port)
 }
 
-// serveLedger shows the security group as text, until the lab closes.
+// serveLedger shows the security groups as text, until the lab closes.
 func (t *town) serveLedger() error {
 	listener, err := t.ControlPlane().Listen("tcp", ledger)
 	if err != nil {
@@ -138,10 +139,19 @@ func (t *town) serveLedger() error {
 	}
 	server := &http.Server{
 		ReadHeaderTimeout: 10 * time.Second,
-		Handler:           http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, t.table()) }),
+		Handler:           http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, t.tables()) }),
 	}
 	go func() { _ = server.Serve(listener) }() // ends with the listener's namespace
 	return nil
+}
+
+// tables are the security groups for people.
+func (t *town) tables() string {
+	var all []string
+	for _, a := range t.clouds {
+		all = append(all, fmt.Sprintf("%s, of %s\n%s", stage.Group, a.firewall, a.table()))
+	}
+	return strings.Join(all, "\n")
 }
 
 // detach leaves the terminal: what is still said goes to a file.
@@ -192,7 +202,7 @@ Knock at a node ({{.Nodes}}):
   office curl -sS -m 2 --interface {{.Office6}} {{.URL6}}
 {{- end}}
 
-The security group:
+The security groups:
   ip netns exec {{.CP}} curl -s {{.Ledger}}
 {{- if .AWS}}
   ip netns exec {{.CP}} env {{.Env}} \

@@ -13,7 +13,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
-	"github.com/portreeve/portreeve/cloud"
 )
 
 // A play is one showing of the demo.
@@ -24,16 +23,15 @@ type play struct {
 	policies *timeline[*v1alpha1.NodePortPolicy]
 	register *timeline[*v1alpha1.NodePortAllocation]
 
-	port    uint16       // what the policy was given
-	service string       // the resource version of the team's own Service
-	foreign []cloud.Rule // what others have in the security group
-	kept    *held        // connections that live until the policy is deleted
+	port    uint16 // what the policy was given
+	service string // the resource version of the team's own Service
+	kept    *held  // connections that live until the policy is deleted
 }
 
 // show narrates the demo, and returns the exit status.
 func show(ctx context.Context, say *narrator) int {
 	say.title("Portreeve: a team asks for a node port, gets it, and loses it again")
-	say.note("3 nodes on %s; a real control plane, real packets, an EC2 of ours", cores())
+	say.note("3 nodes on %s; a real control plane, real packets, an EC2 and an ECS of ours", cores())
 	t, err := raise(ctx, say, "")
 	switch {
 	case ctx.Err() != nil:

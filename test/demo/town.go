@@ -15,7 +15,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
-	"github.com/portreeve/portreeve/cloud/cloudtest"
 	"github.com/portreeve/portreeve/lab"
 	"github.com/portreeve/portreeve/test/stage"
 )
@@ -33,11 +32,11 @@ var (
 	street6    = netip.MustParseAddr("2001:db8:51::7")
 )
 
-// A town is a lab with Portreeve, an EC2 account and two clients in it. The
+// A town is a lab with Portreeve, an account of each cloud and two clients in it. The
 // team's application runs; nothing asks for a port yet.
 type town struct {
 	*stage.Stage
-	account        *cloudtest.EC2
+	clouds         []*account
 	office, street *lab.Client
 }
 
@@ -81,7 +80,7 @@ func (t *town) furnish(ctx context.Context, say *narrator, cluster *lab.Cluster,
 	say.step(time.Since(began), "started: Kubernetes, 3 nodes with kube-proxy (nftables), %s", t.families())
 
 	began = time.Now()
-	if t.account, err = t.ServeEC2(); err != nil {
+	if err := t.openClouds(); err != nil {
 		return err
 	}
 	if err := t.StartAll(ctx); err != nil {
@@ -96,7 +95,7 @@ func (t *town) furnish(ctx context.Context, say *narrator, cluster *lab.Cluster,
 	if err := until(ctx, t.working); err != nil {
 		return err
 	}
-	say.step(time.Since(began), "started: Portreeve's manager, its agent on each node, and an EC2 of ours")
+	say.step(time.Since(began), "started: Portreeve's manager, its agent on each node, an EC2 and an ECS of ours")
 
 	began = time.Now()
 	if out, err := t.Kubectl(ctx, "apply", "-f", demoFile("shop.yaml")); err != nil {

@@ -193,9 +193,9 @@ func (l *life) close(t *testing.T) {
 		}
 	}
 	line := fmt.Sprintf("churn %s (%s), seed %d, %s: %d flows (%d new TCP, %d new UDP, %d in old connections, %d drips), %d packets, %d of them denied always, of which %d passed; "+
-		"%d kills, %d flushes (%s), %d edits; %d breaches",
+		"%d kills, %d flushes (%s), %d edits (%d stalled by numbers that the API server lost); %d breaches",
 		l.namespace, l.mode, *seed, *length, c["new tcp"]+c["new udp"]+c["old tcp"]+c["drip"], c["new tcp"], c["new udp"], c["old tcp"], c["drip"],
-		packets["came"], packets["denied"], packets["passed"], c["kills"], c["flushes"], felt, c["edits"], len(l.judge.breaches))
+		packets["came"], packets["denied"], packets["passed"], c["kills"], c["flushes"], felt, c["edits"], c["lost"], len(l.judge.breaches))
 	t.Log(line)
 	for _, kind := range []string{"kills", "flushes", "edits", "new tcp", "new udp", "old tcp"} {
 		if c[kind] == 0 {

@@ -124,8 +124,10 @@ func (p *person) vary(s state) (state, func(*v1alpha1.NodePortPolicySpec)) {
 
 // live edits until ctx ends, and leaves the last edit in force.
 func (p *person) live(ctx context.Context) {
+	var unsettled []state // of an edit that could not come into force
 	for pause(ctx, time.Duration(p.random.IntN(300))*time.Millisecond) {
-		may := []state{p.history.newest()}
+		may := append(unsettled, p.history.newest())
+		unsettled = nil
 		for range 1 + p.random.IntN(3)/2*(1+p.random.IntN(2)) { // now and then a few without waiting
 			var err error
 			if may, err = p.edit(may); err != nil {
@@ -136,7 +138,13 @@ func (p *person) live(ctx context.Context) {
 				break
 			}
 		}
-		if err := p.settle(p.ctx, may); err != nil {
+		err := p.settle(p.ctx, may)
+		if lost := p.lost(p.ctx); err != nil && len(lost) > 0 {
+			p.judge.note("lost", "%s: numbers %v", p.name, lost)
+			unsettled = may
+			continue
+		}
+		if err != nil {
 			p.judge.breach(time.Now(), "", "%s: %v", p.name, err)
 			return
 		}
@@ -230,6 +238,27 @@ func (p *person) awaitReady(ctx context.Context, reason string) (string, error) 
 		return "", fmt.Errorf("%w%s", err, p.register(ctx))
 	}
 	return c.Reason, nil
+}
+
+// lost are the policy's numbers that the API server refuses although nobody has them:
+// where an update of a Service loses a race, it forgets for some ten minutes what it had
+// taken for it. Nobody is let in by that, and nobody can be.
+func (p *person) lost(ctx context.Context) (out []uint16) {
+	var services corev1.ServiceList
+	if err := town.Client.List(ctx, &services); err != nil {
+		return nil
+	}
+	for _, number := range []uint16{p.state.tcp, p.state.udp} {
+		a := &v1alpha1.NodePortAllocation{}
+		err := town.Client.Get(ctx, client.ObjectKey{Name: strconv.Itoa(int(number))}, a)
+		held := slices.ContainsFunc(services.Items, func(s corev1.Service) bool {
+			return slices.ContainsFunc(s.Spec.Ports, func(port corev1.ServicePort) bool { return port.NodePort == int32(number) })
+		})
+		if number != 0 && err == nil && a.Spec.State == v1alpha1.AllocationForeign && !held {
+			out = append(out, number)
+		}
+	}
+	return out
 }
 
 // register is what is known of the policy's numbers, to be told when it stalls.

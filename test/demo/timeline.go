@@ -100,12 +100,7 @@ func (t *timeline[T]) latest() string {
 
 // until asks again and again, for what no watch tells, until there is no error.
 func until(ctx context.Context, try func(context.Context) error) error {
-	return untilAtMost(ctx, within, try)
-}
-
-// untilAtMost is until for what may take longer, or must not.
-func untilAtMost(ctx context.Context, limit time.Duration, try func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -121,7 +116,7 @@ func untilAtMost(ctx context.Context, limit time.Duration, try func(context.Cont
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("not within %s: %w", limit, err)
+			return fmt.Errorf("not within %s: %w", within, err)
 		}
 	}
 }

@@ -80,6 +80,26 @@ func TestTwoFirewallsDoNotFightOverAGroup(t *testing.T) {
 	}
 }
 
+// The rules of a firewall that goes are revoked if that is wished, but not in a group
+// that another firewall lists.
+func TestAFirewallThatGoesLeavesGroupsOfOthersAlone(t *testing.T) {
+	account := cloudtest.NewEC2(cloudtest.Options{})
+	for _, group := range []string{"sg-1", "sg-2"} {
+		account.AddGroup(group)
+		account.Seed(group, cloudtest.Signed("TCP 30009 10.8.0.0/16", "owner"))
+	}
+	f, other := firewallOf("aws", time.Hour, "sg-1", "sg-2"), firewallOf("other", time.Minute, "sg-2")
+	f.Spec.DeletionPolicy, f.Finalizers = v1alpha1.CloudRevoke, []string{v1alpha1.FinalizerRevoke}
+	f.Status.Groups = []v1alpha1.GroupStatus{{ID: "sg-1", Ours: 1}, {ID: "sg-2", Ours: 1}}
+	r := syncing(t, account, &f, &other)
+	if _, done, err := r.finish(t.Context(), &f); !done || err != nil {
+		t.Errorf("done %v, %v", done, err)
+	}
+	if a, b := len(account.Rules("sg-1")), len(account.Rules("sg-2")); a != 0 || b != 1 {
+		t.Errorf("the groups hold %d and %d rules", a, b)
+	}
+}
+
 // Where a copy of the cluster has rules, no cloud is changed until a person says which of
 // the two may.
 func TestACopyOfTheClusterOnlyObserves(t *testing.T) {

@@ -231,10 +231,15 @@ func (r *CloudFirewall) finish(ctx context.Context, f *v1alpha1.CloudFirewall) (
 	if err != nil {
 		return nil, false, err
 	}
+	var all v1alpha1.CloudFirewallList
+	if err := r.List(ctx, &all, readOnly); err != nil {
+		return nil, false, err
+	}
 	var groups []string
 	for _, before := range f.Status.Groups {
 		groups = append(groups, before.ID)
 	}
+	_, groups, _ = undisputed(f, all.Items, nil, groups) // what another firewall lists is the other's
 	if reports, err = r.empty(ctx, g, f, groups); err != nil {
 		return reports, false, err
 	}

@@ -188,7 +188,7 @@ func (w *chaosWorld) calm(end bool) {
 		content = true
 		for _, c := range w.clusters {
 			r, err := c.sync()
-			content = content && (err == nil || !end && justQuota(err)) && r.Calls.Mutating() == 0
+			content = content && (err == nil || !end && justQuota(err)) && r.Calls.Mutating() == 0 && !c.provider.stale
 		}
 	}
 	if !content {

@@ -205,6 +205,9 @@ func (r *CloudFirewall) reading(name string, reports []cloud.Report, err error, 
 		for _, g := range report.InForce {
 			reading.InForce = append(reading.InForce, compile.Admission(g))
 		}
+		for _, g := range report.Doubtful {
+			reading.Doubtful = append(reading.Doubtful, compile.Admission(g))
+		}
 		for _, g := range report.Groups {
 			seen := compile.GroupSeen{ID: g.ID}
 			for _, ours := range g.Ours {
@@ -226,9 +229,11 @@ func (r *CloudFirewall) reading(name string, reports []cloud.Report, err error, 
 		reading.Read, reading.Began = true, began
 	} else {
 		// What a group that was not read admits now, nobody knows: it counts as it was.
-		reading.Groups, reading.InForce = last.Groups, last.InForce
+		reading.Groups, reading.InForce, reading.Doubtful = last.Groups, last.InForce, append(reading.Doubtful, last.Doubtful...)
 	}
 	slices.SortFunc(reading.InForce, compile.CompareAdmissions)
+	slices.SortFunc(reading.Doubtful, compile.CompareAdmissions)
+	reading.Doubtful = slices.Compact(reading.Doubtful)
 	if err != nil {
 		reading.Reason, reading.Message = cloudReason(err), err.Error()
 	}

@@ -84,8 +84,10 @@ func TestCloudHoldsWhatARuleOfOursAdmits(t *testing.T) {
 	seen := CloudSeen{
 		Groups:  []GroupSeen{{ID: "sg-1"}, {ID: "sg-2", Ours: []rule.Rule{atom("UDP", 30005, 30007, "10.8.0.0/16")}}},
 		InForce: []Admission{inForce("TCP", 30009, 30009, "10.8.0.0/16")}, // a foreign one that equals a wish
+		// Written, and not listed yet.
+		Doubtful: []Admission{inForce("TCP", 30011, 30012, "10.8.0.0/16")},
 	}
-	for number, want := range map[uint16]bool{30004: false, 30005: true, 30007: true, 30008: false, 30009: false} {
+	for number, want := range map[uint16]bool{30011: true, 30013: false, 30004: false, 30005: true, 30007: true, 30008: false, 30009: false} {
 		if got := seen.Holds(number); got != want {
 			t.Errorf("Holds(%d) = %v", number, got)
 		}

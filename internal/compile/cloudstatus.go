@@ -17,6 +17,9 @@ type CloudSeen struct {
 	Read bool
 	// InForce are our rules, and foreign ones that equal a wish, over all groups.
 	InForce []Admission
+	// Doubtful are rules of ours that may stand there or not: what was written and does
+	// not show yet, or whose answer was lost.
+	Doubtful []Admission
 	// Lookups are the answers of the cloud by the id of a prefix list or security group;
 	// one that is not there has not been asked for yet.
 	Lookups map[string]LookupSeen
@@ -202,6 +205,9 @@ func sourcesFor(p rule.Protocol, admissions []Admission) (prefixes []netip.Prefi
 
 // Holds says whether a rule of ours may still admit something to the number.
 func (c CloudSeen) Holds(number uint16) bool {
+	if slices.ContainsFunc(c.Doubtful, func(d Admission) bool { return d.Ports.Contains(number) }) {
+		return true
+	}
 	return slices.ContainsFunc(c.Groups, func(g GroupSeen) bool {
 		return slices.ContainsFunc(g.Ours, func(r rule.Rule) bool {
 			return r.Ports.Contains(number) && !slices.ContainsFunc(g.Coarse, func(w Admission) bool { return w.Rule == r })

@@ -21,6 +21,16 @@ const driftInterval = 500 * time.Millisecond
 // hundred times a minute beside a busy kube-proxy.
 const seldom = 20
 
+// wholeEvery is how often the kernel is read whole although it does not look as if
+// anything had changed: a fingerprint may miss what was replaced by as much.
+const wholeEvery = time.Minute
+
+// unread says whether it is time to read the kernel whole.
+func (k *kernel) unread() bool {
+	_, tells := k.datapath.(datapath.Fingerprinter)
+	return !tells || time.Since(k.read) >= wholeEvery || k.disturbed()
+}
+
 // rested says whether the kernel may be read again without costing too much of the
 // time: with thousands of distinct source sets one reading takes seconds, in which no
 // change gets through.

@@ -107,7 +107,9 @@ func (r *Exposure) update(ctx context.Context, own []v1alpha1.NodePortAllocation
 		return reconcile.Result{RequeueAfter: retrySoon}, nil
 	}
 	asked := want.Spec.Ports
-	err := r.Update(ctx, want, client.FieldOwner(v1alpha1.FieldOwner))
+	whole, end := uncut(ctx)
+	defer end()
+	err := r.Update(whole, want, client.FieldOwner(v1alpha1.FieldOwner))
 	if err == nil {
 		r.written.note(want, r.Now())
 	}
@@ -149,7 +151,9 @@ func (r *Exposure) inPlace(ctx context.Context, policy types.NamespacedName, own
 // names, so where our cache lags behind our own create, the companion that is
 // there is what refuses the number: nobody else's.
 func (r *Exposure) create(ctx context.Context, own []v1alpha1.NodePortAllocation, want *corev1.Service) (reconcile.Result, error) {
-	err := r.Create(ctx, want, client.FieldOwner(v1alpha1.FieldOwner))
+	whole, end := uncut(ctx)
+	defer end()
+	err := r.Create(whole, want, client.FieldOwner(v1alpha1.FieldOwner))
 	if apierrors.IsNotFound(err) { // the namespace: its ports close by themselves
 		return reconcile.Result{RequeueAfter: lookAgain}, nil
 	}

@@ -115,6 +115,8 @@ func (r *Hold) wanted(ctx context.Context, pools []compile.Pool, number uint16) 
 // write makes the block hold the numbers. What the API server does not give is left
 // out: somebody else has it, and will be seen.
 func (r *Hold) write(ctx context.Context, key types.NamespacedName, numbers []uint16, have *corev1.Service) (reconcile.Result, error) {
+	ctx, end := uncut(ctx)
+	defer end()
 	again := time.Duration(0)
 	for range mostTries {
 		want := compile.Hold(key.Namespace, key.Name, numbers, have)

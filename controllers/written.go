@@ -1,6 +1,7 @@
 package controllers
 
 import (
+	"context"
 	"sync"
 	"time"
 
@@ -10,6 +11,15 @@ import (
 
 	"github.com/portreeve/portreeve/internal/compile"
 )
+
+// serviceTimeout bounds one write of a Service.
+const serviceTimeout = 30 * time.Second
+
+// uncut lets a write of a Service come to its end while we are told to stop: the API
+// server takes node ports before it writes, and one that is cut off in between loses them.
+func uncut(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), serviceTimeout)
+}
 
 // written remembers how far this process has written each Service. One whose copy in
 // the cache is older is not written again: the API server would refuse that, but it

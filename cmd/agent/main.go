@@ -41,7 +41,7 @@ var firewallModes = map[string]iptables.Mode{"auto": "", "nft": iptables.NFT, "l
 
 type options struct {
 	node, kubeconfig, stateDir, listen string
-	check, report                      time.Duration
+	check, read, report                time.Duration
 	firewallMode                       iptables.Mode
 	fallback                           rule.PortRanges
 	host                               host.Host
@@ -59,7 +59,8 @@ func parse(args []string) (command string, o options, err error) {
 	flags.StringVar(&o.node, "node", os.Getenv("NODE_NAME"), "name of this node's Node object; default $NODE_NAME")
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "path of a kubeconfig; default the pod's ServiceAccount")
 	flags.StringVar(&o.stateDir, "state-dir", "/var/lib/portreeve", "directory that outlives restarts")
-	flags.DurationVar(&o.check, "check-interval", 10*time.Second, "how often to look whether the kernel still agrees, and repair it; it is read whole once a minute")
+	flags.DurationVar(&o.check, "check-interval", 10*time.Second, "how often to look whether the kernel still agrees, and repair it")
+	flags.DurationVar(&o.read, "read-interval", time.Minute, "how often to read the kernel whole although it looks unchanged")
 	flags.DurationVar(&o.report, "report-interval", 250*time.Millisecond, "shortest time between two reports to the API server")
 	flags.StringVar(&o.listen, "listen", ":9465", "address of /metrics, /healthz and /readyz, on the node's own network; empty for none")
 	fallback := flags.String("fallback-range", "30000-32767", "ports that are closed after a boot until the first sync if the last rules can't be read; empty for none")
@@ -168,7 +169,7 @@ func offline(o options, log *slog.Logger) (agent.Config, error) {
 	return agent.Config{
 		Node: o.node, BootID: boot, Backends: backends(o, log), Sweep: conntrack.Sweep, Packets: nflog.Listen, Bypass: o.bypass,
 		Host: o.host, Fallback: o.fallback,
-		StateDir: o.stateDir, CheckInterval: o.check, ReportInterval: o.report,
+		StateDir: o.stateDir, CheckInterval: o.check, ReadInterval: o.read, ReportInterval: o.report,
 		Log: log, Registerer: prometheus.NewRegistry(),
 	}, err
 }

@@ -42,6 +42,7 @@ type Config struct {
 
 	StateDir       string
 	CheckInterval  time.Duration // between two looks whether the kernel still agrees
+	ReadInterval   time.Duration // between two of them that read it all, while it looks unchanged
 	ReportInterval time.Duration // at least this long between two reports
 
 	Log        *slog.Logger
@@ -215,7 +216,7 @@ func (a *Agent) bounded(ctx context.Context, run func(context.Context) outcome) 
 // check looks whether the kernel still enforces what it was seen to, and repairs
 // it. It is also the retry of what no change can be hoped to cure.
 func (a *Agent) check(ctx context.Context) outcome {
-	if a.kernel.sure && a.kernel.rested() && a.kernel.unread() && !ended(a.kernel.inforce, time.Now()) {
+	if a.kernel.sure && a.kernel.rested() && a.kernel.unread(a.config.ReadInterval) && !ended(a.kernel.inforce, time.Now()) {
 		a.kernel.verify(ctx)
 	}
 	if !a.begun {

@@ -21,14 +21,12 @@ const driftInterval = 500 * time.Millisecond
 // hundred times a minute beside a busy kube-proxy.
 const seldom = 20
 
-// wholeEvery is how often the kernel is read whole although it does not look as if
-// anything had changed: a fingerprint may miss what was replaced by as much.
-const wholeEvery = time.Minute
-
-// unread says whether it is time to read the kernel whole.
-func (k *kernel) unread() bool {
+// unread says whether it is time to read the kernel whole, which is done every so
+// often although it does not look as if anything had changed: a fingerprint may miss
+// what was replaced by as much.
+func (k *kernel) unread(every time.Duration) bool {
 	_, tells := k.datapath.(datapath.Fingerprinter)
-	return !tells || time.Since(k.read) >= wholeEvery || k.disturbed()
+	return !tells || time.Since(k.read) >= every || k.disturbed()
 }
 
 // rested says whether the kernel may be read again without costing too much of the

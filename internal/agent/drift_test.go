@@ -51,6 +51,24 @@ func TestANodeThatIsBypassedVouchesForNothing(t *testing.T) {
 	})
 }
 
+// What leaves no other fingerprint is found when the kernel is read whole, now and then.
+func TestAKernelThatLooksUnchangedIsReadNowAndThen(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.readInterval = 6 * checkInterval
+		l.start()
+		l.pass(checkInterval + checkInterval/2) // read for the first time
+		l.kernel.take()
+		l.kernel.set(func() { l.kernel.loaded = nil })
+		l.pass(5 * checkInterval)
+		l.wantCalls()
+		l.pass(2 * checkInterval)
+		if calls := l.kernel.take(); !slices.Contains(calls, "sync") {
+			t.Errorf("after the time to read it whole: %v", calls)
+		}
+		l.wantAdmits(30080, "203.0.113.7", true)
+	})
+}
+
 // A kernel that takes long to read is read less often, so that changes get their turn.
 func TestAKernelThatIsSlowToReadIsReadLessOften(t *testing.T) {
 	inLab(t, func(l *lab) {

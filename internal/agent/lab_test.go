@@ -43,6 +43,7 @@ type lab struct {
 	host         *fakeHost
 	boots        int // of the node
 	stateDir     string
+	readInterval time.Duration
 	ways         []string     // around the kernel
 	packets      Packets      // of the agent that starts; nil: none
 	lines        slog.Handler // of its log; nil: nowhere
@@ -105,7 +106,7 @@ func (l *lab) config(sources Sources) Config {
 		Node: "n1", BootID: fmt.Sprintf("boot-%d", l.boots), Backends: l.backends(), Sweep: l.kernel.Sweep,
 		Sources: sources, Reports: l.reports, StateDir: l.stateDir,
 		Host: l.host, Fallback: rule.NewPortRanges(rule.PortRange{First: 30000, Last: 32767}),
-		CheckInterval: checkInterval, ReportInterval: reportInterval,
+		CheckInterval: checkInterval, ReadInterval: l.readInterval, ReportInterval: reportInterval,
 		Bypass:  l.bypass,
 		Packets: l.packets, Log: slog.New(l.lines), Registerer: prometheus.NewRegistry(),
 	}

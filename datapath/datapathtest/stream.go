@@ -76,6 +76,11 @@ func (w *World) Watch(target string, who ...string) (stop func()) {
 	}
 }
 
+// bearable is how many datagrams of a stream may be lost on the way: a machine that runs
+// other tests besides drops one in some ten thousand. A gap between two steps of a change
+// takes several in a stream. Of those that are denied none may ever pass.
+const bearable = 1
+
 func (w *World) judge(s *stream) {
 	w.t.Helper()
 	if s.sent == 0 {
@@ -99,6 +104,10 @@ func (w *World) judge(s *stream) {
 		select {
 		case <-news:
 		case <-deadline:
+			if len(lost) == bearable {
+				w.t.Logf("IPv%d: packet %d of alice's %d was lost", s.family, lost[0], s.sent)
+				return
+			}
 			w.t.Errorf("IPv%d: %d of alice's %d packets were lost, number %d first, %d last", s.family, len(lost), s.sent, lost[0], lost[len(lost)-1])
 			return
 		}

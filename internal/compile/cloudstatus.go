@@ -152,6 +152,9 @@ func (s Seen) cloud(name string) (v1alpha1.CloudStatus, gate) {
 // not there can't be admitted.
 func (c CloudSeen) admits(a *v1alpha1.NodePortAllocation, places Places) bool {
 	number := NumberOf(a)
+	if c.doubts(number) { // of a source that was revoked as well
+		return false
+	}
 	have := slices.DeleteFunc(slices.Clone(c.InForce), func(r Admission) bool { return !r.Ports.Contains(number) })
 	want := slices.DeleteFunc(places.admissions(a), func(r Admission) bool { return r.Peer != "" && c.Lookups[r.Peer].Absent })
 	for _, p := range rule.Protocols {
@@ -203,9 +206,14 @@ func sourcesFor(p rule.Protocol, admissions []Admission) (prefixes []netip.Prefi
 	return rule.Canonical(prefixes), sortedSet(peers)
 }
 
+// doubts says whether a rule of ours for the number may be there or not.
+func (c CloudSeen) doubts(number uint16) bool {
+	return slices.ContainsFunc(c.Doubtful, func(d Admission) bool { return d.Ports.Contains(number) })
+}
+
 // Holds says whether a rule of ours may still admit something to the number.
 func (c CloudSeen) Holds(number uint16) bool {
-	if slices.ContainsFunc(c.Doubtful, func(d Admission) bool { return d.Ports.Contains(number) }) {
+	if c.doubts(number) {
 		return true
 	}
 	return slices.ContainsFunc(c.Groups, func(g GroupSeen) bool {

@@ -64,6 +64,9 @@ var statusCases = []statusCase{
 	{"a firewall that is no longer asked for has yet to revoke", func(s *Seen) { s.Allocations[0].Spec.CloudFirewalls = nil }, []string{"CloudEnforced False Progressing", "in progress Progressing"}},
 	{"the firewall does not exist", func(s *Seen) { s.Clouds = nil }, []string{"CloudEnforced False CloudFirewallNotFound", "in progress CloudFirewallNotFound"}},
 	{"the cloud was not read yet", func(s *Seen) { s.changeCloud(func(c *CloudSeen) { c.Read = false }) }, []string{"CloudEnforced False Progressing", "in progress Progressing"}},
+	{"the cloud still lists a rule that was revoked", func(s *Seen) {
+		s.changeCloud(func(c *CloudSeen) { c.Doubtful = []Admission{inForce("TCP", 30007, 30007, "203.0.113.0/24")} })
+	}, []string{"CloudEnforced False Progressing", "in progress Progressing"}},
 	{"the cloud admits nobody yet", func(s *Seen) { s.changeCloud(func(c *CloudSeen) { c.InForce = nil }) }, []string{"CloudEnforced False Progressing", "in progress Progressing"}},
 	{"the cloud admits too few", func(s *Seen) {
 		s.changeCloud(func(c *CloudSeen) { c.InForce = []Admission{inForce("TCP", 30007, 30007, "10.8.0.0/17")} })

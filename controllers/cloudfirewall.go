@@ -129,12 +129,10 @@ func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewa
 	if err := r.List(ctx, &all); err != nil {
 		return seen, err
 	}
-	listed, vanished, err := g.groupsOf(ctx, firewall)
-	if err != nil {
-		return seen, err
-	}
+	listed, vanished, unfound := g.groupsOf(ctx, firewall)
 	seen.listed = listed
 	listed, vanished, err = undisputed(firewall, all.Items, listed, vanished)
+	err = errors.Join(unfound, err)
 	if len(listed) > 0 {
 		want := r.wantOf(firewall, listed, grants, poolsOf(compile.CloudPools(pools, allocations.Items)))
 		if other := r.cloned(firewall.Name, nil); other != "" && !want.Confirmed {

@@ -80,6 +80,26 @@ func TestTwoFirewallsDoNotFightOverAGroup(t *testing.T) {
 	}
 }
 
+// Where tags find no group any more, the groups that they found before are served: a
+// source that was revoked is cut off there, and nothing else goes.
+func TestAGroupThatLostItsTagIsServedAsBefore(t *testing.T) {
+	account := cloudtest.NewEC2(cloudtest.Options{})
+	account.AddGroup("sg-1")
+	account.Seed("sg-1", cloudtest.Signed("TCP 30009 10.8.0.0/16", "owner"))
+	claim, _ := shop()
+	claim.Spec.CloudFirewalls = []v1alpha1.ObjectName{"aws"}
+	f := firewallOf("aws", time.Hour)
+	f.Spec.Groups = []v1alpha1.SecurityGroup{{Tags: map[string]v1alpha1.TagValue{"role": "nodes"}}}
+	f.Status.Groups = []v1alpha1.GroupStatus{{ID: "sg-1", Ours: 1}}
+	r := syncing(t, account, claim, &f)
+	if _, err := r.sync(t.Context(), &f); cloudReason(err) != v1alpha1.ReasonInvalid {
+		t.Errorf("error %v", err)
+	}
+	if rules := account.Rules("sg-1"); len(rules) != 1 || rules[0].Ports.First != 30001 {
+		t.Errorf("the group holds %v", rules)
+	}
+}
+
 // The rules of a firewall that goes are revoked if that is wished, but not in a group
 // that another firewall lists.
 func TestAFirewallThatGoesLeavesGroupsOfOthersAlone(t *testing.T) {
@@ -90,7 +110,7 @@ func TestAFirewallThatGoesLeavesGroupsOfOthersAlone(t *testing.T) {
 	}
 	f, other := firewallOf("aws", time.Hour, "sg-1", "sg-2"), firewallOf("other", time.Minute, "sg-2")
 	f.Spec.DeletionPolicy, f.Finalizers = v1alpha1.CloudRevoke, []string{v1alpha1.FinalizerRevoke}
-	f.Status.Groups = []v1alpha1.GroupStatus{{ID: "sg-1", Ours: 1}, {ID: "sg-2", Ours: 1}}
+	f.Status.Groups = []v1alpha1.GroupStatus{{ID: "sg-2", Ours: 1}} // it died before it had said so of sg-1
 	r := syncing(t, account, &f, &other)
 	if _, done, err := r.finish(t.Context(), &f); !done || err != nil {
 		t.Errorf("done %v, %v", done, err)

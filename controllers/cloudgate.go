@@ -124,36 +124,47 @@ func (r *CloudFirewall) answered(name string) map[string]cloudAnswer {
 }
 
 // groupsOf returns the groups that the firewall lists, by id or by tags, and those that
-// it listed before and that may hold rules of ours. Where a group can't be found by its
-// tags, nothing is known of the others either.
+// it listed before and that may hold rules of ours. Where tags find nothing, for whatever
+// reason, those of before are still listed: what was revoked must go there as well, and
+// nothing is to be emptied because of a tag. err says so.
 func (g *gate) groupsOf(ctx context.Context, f *v1alpha1.CloudFirewall) (listed, vanished []string, err error) {
+	var failed []error
 	for _, named := range f.Spec.Groups {
 		if named.ID != "" {
 			listed = append(listed, named.ID)
 			continue
 		}
-		if g.directory == nil {
-			return nil, nil, fmt.Errorf("%w: groups can't be found by tags in %s", cloud.ErrInvalid, f.Spec.Provider)
-		}
-		tags := map[string]string{}
-		for k, v := range named.Tags {
-			tags[k] = string(v)
-		}
-		found, err := g.directory.Tagged(ctx, tags)
-		if err != nil {
-			return nil, nil, fmt.Errorf("look for groups by tags: %w", err)
-		}
-		if len(found) == 0 {
-			return nil, nil, fmt.Errorf("%w: no security group in %s has the tags %s; tag one, or name it by id", cloud.ErrInvalid, f.Spec.Region, spellTags(tags))
-		}
-		listed = append(listed, found...)
+		found, err := g.tagged(ctx, f, named)
+		listed, failed = append(listed, found...), append(failed, err)
 	}
 	for _, before := range f.Status.Groups {
 		if !slices.Contains(listed, before.ID) {
 			vanished = append(vanished, before.ID)
 		}
 	}
-	return listed, vanished, nil
+	if err = errors.Join(failed...); err != nil {
+		listed, vanished = append(listed, vanished...), nil
+	}
+	return listed, vanished, err
+}
+
+// tagged finds groups by their tags; none is an error.
+func (g *gate) tagged(ctx context.Context, f *v1alpha1.CloudFirewall, named v1alpha1.SecurityGroup) ([]string, error) {
+	if g.directory == nil {
+		return nil, fmt.Errorf("%w: groups can't be found by tags in %s", cloud.ErrInvalid, f.Spec.Provider)
+	}
+	tags := map[string]string{}
+	for k, v := range named.Tags {
+		tags[k] = string(v)
+	}
+	found, err := g.directory.Tagged(ctx, tags)
+	if err != nil {
+		return nil, fmt.Errorf("look for groups by tags: %w", err)
+	}
+	if len(found) == 0 {
+		return nil, fmt.Errorf("%w: no security group in %s has the tags %s; tag one, or name it by id", cloud.ErrInvalid, f.Spec.Region, spellTags(tags))
+	}
+	return found, nil
 }
 
 func spellTags(tags map[string]string) string {
@@ -235,11 +246,12 @@ func (r *CloudFirewall) finish(ctx context.Context, f *v1alpha1.CloudFirewall) (
 	if err := r.List(ctx, &all, readOnly); err != nil {
 		return nil, false, err
 	}
-	var groups []string
-	for _, before := range f.Status.Groups {
-		groups = append(groups, before.ID)
+	// Those of the spec as well: a manager that died may have written before it said so.
+	listed, vanished, err := g.groupsOf(ctx, f)
+	if err != nil && !errors.Is(err, cloud.ErrInvalid) {
+		return nil, false, err
 	}
-	_, groups, _ = undisputed(f, all.Items, nil, groups) // what another firewall lists is the other's
+	_, groups, _ := undisputed(f, all.Items, nil, append(listed, vanished...)) // what another firewall lists is the other's
 	if reports, err = r.empty(ctx, g, f, groups); err != nil {
 		return reports, false, err
 	}

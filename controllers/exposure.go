@@ -36,7 +36,9 @@ type Exposure struct {
 	// refusals is since when the API server refuses a number although no Service
 	// shows it.
 	refusals map[uint16]spell
-	written  written
+	// gaveUp is when a number was last given up so.
+	gaveUp  time.Time
+	written written
 }
 
 // spell is a time during which a number is refused again and again.
@@ -46,6 +48,14 @@ type spell struct{ since, last time.Time }
 // server frees numbers a little after the Service that had them, a hold for example,
 // has shown that it gave them up.
 const patience = 5 * time.Second
+
+// Once a number was given up, the next ones get less time until the API server's repair
+// has run: it loses numbers by the block, when a manager is killed in the middle of
+// writing a hold, and a policy that chooses one of them after another is to end soon.
+const (
+	littlePatience = time.Second
+	repairInterval = 10 * time.Minute // of the API server's node port allocator
+)
 
 // Reconcile serves what carries one policy: its companion, or its Service in place.
 func (r *Exposure) Reconcile(ctx context.Context, policy reconcile.Request) (reconcile.Result, error) {
@@ -239,10 +249,15 @@ func (r *Exposure) maySoon(number uint16) bool {
 	}
 	s.last = now
 	r.refusals[number] = s
-	if now.Sub(s.since) < patience {
+	wait := patience
+	if now.Sub(r.gaveUp) < repairInterval {
+		wait = littlePatience
+	}
+	if now.Sub(s.since) < wait {
 		return true
 	}
 	delete(r.refusals, number)
+	r.gaveUp = now
 	return false
 }
 

@@ -91,6 +91,12 @@ func TestACompanionIsNotRefusedItsNumberByItself(t *testing.T) {
 			if after.Spec.State != c.want {
 				t.Errorf("the number is %s, want %s", after.Spec.State, c.want)
 			}
+			const next = 30002
+			if r.maySoon(next); c.want == v1alpha1.AllocationForeign {
+				if now = now.Add(littlePatience); r.maySoon(next) {
+					t.Error("the next number is waited for as long as the first")
+				}
+			}
 			if again := result.RequeueAfter > 0; again != (c.want == v1alpha1.AllocationOpen) {
 				t.Errorf("looks again: %t", again)
 			}

@@ -23,6 +23,7 @@ func TestTheOldestClaimsWin(t *testing.T) {
 		ports, claims = 500, 560
 	}
 	s := open(t, "fair", v1alpha1.PortRange(fmt.Sprintf("32100-%d", 32099+ports)))
+	s.settle()
 	town.Manager().Kill()
 	var all []*v1alpha1.NodePortPolicy
 	for i := range claims {

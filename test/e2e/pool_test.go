@@ -119,6 +119,7 @@ func TestANumberThatTheAPIServerRefusesIsForeignAndAnotherIsChosen(t *testing.T)
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.settle()
 	town.Manager().Kill()
 	if err := town.StartManager(s.ctx, config); err != nil {
 		t.Fatal(err)

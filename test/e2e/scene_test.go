@@ -111,17 +111,37 @@ func (s *scene) leaveFree() {
 	})
 }
 
-// heldNumbers are the numbers of the scene's pool that our holds have.
-func (s *scene) heldNumbers() []int32 {
+// settle waits until the whole pool is held. A manager that is killed in the middle of
+// writing a hold makes the API server lose its numbers until the next repair.
+func (s *scene) settle() {
+	s.Helper()
+	size := s.numbers().Len()
+	s.eventually("all of the pool's numbers are held", func() error {
+		if held := s.heldNumbers(); len(held) != size {
+			return fmt.Errorf("held: %v", held)
+		}
+		return nil
+	})
+}
+
+// numbers are those of the scene's pool.
+func (s *scene) numbers() rule.PortRanges {
 	s.Helper()
 	ranges := make([]string, len(s.pool.Spec.Ranges))
 	for i, r := range s.pool.Spec.Ranges {
 		ranges[i] = string(r)
 	}
-	mine, err := rule.ParsePortRanges(ranges)
+	numbers, err := rule.ParsePortRanges(ranges)
 	if err != nil {
 		s.Fatal(err)
 	}
+	return numbers
+}
+
+// heldNumbers are the numbers of the scene's pool that our holds have.
+func (s *scene) heldNumbers() []int32 {
+	s.Helper()
+	mine := s.numbers()
 	var holds corev1.ServiceList
 	if err := town.Client.List(s.ctx, &holds, client.InNamespace("portreeve-system"), client.HasLabels{v1alpha1.LabelHold}); err != nil {
 		s.Fatal(err)

@@ -40,11 +40,11 @@ func TestAskingByNumberFindsWhatListingFinds(t *testing.T) {
 	create(t, s, unix.AF_INET6, unix.IPPROTO_UDP, netip.MustParseAddr("2001:db8::9"), netip.MustParseAddr("2001:db8::1"), wanted)
 	both := []uint8{unix.AF_INET, unix.AF_INET6}
 	onWanted := func(f flow) bool { return f.port == wanted && f.protocol != "" }
-	asked, err := find(both, rule.NewPortRanges(rule.PortRange{First: wanted, Last: wanted}), onWanted)
+	asked, err := find(both, rule.EveryProtocol(rule.NewPortRanges(rule.PortRange{First: wanted, Last: wanted})), onWanted)
 	if err != nil {
 		t.Fatal(err)
 	}
-	listed, err := find(both, rule.NewPortRanges(rule.PortRange{First: 1, Last: 65535}), onWanted)
+	listed, err := find(both, rule.EveryProtocol(rule.NewPortRanges(rule.PortRange{First: 1, Last: 65535})), onWanted)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func TestAskingByNumberFindsWhatListingFinds(t *testing.T) {
 			t.Errorf("deleted %d, want %d", deleted, want)
 		}
 	}
-	left, err := find(both, rule.NewPortRanges(rule.PortRange{First: 1, Last: 65535}), func(flow) bool { return true })
+	left, err := find(both, rule.EveryProtocol(rule.NewPortRanges(rule.PortRange{First: 1, Last: 65535})), func(flow) bool { return true })
 	if err != nil || len(left) != 2*entries {
 		t.Errorf("%d are left, %v, want %d", len(left), err, 2*entries)
 	}

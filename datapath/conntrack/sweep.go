@@ -20,20 +20,20 @@ import (
 const (
 	// dumps bounds how often a listing that the kernel calls inconsistent is repeated.
 	dumps = 3
-	// few numbers are asked for one by one.
-	few = 2
+	// few ports are asked for one by one.
+	few = 6
 	// deletions in one message: if all of them fail there must be room for the answers.
 	deletions = 128
 )
 
-// Sweep deletes the connections to this node, on the given port numbers, whose
+// Sweep deletes the connections to this node, on the given ports, whose
 // source want does not admit, and returns how many there were. Call it after the
 // datapath enforces want: then no new one can come up behind it. A gate that has
 // ended by the clock of this machine admits nobody. It works in the
 // network namespace of the calling thread and may be called again after an
 // error.
-func Sweep(ctx context.Context, numbers rule.PortRanges, want rule.Set) (int, error) {
-	if numbers = numbers.Intersect(want.Judged); len(numbers) == 0 {
+func Sweep(ctx context.Context, ports rule.ProtocolPorts, want rule.Set) (int, error) {
+	if ports = ports.Within(want.Judged); len(ports) == 0 {
 		return 0, nil
 	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -46,7 +46,7 @@ func Sweep(ctx context.Context, numbers rule.PortRanges, want rule.Set) (int, er
 		return 0, err
 	}
 	now := time.Now().Unix()
-	victims, err := find(familiesOf(addresses.Node), numbers, func(f flow) bool { return lost(f, addresses.Node, numbers, want, now) })
+	victims, err := find(familiesOf(addresses.Node), ports, func(f flow) bool { return lost(f, addresses.Node, ports, want, now) })
 	if err != nil {
 		return 0, err
 	}
@@ -75,14 +75,14 @@ func Sweep(ctx context.Context, numbers rule.PortRanges, want rule.Set) (int, er
 // The connections of a process of the node stay: while the kernel remembers who began
 // them, their packets are judged, and dropped. Forgotten, the next packet of the
 // process would make a new connection of it, begun by the node, whose replies pass.
-func lost(f flow, node map[netip.Addr]bool, numbers rule.PortRanges, want rule.Set, now int64) bool {
-	if f.untranslated() || f.protocol == "" || !numbers.Contains(f.port) || !node[f.destination] || node[f.source] {
+func lost(f flow, node map[netip.Addr]bool, ports rule.ProtocolPorts, want rule.Set, now int64) bool {
+	port := rule.Port{Protocol: f.protocol, Number: f.port}
+	if f.untranslated() || f.protocol == "" || !ports.Contains(port) || !node[f.destination] || node[f.source] {
 		return false
 	}
 	if len(want.Addresses) > 0 && !rule.Covers(want.Addresses, netip.PrefixFrom(f.destination, f.destination.BitLen())) {
 		return false
 	}
-	port := rule.Port{Protocol: f.protocol, Number: f.port}
 	end := want.Ports.Get(port).Expires
 	return end != 0 && end <= now || !want.Admits(port, f.source)
 }
@@ -99,9 +99,9 @@ func familiesOf(node map[netip.Addr]bool) []uint8 {
 	return families
 }
 
-// find lists the entries that match, which are all on the numbers. It asks for each
+// find lists the entries that match, which are all on the ports. It asks for each
 // family at the same time: for every listing the kernel goes through the whole table.
-func find(families []uint8, numbers rule.PortRanges, match func(flow) bool) ([]flow, error) {
+func find(families []uint8, ports rule.ProtocolPorts, match func(flow) bool) ([]flow, error) {
 	found, errs := make([][]flow, len(families)), make([]error, len(families))
 	var asking sync.WaitGroup
 	for i, family := range families {
@@ -112,35 +112,34 @@ func find(families []uint8, numbers rule.PortRanges, match func(flow) bool) ([]f
 		}
 		asking.Go(func() {
 			defer s.close()
-			found[i], errs[i] = s.find(family, numbers, match)
+			found[i], errs[i] = s.find(family, ports, match)
 		})
 	}
 	asking.Wait()
 	return slices.Concat(found...), errors.Join(errs...)
 }
 
-// find asks for few numbers one by one: to tell of an entry takes the kernel ten
+// find asks for few ports one by one: to tell of an entry takes the kernel ten
 // times as long as to pass over it.
-func (s *socket) find(family uint8, numbers rule.PortRanges, match func(flow) bool) ([]flow, error) {
+func (s *socket) find(family uint8, ports rule.ProtocolPorts, match func(flow) bool) ([]flow, error) {
 	whole := func() ([]flow, error) {
 		found, _, err := s.list(family, nil, match)
 		return found, err
 	}
-	if numbers.Len() > few {
+	asked := questionsAbout(ports)
+	if asked == nil {
 		return whole()
 	}
 	var all []flow
-	for n := range numbers.Numbers {
-		for _, protocol := range []uint8{unix.IPPROTO_TCP, unix.IPPROTO_UDP, unix.IPPROTO_SCTP} {
-			found, others, err := s.list(family, &question{protocol, n}, match)
-			if err != nil {
-				return nil, err
-			}
-			if others { // this kernel does not choose
-				return whole()
-			}
-			all = append(all, found...)
+	for _, q := range asked {
+		found, others, err := s.list(family, &q, match)
+		if err != nil {
+			return nil, err
 		}
+		if others { // this kernel does not choose
+			return whole()
+		}
+		all = append(all, found...)
 	}
 	return all, nil
 }
@@ -149,6 +148,20 @@ func (s *socket) find(family uint8, numbers rule.PortRanges, match func(flow) bo
 type question struct {
 	protocol uint8
 	number   uint16
+}
+
+// questionsAbout asks for each port by itself, nil where they are not few.
+func questionsAbout(ports rule.ProtocolPorts) []question {
+	var out []question
+	for protocol, name := range protocols {
+		if len(out)+ports[name].Len() > few {
+			return nil
+		}
+		for n := range ports[name].Numbers {
+			out = append(out, question{protocol, n})
+		}
+	}
+	return out
 }
 
 // list returns the entries that match; others says that the kernel told of some by

@@ -50,7 +50,7 @@ func TestLost(t *testing.T) {
 		{"an address of the node that is not judged", rule.TCP, "10.9.0.1", "10.0.0.7", 30050, false},
 		{"a judged number that was not asked for", rule.TCP, "10.9.0.1", "10.0.0.1", 31000, false},
 	} {
-		asked := rule.NewPortRanges(rule.PortRange{First: 29000, Last: 30999})
+		asked := rule.EveryProtocol(rule.NewPortRanges(rule.PortRange{First: 29000, Last: 30999}))
 		f := flow{protocol: c.protocol, source: netip.MustParseAddr(c.source), destination: netip.MustParseAddr(c.destination), port: c.port}
 		if got := lost(f, node, asked, want, now); got != c.lost {
 			t.Errorf("%s: lost = %t", c.sentence, got)

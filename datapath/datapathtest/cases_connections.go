@@ -32,10 +32,14 @@ func (w *World) expectPing(conn net.Conn, want verdict) {
 }
 
 func (w *World) sweep(judged string, want rule.Set) int {
+	return w.sweepPorts(rule.EveryProtocol(Numbers(judged)), want)
+}
+
+func (w *World) sweepPorts(ports rule.ProtocolPorts, want rule.Set) int {
 	w.t.Helper()
 	swept := 0
 	w.Node.must(w.t, func() (err error) {
-		swept, err = conntrack.Sweep(context.Background(), Numbers(judged), want)
+		swept, err = conntrack.Sweep(context.Background(), ports, want)
 		return err
 	})
 	return swept

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
-	"strings"
 	"testing"
 	"time"
 
@@ -85,7 +84,7 @@ func handedOver(w *World) {
 				have := first
 				for _, want := range way {
 					w.Sync(want)
-					w.sweep(strings.Join(rule.Narrowed(have, want).Strings(), " "), want)
+					w.sweepPorts(rule.Narrowed(have, want), want)
 					have = want
 				}
 				w.expectVerdict(mallory, family, target, answered)

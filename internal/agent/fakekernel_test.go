@@ -86,13 +86,13 @@ func (k *fakeKernel) Cleanup(context.Context) error {
 	return nil
 }
 
-func (k *fakeKernel) Sweep(_ context.Context, numbers rule.PortRanges, _ rule.Set) (int, error) {
+func (k *fakeKernel) Sweep(_ context.Context, ports rule.ProtocolPorts, _ rule.Set) (int, error) {
 	defer k.note("sweep")()
 	if k.sweeps != nil {
 		return 0, k.sweeps
 	}
-	k.swept = append(k.swept, numbers)
-	return numbers.Len(), nil
+	k.swept = append(k.swept, ports.Numbers())
+	return ports.Numbers().Len(), nil
 }
 
 // set changes the fake from outside.

@@ -117,7 +117,7 @@ func vanishedSince(have, want rule.Set, read inputs) (vanished []kind) {
 	if read[kindInstallation].Len() == 0 && relieved {
 		vanished = append(vanished, kindInstallation)
 	}
-	narrowed := rule.Narrowed(have, want)
+	narrowed := rule.Narrowed(have, want).Numbers()
 	if read[kindAddressSets].Len() == 0 && (relieved && read.standing() != nil || anyOf(read[kindAllocations], func(a *v1alpha1.NodePortAllocation) bool {
 		return usesSets(a) && narrowed.Contains(compile.NumberOf(a))
 	})) {

@@ -81,7 +81,7 @@ func (k *keeper) set(want rule.Set) {
 	}
 	k.seq++
 	if k.known {
-		if numbers := rule.Narrowed(k.latest, want); len(numbers) > 0 {
+		if numbers := rule.Narrowed(k.latest, want).Numbers(); len(numbers) > 0 {
 			k.lost = append(k.lost, loss{k.seq, numbers})
 		}
 	}

@@ -12,9 +12,9 @@ import (
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
-// Sweep removes the tracked connections to the numbers, on the node's own
+// Sweep removes the tracked connections to the ports, on the node's own
 // addresses, that want does not admit, and counts them.
-type Sweep func(ctx context.Context, numbers rule.PortRanges, want rule.Set) (int, error)
+type Sweep func(ctx context.Context, ports rule.ProtocolPorts, want rule.Set) (int, error)
 
 // kernel is what one goroutine knows of the node's kernel.
 type kernel struct {
@@ -57,7 +57,7 @@ type kernel struct {
 }
 
 // enforce makes the kernel enforce want, then removes connections that lost
-// their source: of the ports that narrowed, or of all judged ports if it is not
+// their source: of the ports that narrowed, or of all judged ones if it is not
 // known what the kernel enforced before (after a start, an error, a repair).
 func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 	if err := k.opened(); err != nil {
@@ -67,7 +67,7 @@ func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 	if same && !k.due {
 		return nil
 	}
-	narrowed := want.Judged
+	narrowed := rule.EveryProtocol(want.Judged)
 	if k.sure {
 		narrowed = rule.Narrowed(k.inforce, want)
 	}

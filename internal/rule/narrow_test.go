@@ -49,7 +49,7 @@ func TestNarrowed(t *testing.T) {
 		{"a source went, audited before and after", set("10.0.0.0/8").WithAudited(pool), set().WithAudited(pool), nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got := Narrowed(c.have, c.want).Strings(); !slices.Equal(got, c.narrowed) {
+			if got := Narrowed(c.have, c.want).Numbers().Strings(); !slices.Equal(got, c.narrowed) {
 				t.Errorf("Narrowed = %v, want %v", got, c.narrowed)
 			}
 		})
@@ -81,19 +81,35 @@ func TestNarrowedFindsExactlyTheNumbersThatLostASource(t *testing.T) {
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		have, want := set.Draw(t, "have"), set.Draw(t, "want")
-		var lost []PortRange
+		lost := map[Protocol][]PortRange{}
 		for n := uint16(1); n <= 4; n++ {
 			for last := byte(0); last <= 8; last++ {
 				for _, protocol := range Protocols {
 					p, a := Port{protocol, n}, netip.AddrFrom4([4]byte{10, 0, 0, last})
 					if have.Admits(p, a) && !want.Admits(p, a) {
-						lost = append(lost, PortRange{n, n})
+						lost[protocol] = append(lost[protocol], PortRange{n, n})
 					}
 				}
 			}
 		}
-		if got, expect := Narrowed(have, want), NewPortRanges(lost...); !slices.Equal(got, expect) {
-			t.Errorf("Narrowed = %v, want %v", got, expect)
+		got := Narrowed(have, want)
+		for _, protocol := range Protocols {
+			if expect := NewPortRanges(lost[protocol]...); !slices.Equal(got[protocol], expect) {
+				t.Errorf("Narrowed = %v of %s, want %v", got[protocol], protocol, expect)
+			}
 		}
 	})
+}
+
+// A port that one protocol lost is not looked for by the others: a sweep goes through
+// the kernel's table of connections for each of them.
+func TestNarrowedNamesTheProtocolThatLostASource(t *testing.T) {
+	pool := NewPortRanges(PortRange{30000, 30009})
+	tcp, udp := Port{TCP, 30000}, Port{UDP, 30000}
+	have := NewSet(pool, map[Port][]netip.Prefix{tcp: prefixes("10.0.0.0/8"), udp: prefixes("10.0.0.0/8")})
+	want := NewSet(pool, map[Port][]netip.Prefix{udp: prefixes("10.0.0.0/8")})
+	lost := Narrowed(have, want)
+	if !lost.Contains(tcp) || lost.Contains(udp) || len(lost) != 1 {
+		t.Errorf("Narrowed = %v, want TCP's 30000 alone", lost)
+	}
 }

@@ -215,3 +215,40 @@ var FailSafe = NewPortRanges(
 	PortRange{22, 22}, PortRange{53, 53}, PortRange{179, 179}, PortRange{443, 443},
 	PortRange{2379, 2380}, PortRange{6443, 6443}, PortRange{10248, 10259},
 )
+
+// ProtocolPorts are port numbers of each protocol; a protocol without any is left out.
+type ProtocolPorts map[Protocol]PortRanges
+
+// EveryProtocol returns the same numbers of each protocol.
+func EveryProtocol(numbers PortRanges) ProtocolPorts {
+	out := ProtocolPorts{}
+	if len(numbers) > 0 {
+		for _, p := range Protocols {
+			out[p] = numbers
+		}
+	}
+	return out
+}
+
+// Numbers returns the numbers that are there with some protocol.
+func (p ProtocolPorts) Numbers() PortRanges {
+	var all []PortRange
+	for _, ranges := range p {
+		all = append(all, ranges...)
+	}
+	return NewPortRanges(all...)
+}
+
+// Within returns those of the numbers that lie in all.
+func (p ProtocolPorts) Within(all PortRanges) ProtocolPorts {
+	out := ProtocolPorts{}
+	for protocol, ranges := range p {
+		if inside := ranges.Intersect(all); len(inside) > 0 {
+			out[protocol] = inside
+		}
+	}
+	return out
+}
+
+// Contains says whether the port is among them.
+func (p ProtocolPorts) Contains(port Port) bool { return p[port.Protocol].Contains(port.Number) }

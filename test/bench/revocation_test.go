@@ -59,7 +59,7 @@ func BenchmarkRevocation(b *testing.B) {
 			return err
 		}
 		began, processor := time.Now(), spent(b)
-		swept, err := conntrack.Sweep(context.Background(), none.Judged, none)
+		swept, err := conntrack.Sweep(context.Background(), rule.EveryProtocol(none.Judged), none)
 		note(fmt.Sprintf("all %d connections are swept", swept), milli(time.Since(began)), "ms")
 		note("the same in time of a processor", milli(spent(b)-processor), "ms")
 		return err
@@ -84,7 +84,7 @@ func sweeps(b *testing.B, r *road, k *knocker, rng *rand.Rand, victim gate, open
 		for _, sweep := range []func() error{
 			func() error {
 				began, processor := time.Now(), spent(b)
-				swept, err := conntrack.Sweep(context.Background(), rule.NewPortRanges(rule.PortRange{First: victim.number, Last: victim.number}), closed)
+				swept, err := conntrack.Sweep(context.Background(), rule.ProtocolPorts{rule.TCP: rule.NewPortRanges(rule.PortRange{First: victim.number, Last: victim.number})}, closed)
 				ours = append(ours, time.Since(began))
 				processors = append(processors, spent(b)-processor)
 				if err == nil && swept != onOnePort {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
+	appsv1 "k8s.io/api/apps/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -35,7 +36,9 @@ type Installation struct {
 	Snapshot Snapshot
 	// Live reads past the cache: admission policies are not worth a watch.
 	Live client.Reader
-	Now  func() time.Time
+	// AgentImage is what agents run where the object names no image; "" if nobody said.
+	AgentImage string
+	Now        func() time.Time
 }
 
 // Reconcile serves the one installation.
@@ -57,8 +60,11 @@ func (r *Installation) Reconcile(ctx context.Context, _ reconcile.Request) (reco
 		seen.Unguarded = guardErr.Error()
 		guardErr = nil // another try needs another right
 	}
-	if object == nil || object.DeletionTimestamp != nil {
+	if object == nil {
 		return reconcile.Result{RequeueAfter: guardEvery}, guardErr
+	}
+	if gone, err := r.agents(ctx, object, &seen); gone || err != nil {
+		return conflict(errors.Join(guardErr, err))
 	}
 	limits, err := r.Snapshot.Limits(ctx)
 	if err != nil {
@@ -153,6 +159,9 @@ func (r *Installation) SetupWithManager(mgr ctrl.Manager) error {
 			}
 			return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: v1alpha1.InstallationName}}}
 		}), comeOrGone).
+		Watches(&appsv1.DaemonSet{}, each(func(context.Context, client.Object) []reconcile.Request {
+			return []reconcile.Request{{NamespacedName: types.NamespacedName{Name: v1alpha1.InstallationName}}}
+		})).
 		WatchesRawSource(source.Channel(first, &handler.EnqueueRequestForObject{})).
 		Complete(r)
 }

@@ -24,6 +24,8 @@ type Options struct {
 	Leading func(context.Context) error
 	// Namespace is our own: of the leader's Lease and of the holds.
 	Namespace string
+	// AgentImage is what agents run where nobody names another; "" if it is not known.
+	AgentImage string
 	// Now is the clock; nil for the real one.
 	Now func() time.Time
 }
@@ -45,7 +47,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	}
 	verdicts, refusals, clouds := NewVerdicts(), NewVerdicts(), NewClouds()
 	for _, controller := range []interface{ SetupWithManager(ctrl.Manager) error }{
-		&Installation{Client: c, Snapshot: snapshot, Live: live, Now: o.Now},
+		&Installation{Client: c, Snapshot: snapshot, Live: live, AgentImage: o.AgentImage, Now: o.Now},
 		&NodeAddresses{Client: c, Snapshot: snapshot},
 		&Pool{Client: c, Snapshot: snapshot, Live: live, Events: recorder, Now: o.Now},
 		&Allocator{Client: c, Snapshot: snapshot, Verdicts: verdicts, Now: o.Now},

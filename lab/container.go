@@ -3,10 +3,12 @@ package lab
 import (
 	"context"
 	"net"
+	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // restartPause is between the end of a container's program and its restart.
@@ -68,7 +70,7 @@ func (s *sandbox) grace() time.Duration {
 // has succeeded. It gives up when the program or the pod ends.
 func (s *sandbox) awaitReady(i int, p program) {
 	probe := s.pod.Spec.Containers[i].ReadinessProbe
-	for probe != nil && s.probe(probe) != nil {
+	for probe != nil && s.probe(probe, s.pod.Spec.Containers[i].Ports) != nil {
 		select {
 		case <-p.Done():
 			return
@@ -80,7 +82,8 @@ func (s *sandbox) awaitReady(i int, p program) {
 	s.update(i, func(status *corev1.ContainerStatus) { status.Ready = true })
 }
 
-func (s *sandbox) probe(probe *corev1.Probe) error {
+// probe tries a probe once; ports are the container's, which it may name.
+func (s *sandbox) probe(probe *corev1.Probe, ports []corev1.ContainerPort) error {
 	ctx, cancel := context.WithTimeout(s.ctx, time.Second)
 	defer cancel()
 	host := s.ips[0].String()
@@ -89,13 +92,23 @@ func (s *sandbox) probe(probe *corev1.Probe) error {
 		if probe.HTTPGet.Host != "" {
 			host = probe.HTTPGet.Host
 		}
-		return s.ns.getOK(ctx, "http://"+net.JoinHostPort(host, probe.HTTPGet.Port.String())+probe.HTTPGet.Path)
+		return s.ns.getOK(ctx, "http://"+net.JoinHostPort(host, number(probe.HTTPGet.Port, ports))+probe.HTTPGet.Path)
 	case probe.TCPSocket != nil:
-		conn, err := s.ns.DialContext(ctx, "tcp", net.JoinHostPort(host, probe.TCPSocket.Port.String()))
+		conn, err := s.ns.DialContext(ctx, "tcp", net.JoinHostPort(host, number(probe.TCPSocket.Port, ports)))
 		if err != nil {
 			return err
 		}
 		return conn.Close()
 	}
 	return nil
+}
+
+// number spells a port that may be named.
+func number(port intstr.IntOrString, named []corev1.ContainerPort) string {
+	for _, p := range named {
+		if port.Type == intstr.String && p.Name == port.StrVal {
+			return strconv.Itoa(int(p.ContainerPort))
+		}
+	}
+	return port.String()
 }

@@ -61,6 +61,8 @@ const (
 	FieldOwner = "portreeve"
 	// CompanionSuffix turns a policy's name into its companion Service's name.
 	CompanionSuffix = "-nodeport"
+	// AnnotationSpecHash on the agents' DaemonSet is a sum over what we wished it to be.
+	AnnotationSpecHash = "portreeve.dev/spec-hash"
 	// AnnotationRelease on an allocation ends its waiting for nodes and clouds that
 	// can't answer. Only the platform role may write allocations' annotations.
 	AnnotationRelease = "portreeve.dev/release"

@@ -49,9 +49,3 @@ type LabelSelectorRequirement struct {
 	// +optional
 	Values []LabelValue `json:"values,omitempty"`
 }
-
-// LabelValue is the value of a label.
-//
-// +kubebuilder:validation:MaxLength=253
-// +kubebuilder:validation:XValidation:rule="self.matches('^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$')",messageExpression="'label value \"' + self + '\" can not be the value of a label: at most 63 letters, digits and inner dashes, dots and underscores; write for example payments'"
-type LabelValue string

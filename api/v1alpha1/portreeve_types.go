@@ -1,6 +1,10 @@
 package v1alpha1
 
-import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
 
 // InstallationName is the name of the one Portreeve object.
 const InstallationName = "cluster"
@@ -100,6 +104,135 @@ type PortreeveSpec struct {
 	// taken back. Nodes obey it by themselves, without the manager.
 	// +optional
 	Lockdown bool `json:"lockdown,omitempty"`
+
+	// Agent that the manager runs on every node, by a DaemonSet portreeve-agent in its own
+	// namespace; {} is enough. Unset: whoever installed Portreeve runs the agents, and a
+	// DaemonSet that is there already stays as it is.
+	// +optional
+	Agent *AgentRollout `json:"agent,omitempty"`
+
+	// Uninstall is what becomes of the nodes when this object is deleted, and with it the
+	// agents that the manager runs: Retain leaves what each node enforces as it is; Clean
+	// first removes every trace of ours from each node, whose pool ports are then
+	// open to everybody for whom a Service stands there.
+	// +default="Retain"
+	// +optional
+	Uninstall Uninstall `json:"uninstall,omitempty"`
+}
+
+// Uninstall is what becomes of the nodes when the installation goes.
+//
+// +kubebuilder:validation:Enum=Retain;Clean
+type Uninstall string
+
+// What becomes of the nodes.
+const (
+	// UninstallRetain leaves what nodes enforce as it is.
+	UninstallRetain Uninstall = "Retain"
+	// UninstallClean removes it, on every node, before the agents go.
+	UninstallClean Uninstall = "Clean"
+)
+
+// FinalizerClean is on a Portreeve object whose nodes are to be cleaned before it goes.
+const FinalizerClean = "portreeve.dev/clean"
+
+// AgentName is the name of the DaemonSet that runs the agents, and of their
+// ServiceAccount.
+const AgentName = "portreeve-agent"
+
+// AgentRollout is how the manager runs the agents.
+type AgentRollout struct {
+	// Image of the agent; default the one that was released with the manager (its
+	// environment variable RELATED_IMAGE_AGENT).
+	// +kubebuilder:validation:MinLength=1
+	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[A-Za-z0-9][A-Za-z0-9._:/@-]*$')",messageExpression="'image \"' + self + '\" is not the name of an image; write for example example.com/portreeve-agent:v0.1.0'"
+	// +optional
+	Image string `json:"image,omitempty"`
+
+	// NodeSelector picks the nodes that get an agent, besides kubernetes.io/os: linux.
+	// A node without one is Ungated: nothing filters there.
+	// +kubebuilder:validation:MaxProperties=16
+	// +kubebuilder:validation:XValidation:rule="self.all(k, size(k) <= 317 && k.indexOf('/') <= 253 && k.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$'))",messageExpression="'label key \"' + self.filter(k, !(size(k) <= 317 && k.indexOf('/') <= 253 && k.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$')))[0] + '\" can not be the key of a label; write for example team or example.com/team'"
+	// +optional
+	NodeSelector map[string]LabelValue `json:"nodeSelector,omitempty"`
+
+	// Tolerations of the agents; default all taints, because every node carries traffic to
+	// node ports.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	// +optional
+	Tolerations []AgentToleration `json:"tolerations,omitempty"`
+
+	// Resources of one agent; default 20m CPU and 48Mi asked for, and at most 192Mi.
+	// +optional
+	Resources *AgentResources `json:"resources,omitempty"`
+
+	// PriorityClassName of the agents; default system-node-critical.
+	// +kubebuilder:validation:MaxLength=253
+	// +kubebuilder:validation:XValidation:rule="self.matches('^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$')",messageExpression="'priority class \"' + self + '\" is not the name of an object; write it as in metadata.name of the PriorityClass you mean'"
+	// +optional
+	PriorityClassName string `json:"priorityClassName,omitempty"`
+
+	// MaxUnavailable is how many agents are replaced at a time, as a number or in percent
+	// of the nodes; default 10%. Rules stay in force meanwhile.
+	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : self.matches('^([1-9][0-9]?|100)%$')",messageExpression="'maxUnavailable ' + string(self) + ' is neither a number above 0 nor a share of 1% to 100%; write for example 1 or 10%'"
+	// +optional
+	MaxUnavailable *intstr.IntOrString `json:"maxUnavailable,omitempty"`
+}
+
+// LabelValue is the value of a label.
+//
+// +kubebuilder:validation:MaxLength=253
+// +kubebuilder:validation:XValidation:rule="self.matches('^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$')",messageExpression="'label value \"' + self + '\" can not be the value of a label: at most 63 letters, digits and inner dashes, dots and underscores; write for example payments'"
+type LabelValue string
+
+// AgentToleration is a pod's toleration of a taint, with the rules that the API server
+// has for it.
+//
+// +kubebuilder:validation:XValidation:rule="has(self.key) && size(self.key) > 0 || (has(self.operator) && self.operator == 'Exists')",message="a toleration without a key tolerates every taint, which only operator Exists may say; name the key of the taint, or write operator: Exists"
+// +kubebuilder:validation:XValidation:rule="!(has(self.operator) && self.operator == 'Exists' && has(self.value) && size(self.value) > 0)",messageExpression="'a toleration with operator Exists compares no value, and there is \"' + self.value + '\"; leave value out, or write operator: Equal'"
+// +kubebuilder:validation:XValidation:rule="!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",message="tolerationSeconds is for effect NoExecute alone; leave it out, or write effect: NoExecute"
+type AgentToleration struct {
+	// Key of the taint; none, with operator Exists, means all taints.
+	// +kubebuilder:validation:MaxLength=317
+	// +kubebuilder:validation:XValidation:rule="self == '' || self.matches('^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$')",messageExpression="'key \"' + self + '\" can not be the key of a taint; write for example team or example.com/team'"
+	// +optional
+	Key string `json:"key,omitempty"`
+	// Operator: Equal (the default) compares the value as well, Exists does not.
+	// +kubebuilder:validation:Enum=Exists;Equal
+	// +optional
+	Operator corev1.TolerationOperator `json:"operator,omitempty"`
+	// Value of the taint.
+	// +optional
+	Value LabelValue `json:"value,omitempty"`
+	// Effect of the taint; none means all.
+	// +kubebuilder:validation:Enum=NoSchedule;PreferNoSchedule;NoExecute
+	// +optional
+	Effect corev1.TaintEffect `json:"effect,omitempty"`
+	// TolerationSeconds is how long, in seconds, an agent stays on a node with a taint of
+	// effect NoExecute; unset: for ever.
+	// +kubebuilder:validation:Minimum=0
+	// +optional
+	TolerationSeconds *int64 `json:"tolerationSeconds,omitempty"`
+}
+
+// Amount of a resource, as Kubernetes writes quantities.
+//
+// +kubebuilder:validation:MaxLength=32
+// +kubebuilder:validation:XValidation:rule="isQuantity(self) && !quantity(self).isLessThan(quantity('0'))",messageExpression="'\"' + self + '\" is not an amount of a resource; write for example 100m or 192Mi'"
+type Amount string
+
+// AgentResources are a container's.
+type AgentResources struct {
+	// Requests by the name of the resource.
+	// +kubebuilder:validation:MaxProperties=8
+	// +optional
+	Requests map[corev1.ResourceName]Amount `json:"requests,omitempty"`
+	// Limits by the name of the resource.
+	// +kubebuilder:validation:MaxProperties=8
+	// +optional
+	Limits map[corev1.ResourceName]Amount `json:"limits,omitempty"`
 }
 
 // Network in CIDR notation, IPv4 or IPv6, without host bits; 0.0.0.0/0 and ::/0 are all
@@ -118,6 +251,9 @@ type PortreeveStatus struct {
 	// Guard that is in force.
 	// +optional
 	Guard GuardMode `json:"guard,omitempty"`
+	// Agent is how far the agents are that the manager runs.
+	// +optional
+	Agent *AgentStatus `json:"agent,omitempty"`
 	// ObservedGeneration of the spec that the status speaks of; -1: none yet.
 	// +default=-1
 	// +optional
@@ -127,6 +263,18 @@ type PortreeveStatus struct {
 	// +listMapKey=type
 	// +optional
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// AgentStatus is how far the DaemonSet of the agents is.
+type AgentStatus struct {
+	// Image that is rolled out.
+	Image string `json:"image"`
+	// Nodes that are to have an agent.
+	Nodes int32 `json:"nodes"`
+	// Updated of these have this image with these settings.
+	Updated int32 `json:"updated"`
+	// Ready agents, of whatever image: they enforce what they have read.
+	Ready int32 `json:"ready"`
 }
 
 // PortreeveList is a list of Portreeve.

@@ -46,10 +46,11 @@ type options struct {
 	fallback                           rule.PortRanges
 	host                               host.Host
 	harmless                           []string // programs
+	stay                               bool
 }
 
 // commands are what an agent does when told by its first argument, else it enforces.
-var commands = map[string]func(ctx context.Context, o options, log *slog.Logger) error{"": enforce, "boot": boot, "cleanup": clean}
+var commands = map[string]func(ctx context.Context, o options, log *slog.Logger) error{"": enforce, "boot": boot, "cleanup": cleanUp}
 
 func parse(args []string) (command string, o options, err error) {
 	if len(args) > 0 && commands[args[0]] != nil {
@@ -67,6 +68,7 @@ func parse(args []string) (command string, o options, err error) {
 	flags.StringVar(&o.host.ReservedPorts, "reserved-ports-file", host.ReservedPorts, "where net.ipv4.ip_local_reserved_ports can be written")
 	harmless := flags.String("harmless-programs", "", "names of eBPF programs, separated by commas, that are known not to carry packets around netfilter")
 	mode := flags.String("firewall-mode", "auto", "iptables variant: auto (the one Kubernetes uses on this node), nft or legacy")
+	flags.BoolVar(&o.stay, "stay", false, "cleanup: when all is gone answer /readyz, and end when told to")
 	if err := flags.Parse(args); err != nil {
 		return command, o, err
 	}
@@ -105,6 +107,20 @@ func main() {
 		log.Error("agent stopped", "error", err)
 		os.Exit(1)
 	}
+}
+
+// cleanUp cleans the node and, if it is to stay, says so until it is told to end: in a
+// DaemonSet all nodes are clean when all of its pods are Ready.
+func cleanUp(ctx context.Context, o options, log *slog.Logger) error {
+	if err := clean(ctx, o, log); err != nil || !o.stay {
+		return err
+	}
+	log.Info("the node is clean; waiting to be stopped")
+	if o.listen != "" {
+		go serve(ctx, o.listen, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("clean\n")) }), log)
+	}
+	<-ctx.Done()
+	return nil
 }
 
 // clean removes what any earlier agent left on the node, by whatever datapath. Stop

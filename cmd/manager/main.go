@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/go-logr/logr"
+	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -29,7 +31,7 @@ import (
 
 type options struct {
 	metrics, health, namespace string
-	cluster                    string
+	cluster, agentImage        string
 	elect                      bool
 	lease                      time.Duration
 }
@@ -40,6 +42,7 @@ func main() {
 	flag.StringVar(&o.health, "health-probe-bind-address", ":8081", "address of /healthz and /readyz; 0 for none")
 	flag.StringVar(&o.namespace, "namespace", "portreeve-system", "our own namespace: of the leader's Lease, and of the Services that hold free numbers")
 	flag.StringVar(&o.cluster, "cluster-name", "", "name of this cluster, as Git has it, in the signature of its cloud rules: a copy of the cluster, restored elsewhere, then observes only until somebody confirms; set it before the first rule is written")
+	flag.StringVar(&o.agentImage, "agent-image", os.Getenv("RELATED_IMAGE_AGENT"), "image of the agents where the Portreeve object names none; default $RELATED_IMAGE_AGENT")
 	flag.BoolVar(&o.elect, "leader-elect", true, "elect a leader; only the leader writes")
 	flag.DurationVar(&o.lease, "lease-duration", 15*time.Second, "how long a leader that is silent stays leader")
 	flag.Parse() // controller-runtime adds --kubeconfig
@@ -76,7 +79,7 @@ func run(ctx context.Context, o options) error {
 		}
 		owner = o.cluster + "/" + owner
 	}
-	if err := controllers.Setup(ctx, mgr, controllers.Options{Providers: providers(cloud.NewPaces(cloud.SystemClock{})), Owner: owner, Leading: leader.check, Namespace: o.namespace}); err != nil {
+	if err := controllers.Setup(ctx, mgr, controllers.Options{Providers: providers(cloud.NewPaces(cloud.SystemClock{})), Owner: owner, Leading: leader.check, Namespace: o.namespace, AgentImage: o.agentImage}); err != nil {
 		return err
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
@@ -101,7 +104,13 @@ func managerOptions(o options, leader *election) ctrl.Options {
 		HealthProbeBindAddress: o.health,
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
-			ByObject:         map[client.Object]cache.ByObject{&corev1.Node{}: {Transform: withoutImages}},
+			ByObject: map[client.Object]cache.ByObject{
+				&corev1.Node{}: {Transform: withoutImages},
+				&appsv1.DaemonSet{}: { // the agents', and no other
+					Namespaces: map[string]cache.Config{o.namespace: {}},
+					Field:      fields.OneTermEqualSelector("metadata.name", v1alpha1.AgentName),
+				},
+			},
 		},
 	}
 	if o.elect {

@@ -21,12 +21,18 @@ type InstallationSeen struct {
 	NodePorts rule.PortRanges
 	// AddressSets are the names of those that there are.
 	AddressSets []string
+	// Agents is how far the DaemonSet of the agents is, nil if the manager runs none.
+	Agents *v1alpha1.AgentStatus
+	// AgentsRolled says that all nodes have theirs, Ready.
+	AgentsRolled bool
+	// AgentsRefused says why the API server did not take the DaemonSet, "" if it did.
+	AgentsRefused string
 }
 
 // InstallationStatus computes the status of the Portreeve object.
 func InstallationStatus(object *v1alpha1.Portreeve, seen InstallationSeen, now metav1.Time) v1alpha1.PortreeveStatus {
 	status := v1alpha1.PortreeveStatus{
-		NodePortRange: strings.Join(seen.NodePorts.Strings(), ", "), Guard: seen.Guard,
+		NodePortRange: strings.Join(seen.NodePorts.Strings(), ", "), Guard: seen.Guard, Agent: seen.Agents,
 		ObservedGeneration: object.Generation, Conditions: slices.Clone(object.Status.Conditions),
 	}
 	g := passed(v1alpha1.Accepted, v1alpha1.ReasonOK, "as wished")
@@ -41,6 +47,9 @@ func InstallationStatus(object *v1alpha1.Portreeve, seen InstallationSeen, now m
 	if len(unknown) > 0 {
 		gates = append(gates, waiting(v1alpha1.Accepted, v1alpha1.ReasonAddressSetNotFound, fmt.Sprintf(
 			"spec.denyAddressSets names %q, of which there is no AddressSet, so nobody is denied by that name, except by nodes that knew it; create it, or take it off the list", unknown)))
+	}
+	if agents, ours := agentsGate(object, seen); ours {
+		gates = append(gates, agents)
 	}
 	for _, c := range summary(gates) {
 		if c.kind == v1alpha1.Ready && c.passed {

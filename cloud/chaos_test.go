@@ -37,6 +37,36 @@ func TestChaos(t *testing.T) {
 	}
 }
 
+// TestECSChaos is the same in an account of Alibaba Cloud, whose rules have priorities,
+// drop, and are counted over all groups.
+func TestECSChaos(t *testing.T) {
+	lives, steps := uint64(20), 500
+	if os.Getenv("PORTREEVE_SCALE") == "soak" {
+		lives, steps = 100, 2000
+	}
+	if *chaosSteps > 0 {
+		steps = *chaosSteps
+	}
+	first := uint64(1)
+	if *chaosSeed > 0 {
+		first, lives = *chaosSeed, *chaosSeed
+	}
+	for seed := first; seed <= lives; seed++ {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			t.Parallel()
+			now := time.Unix(1_700_000_000, 0)
+			account := cloudtest.NewECS(cloudtest.ECSOptions{
+				RulesPerGroup: 20, RulesTogether: 50, Priority: 50, CallsPerMinute: 1_000_000, Older: seed%2 == 0,
+				Clock: func() time.Time { return now },
+			})
+			c := account.Chaos(account.Provider(), account.Provider())
+			c.Pass = func(d time.Duration) { now = now.Add(d) }
+			c.Random, c.Steps = seed, steps
+			c.Run(t)
+		})
+	}
+}
+
 func chaosLife(t *testing.T, seed uint64, steps int) {
 	now := time.Unix(1_700_000_000, 0)
 	account := cloudtest.NewEC2(cloudtest.Options{RulesPerGroup: 12, Clock: func() time.Time { return now }})

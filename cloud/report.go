@@ -40,6 +40,8 @@ type Report struct {
 	Rivals []string
 	// Calls counts the calls that were made.
 	Calls Calls
+	// drops: the cloud has rules that drop, which may stand in a group that is unlisted.
+	drops bool
 }
 
 // GroupReport is one group as listed.
@@ -49,8 +51,9 @@ type GroupReport struct {
 	// Shadowing are the foreign rules that let in, on a wanted port, more than
 	// the grants do.
 	Shadowing []Rule
-	// Hiding are the foreign rules that drop, ahead of ours, what is wanted.
-	Hiding []Rule
+	// Dropping are the foreign rules that drop ahead of ours, Hiding those among them that
+	// drop what is wanted.
+	Dropping, Hiding []Rule
 	// Add and Remove are what is still to be done.
 	Add    []Grant
 	Remove []Rule
@@ -67,8 +70,11 @@ type Calls struct{ List, Authorize, Revoke int }
 func (c Calls) Mutating() int { return c.Authorize + c.Revoke }
 
 // Covers says whether the atom is proved to be in force: rules admit it, and none that
-// is not ours drops it.
+// is not ours drops it. Where rules drop, nothing is proved while a group is unlisted.
 func (r Report) Covers(atom rule.Rule) bool {
+	if r.drops && len(r.Unlisted) > 0 {
+		return false
+	}
 	var rules []rule.Rule
 	for _, g := range r.InForce {
 		if g.Peer == "" {
@@ -76,7 +82,7 @@ func (r Report) Covers(atom rule.Rule) bool {
 		}
 	}
 	hidden := slices.ContainsFunc(r.Groups, func(g GroupReport) bool {
-		return slices.ContainsFunc(g.Hiding, func(h Rule) bool {
+		return slices.ContainsFunc(g.Dropping, func(h Rule) bool {
 			return (h.Protocol == atom.Protocol || h.Protocol == AnyProtocol) && overlap(h.Ports, atom.Ports) && (!h.Source.IsValid() || h.Source.Overlaps(atom.Source))
 		})
 	})
@@ -98,7 +104,7 @@ func (s *session) report(c Changes, err error) (Report, error) {
 	r := Report{
 		Overflow: c.Overflow, OverQuota: c.OverQuota, Coarse: c.Coarse,
 		Unsupported: s.unsupported, Contended: s.held.contended, Drifted: s.held.drifted, Calls: s.calls,
-		Doubtful: slices.Clone(s.lost), Rivals: s.rivals,
+		Doubtful: slices.Clone(s.lost), Rivals: s.rivals, drops: s.can.Priority > 0,
 	}
 	for _, g := range c.Groups {
 		unseen, ours := split(slices.Concat(g.Keep, g.Remove), Rule.unseen)
@@ -109,9 +115,10 @@ func (s *session) report(c Changes, err error) (Report, error) {
 			r.Doubtful = append(r.Doubtful, Grant{Rule: maybe.Rule, Peer: maybe.Peer})
 		}
 		ours = append(ours, s.fading[g.ID]...)
+		dropping, _ := split(g.Foreign, func(f Rule) bool { return f.Drop && f.Priority <= s.can.Priority })
 		slices.SortFunc(ours, compareListed)
 		r.Groups = append(r.Groups, GroupReport{
-			ID: g.ID, Ours: ours, Foreign: g.Foreign, Shadowing: g.Shadowing, Hiding: g.Hiding, Add: g.Add, Remove: g.Remove,
+			ID: g.ID, Ours: ours, Foreign: g.Foreign, Shadowing: g.Shadowing, Dropping: dropping, Hiding: g.Hiding, Add: g.Add, Remove: g.Remove,
 			Budget: Budget{Used: GroupChanges{Keep: ours, Foreign: g.Foreign}.used(s.want.Limits), Limit: s.limit(g.ID)},
 		})
 	}

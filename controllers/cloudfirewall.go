@@ -214,7 +214,7 @@ func (r *CloudFirewall) reading(name string, reports []cloud.Report, err error, 
 			for _, s := range g.Shadowing {
 				seen.Shadowing = append(seen.Shadowing, compile.Admission{Rule: s.Rule, Description: s.Description})
 			}
-			for _, h := range g.Hiding {
+			for _, h := range g.Dropping { // what was wanted then is not all that is asked about
 				seen.Hiding = append(seen.Hiding, compile.Admission{Rule: h.Rule, Peer: h.Peer})
 			}
 			for _, c := range report.Coarse {

@@ -32,6 +32,8 @@ type Chaos struct {
 	Seed   func(group string, rules ...cloud.Rule)
 	Unseed func(group string, r cloud.Rule)
 	Remake func(group string)
+	// API is how the account's faults are named; by default as EC2 does.
+	API API
 	// Inject and Heal, unless they are nil, let the account itself fail. Else calls fail
 	// on their way there and back.
 	Inject func(Fault)
@@ -46,22 +48,30 @@ type Chaos struct {
 
 // Chaos is one of this account with these views of it, in groups of its own.
 func (e *EC2) Chaos(a, b cloud.Provider) Chaos {
-	c := Chaos{
-		Providers: [2]cloud.Provider{a, b}, Groups: []string{"sg-a", "sg-b", "sg-c"}, Peers: []string{"sg-peer-0", "sg-peer-1"},
-		Rules: e.Rules, Seed: e.Seed, Inject: e.Inject, Heal: e.Heal, Pass: func(time.Duration) {},
-		Unseed: func(group string, r cloud.Rule) { e.removeRule(group, r.ID) },
-		Remake: func(group string) { e.RemoveGroup(group); e.AddGroup(group) },
-	}
+	c := chaosOf(a, b)
+	c.Rules, c.Seed, c.Inject, c.Heal = e.Rules, e.Seed, e.Inject, e.Heal
+	c.Unseed = func(group string, r cloud.Rule) { e.removeRule(group, r.ID) }
+	c.Remake = func(group string) { e.RemoveGroup(group); e.AddGroup(group) }
 	for _, id := range slices.Concat(c.Groups, c.Peers) {
 		e.AddGroup(id)
 	}
 	return c
 }
 
+func chaosOf(a, b cloud.Provider) Chaos {
+	return Chaos{
+		Providers: [2]cloud.Provider{a, b}, API: ec2API, Pass: func(time.Duration) {},
+		Groups: []string{"sg-a", "sg-b", "sg-c"}, Peers: []string{"sg-peer-0", "sg-peer-1"},
+	}
+}
+
 // Run takes all the steps. It stops at the first promise that is broken.
 func (c Chaos) Run(t *testing.T) {
 	t.Helper()
-	w := &chaosWorld{Chaos: c, t: t, rng: rand.New(rand.NewPCG(c.Random, 5)), now: time.Unix(1_700_000_000, 0), tainted: map[taint]bool{}}
+	if c.API == (API{}) {
+		c.API = ec2API
+	}
+	w := &chaosWorld{Chaos: c, can: c.Providers[0].Capabilities(), t: t, rng: rand.New(rand.NewPCG(c.Random, 5)), now: time.Unix(1_700_000_000, 0), tainted: map[taint]bool{}}
 	for i := range w.clusters {
 		w.clusters[i] = newCluster(w, i)
 	}
@@ -81,6 +91,7 @@ func (c Chaos) Run(t *testing.T) {
 type chaosWorld struct {
 	Chaos
 	t        *testing.T
+	can      cloud.Capabilities
 	rng      *rand.Rand
 	now      time.Time
 	step     int
@@ -120,7 +131,7 @@ func (w *chaosWorld) account() string {
 	var out []string
 	for _, group := range w.Groups {
 		for _, r := range w.Rules(group) {
-			out = append(out, fmt.Sprintf("%s %s %s%s owner=%q", group, r.ID, Spell(r.Rule), r.Peer, r.Owner))
+			out = append(out, fmt.Sprintf("%s %s %s%s drop=%v priority=%d owner=%q", group, r.ID, Spell(r.Rule), r.Peer, r.Drop, r.Priority, r.Owner))
 		}
 	}
 	return strings.Join(out, "\n")
@@ -188,7 +199,7 @@ func (w *chaosWorld) calm(end bool) {
 		content = true
 		for _, c := range w.clusters {
 			r, err := c.sync()
-			content = content && (err == nil || !end && justQuota(err)) && r.Calls.Mutating() == 0 && !c.provider.stale
+			content = content && (err == nil || !end && excused(err)) && r.Calls.Mutating() == 0 && !c.provider.stale
 		}
 	}
 	if !content {
@@ -208,7 +219,7 @@ func (w *chaosWorld) calm(end bool) {
 func (w *chaosWorld) makeRoom() {
 	for _, group := range w.Groups {
 		for i, r := range w.Rules(group) {
-			if i >= 2 && r.Owner != w.clusters[0].want.Owner && r.Owner != w.clusters[1].want.Owner {
+			if (i >= 2 || r.Drop) && r.Owner != w.clusters[0].want.Owner && r.Owner != w.clusters[1].want.Owner {
 				w.Unseed(group, r)
 			}
 		}

@@ -131,6 +131,39 @@ func (c cells) within(d cells) (at string, ok bool) {
 	return "", true
 }
 
+// without is c less whom d names.
+func (c cells) without(d cells) cells {
+	for p := range c.in {
+		for i := range c.in[p] {
+			c.in[p][i] &^= d.in[p][i]
+		}
+	}
+	return c
+}
+
+// open is whom the rules of all groups let in together: at equal priority dropping wins.
+func (w *chaosWorld) open(groups map[string][]cloud.Rule) (out cells) {
+	var all []cloud.Rule
+	for _, group := range w.Groups {
+		all = append(all, groups[group]...)
+	}
+	for _, r := range all {
+		var in cells
+		if !r.Drop {
+			in.admit(r.Rule, r.Peer, w.Peers)
+		}
+		for _, d := range all {
+			if d.Drop && d.Priority <= r.Priority {
+				var shut cells
+				shut.admit(d.Rule, d.Peer, w.Peers)
+				in = in.without(shut)
+			}
+		}
+		out.or(in)
+	}
+	return out
+}
+
 func cellsOf(grants []cloud.Grant, peers []string) (out cells) {
 	for _, g := range grants {
 		out.admit(g.Rule, g.Peer, peers)

@@ -98,7 +98,9 @@ func (c *chaosCluster) changeSettings() {
 		c.want.Report = !c.want.Report
 	case n < 6: // as it is, less, and more than there is
 		n := []int{0, 4, 60}[c.rng.IntN(3)]
-		c.want.Limits = cloud.Count{IPv4: n, IPv6: n}
+		if c.want.Limits = (cloud.Count{IPv4: n, IPv6: n}); c.can.RulesPerGroup.All > 0 {
+			c.want.Limits = cloud.Count{All: n}
+		}
 	default:
 		c.want.Pools = chaosPools(c.rng.IntN(4))
 	}
@@ -177,10 +179,10 @@ func (c *chaosCluster) checkReport(r cloud.Report, err error, fresh bool) {
 	if c.want.Observe && r.Calls.Mutating() > 0 {
 		c.fatalf("cluster %d only observes and writes: %+v", c.index, r.Calls)
 	}
-	var truth, mine cells
+	var mine cells
+	truth := c.open(c.provider.truth)
 	for _, group := range c.Groups {
 		for _, listed := range c.provider.truth[group] {
-			truth.admit(listed.Rule, listed.Peer, c.Peers)
 			if listed.Owner == c.want.Owner {
 				mine.admit(listed.Rule, listed.Peer, c.Peers)
 			}
@@ -224,23 +226,18 @@ func (c *chaosCluster) checkConverged(r cloud.Report, mine cells) {
 	if at, ok := mine.within(said); !ok {
 		c.fatalf("cluster %d is content, and %s is open besides", c.index, at)
 	}
-	all := mine
-	for _, group := range c.Groups {
-		for _, listed := range c.provider.truth[group] {
-			all.admit(listed.Rule, listed.Peer, c.Peers)
-		}
-	}
-	if at, ok := wish.within(all); !ok {
+	if at, ok := wish.within(c.open(c.provider.truth)); !ok {
 		c.fatalf("cluster %d is content, and %s is closed", c.index, at)
 	}
 }
 
-// justQuota says whether nothing is wrong but that not all fits.
-func justQuota(err error) bool {
+// excused says whether nothing is wrong but that not all fits, or that somebody else's
+// rules drop it.
+func excused(err error) bool {
 	if several, ok := err.(interface{ Unwrap() []error }); ok {
-		return !slices.ContainsFunc(several.Unwrap(), func(err error) bool { return !justQuota(err) })
+		return !slices.ContainsFunc(several.Unwrap(), func(err error) bool { return !excused(err) })
 	}
-	return errors.Is(err, cloud.ErrQuota)
+	return errors.Is(err, cloud.ErrQuota) || errors.Is(err, cloud.ErrHidden)
 }
 
 func justRules(grants []cloud.Grant) []rule.Rule {

@@ -54,23 +54,26 @@ func (p *trouble) ill(action string) *ill {
 	}
 	c.seen.troubles++
 	all := []ill{
-		{"throttled", Fault{Code: "RequestLimitExceeded"}, cloud.ErrThrottled, true},
-		{"denied", Fault{Code: "UnauthorizedOperation"}, cloud.ErrDenied, true},
-		{"5xx", Fault{Code: "InternalError"}, errBroken, true},
+		{"throttled", Fault{Code: c.API.Throttled}, cloud.ErrThrottled, true},
+		{"denied", Fault{Code: c.API.Denied}, cloud.ErrDenied, true},
+		{"5xx", Fault{Code: c.API.Broken}, errBroken, true},
 	}
-	if action == actionDescribeRules {
+	if action == c.API.List {
 		all = append(all, ill{"stale", Fault{Stale: true}, nil, false}, ill{"lost", Fault{LoseAnswer: true}, errBroken, false})
+		if c.Inject != nil {
+			all = append(all, ill{"partial", Fault{Partial: true}, nil, false})
+		}
 	} else {
 		all = append(all,
 			ill{"lost", Fault{LoseAnswer: true}, errBroken, false},
-			ill{"halfway", Fault{Halfway: true, Code: "InternalError"}, errBroken, false},
-			ill{"halfway, denied", Fault{Halfway: true, Code: "UnauthorizedOperation"}, cloud.ErrDenied, false})
+			ill{"halfway", Fault{Halfway: true, Code: c.API.Broken}, errBroken, false},
+			ill{"halfway, denied", Fault{Halfway: true, Code: c.API.Denied}, cloud.ErrDenied, false})
 		if c.Inject != nil {
 			all = append(all, ill{"unseen", Fault{Unseen: 1 + c.rng.IntN(5)}, nil, false})
 		}
 	}
-	if action == actionAuthorize {
-		all = append(all, ill{"full", Fault{Code: "RulesPerSecurityGroupLimitExceeded"}, cloud.ErrQuota, true})
+	if action == c.API.Authorize {
+		all = append(all, ill{"full", Fault{Code: c.API.Full}, cloud.ErrQuota, true})
 	}
 	i := all[c.rng.IntN(len(all))]
 	i.fault.Action, i.fault.Times = action, []int{1, 1, sdkAttempts}[c.rng.IntN(3)]
@@ -118,7 +121,7 @@ func cmpErr(a, b error) error {
 
 func (p *trouble) List(ctx context.Context, group string) (out []cloud.Rule, err error) {
 	c := p.cluster
-	err = p.call(actionDescribeRules, func() (err error) { out, err = p.Provider.List(ctx, group); return err }, nil)
+	err = p.call(c.API.List, func() (err error) { out, err = p.Provider.List(ctx, group); return err }, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w", err)
 	}
@@ -150,7 +153,7 @@ func (p *trouble) Authorize(ctx context.Context, group, owner string, grants []c
 	c := p.cluster
 	c.tell("cluster %d: authorize %v in %s", c.index, grants, group)
 	return p.write(func() error {
-		return p.call(actionAuthorize,
+		return p.call(c.API.Authorize,
 			func() error { return p.Provider.Authorize(ctx, group, owner, grants) },
 			func() error { return p.Provider.Authorize(ctx, group, owner, grants[:(len(grants)+1)/2]) })
 	})
@@ -160,7 +163,7 @@ func (p *trouble) Revoke(ctx context.Context, group string, ids []string) error 
 	c := p.cluster
 	c.tell("cluster %d: revoke %v in %s", c.index, ids, group)
 	return p.write(func() error {
-		return p.call(actionRevoke,
+		return p.call(c.API.Revoke,
 			func() error { return p.Provider.Revoke(ctx, group, ids) },
 			func() error { return p.Provider.Revoke(ctx, group, ids[:(len(ids)+1)/2]) })
 	})
@@ -209,7 +212,9 @@ func (p *trouble) others() map[string][]cloud.Rule {
 func (w *chaosWorld) everything() (out cells) {
 	for _, group := range w.Groups {
 		for _, r := range w.Rules(group) {
-			out.admit(r.Rule, r.Peer, w.Peers)
+			if !r.Drop { // a drop is the stranger's deed, whoever closes nothing
+				out.admit(r.Rule, r.Peer, w.Peers)
+			}
 		}
 	}
 	return out
@@ -274,7 +279,11 @@ func (w *chaosWorld) place(group, owner string) {
 		}
 	}
 	r.Owner, r.Description = owner, fmt.Sprintf("the stranger's no. %d", w.seen.deeds)
-	w.tell("stranger: adds %s%s of %q to %s", Spell(r.Rule), r.Peer, owner, group)
+	if r.Priority = w.can.Priority; r.Priority > 0 && w.chance(30) {
+		r.Priority = 1 + w.rng.IntN(2*w.can.Priority)
+	}
+	r.Drop = w.can.Priority > 0 && owner == "" && w.chance(10)
+	w.tell("stranger: adds %s%s of %q to %s, priority %d, drop %v", Spell(r.Rule), r.Peer, owner, group, r.Priority, r.Drop)
 	w.Seed(group, r)
 	if owner != "" {
 		w.tainted[taint{group, spelledOf(r)}] = true

@@ -42,8 +42,9 @@ type Backend struct {
 	Differs map[string]string
 }
 
-// API is what a vendor calls the actions behind a provider's methods, and two errors.
-type API struct{ List, Authorize, Revoke, Throttled, Denied string }
+// API is what a vendor calls the actions behind a provider's methods, and some errors: the
+// group is full, the service itself fails.
+type API struct{ List, Authorize, Revoke, Throttled, Denied, Full, Broken string }
 
 // The cluster under test, and another one in the same account.
 const (
@@ -261,6 +262,6 @@ func (e *EC2) Backend(p cloud.Provider) Backend {
 		Tag:           e.Tag,
 		NewPrefixList: list,
 		Account:       e,
-		API:           API{actionDescribeRules, actionAuthorize, actionRevoke, "RequestLimitExceeded", "UnauthorizedOperation"},
+		API:           ec2API,
 	}
 }

@@ -165,6 +165,14 @@ func (e *ECS) Unseed(group string, r rule.Rule) {
 	})
 }
 
+// removeRule removes the rule with that id, as somebody else would.
+func (e *ECS) removeRule(group, id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	g := e.groups[group]
+	g.rules = slices.DeleteFunc(g.rules, func(r ecsRule) bool { return r.ID == id })
+}
+
 // Mangle edits the description of a rule as a person might who takes it for text: the
 // signature is there no more.
 func (e *ECS) Mangle(group, id string) {

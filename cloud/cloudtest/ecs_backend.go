@@ -2,6 +2,7 @@ package cloudtest
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/portreeve/portreeve/cloud"
 )
@@ -9,6 +10,21 @@ import (
 // ecsDiffers are the cases in which Alibaba Cloud is not as EC2, by its nature.
 var ecsDiffers = map[string]string{
 	"a group may be its own peer": "Alibaba Cloud refuses (InvalidParamter.Conflict): members of a basic group reach each other by its inner access policy",
+}
+
+// ecsAPI is how the actions and errors are named here.
+var ecsAPI = API{ecsDescribeRules, ecsAuthorize, ecsRevoke, "Throttling.User", "Forbidden.RAM", "AuthorizationLimitExceed", "InternalError"}
+
+// Chaos is one of this account with these views of it, in groups of its own.
+func (e *ECS) Chaos(a, b cloud.Provider) Chaos {
+	c := chaosOf(a, b)
+	c.API, c.Rules, c.Seed, c.Inject, c.Heal = ecsAPI, e.Rules, e.Seed, e.Inject, e.Heal
+	c.Unseed = func(group string, r cloud.Rule) { e.removeRule(group, r.ID) }
+	c.Remake = func(group string) { e.RemoveGroup(group); e.AddGroup(group) }
+	for _, id := range slices.Concat(c.Groups, c.Peers) {
+		e.AddGroup(id)
+	}
+	return c
 }
 
 // Backend returns the account as seen through p, for Conformance.
@@ -35,6 +51,6 @@ func (e *ECS) Backend(p cloud.Provider) Backend {
 		},
 		Account: e,
 		Differs: ecsDiffers,
-		API:     API{ecsDescribeRules, ecsAuthorize, ecsRevoke, "Throttling.User", "Forbidden.RAM"},
+		API:     ecsAPI,
 	}
 }

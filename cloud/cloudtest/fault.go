@@ -20,6 +20,12 @@ const (
 	actionAssumeByToken  = "AssumeRoleWithWebIdentity"
 )
 
+// ec2API names them as API does.
+var ec2API = API{
+	actionDescribeRules, actionAuthorize, actionRevoke,
+	"RequestLimitExceeded", "UnauthorizedOperation", "RulesPerSecurityGroupLimitExceeded", "InternalError",
+}
+
 // Fault is something that goes wrong with the next call of an action.
 type Fault struct {
 	// Action is the vendor's name of the action that it hits; empty: any.

@@ -39,7 +39,7 @@ type GroupSeen struct {
 	Coarse []Admission
 	// Shadowing are foreign rules that admit more than we wish, with their text.
 	Shadowing []Admission
-	// Hiding are foreign rules that drop, ahead of ours, what we wish.
+	// Hiding are foreign rules that drop what they match, ahead of ours.
 	Hiding []Admission
 }
 

@@ -50,6 +50,8 @@ type CloudFirewall struct {
 	rivals map[string]bool
 	// answers of the clouds, by firewall and id.
 	answers map[string]map[string]cloudAnswer
+	// runs are the last ones that wrote, by firewall.
+	runs map[string]run
 }
 
 // Reconcile serves one CloudFirewall.
@@ -70,9 +72,13 @@ func (r *CloudFirewall) Reconcile(ctx context.Context, key reconcile.Request) (r
 	if err := r.hold(ctx, firewall, firewall.Spec.DeletionPolicy == v1alpha1.CloudRevoke); err != nil {
 		return conflict(err)
 	}
+	if pause, err := r.pause(ctx, firewall); pause > 0 || err != nil {
+		return reconcile.Result{RequeueAfter: pause}, err
+	}
 	began := r.Now()
 	lookErr := r.lookUp(ctx, firewall.Name, firewall)
 	seen, syncErr := r.sync(ctx, firewall)
+	r.ran(firewall, seen, syncErr)
 	observeCloud(firewall.Name, seen.reports)
 	if syncErr != nil {
 		log.FromContext(ctx).Info("cloud firewall not in force", "firewall", firewall.Name, "reason", cloudReason(syncErr), "error", syncErr.Error())
@@ -102,6 +108,7 @@ func (r *CloudFirewall) goes(ctx context.Context, f *v1alpha1.CloudFirewall) (re
 
 // synced is what was seen of the groups, and which are listed.
 type synced struct {
+	grants  []cloud.Grant // what was wished
 	reports []cloud.Report
 	listed  []string
 }
@@ -112,19 +119,14 @@ func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewa
 	if err != nil {
 		return seen, err
 	}
-	var allocations v1alpha1.NodePortAllocationList
-	if err := r.List(ctx, &allocations, readOnly); err != nil {
-		return seen, err
-	}
-	cluster, err := r.Snapshot.Cluster(ctx)
-	if err != nil {
+	var allocations []v1alpha1.NodePortAllocation
+	if seen.grants, allocations, err = r.wished(ctx, firewall.Name); err != nil {
 		return seen, err
 	}
 	pools, err := r.Snapshot.Pools(ctx)
 	if err != nil {
 		return seen, err
 	}
-	grants := r.grants(firewall.Name, compile.Cloud(firewall.Name, allocations.Items, cluster.Places))
 	var all v1alpha1.CloudFirewallList
 	if err := r.List(ctx, &all); err != nil {
 		return seen, err
@@ -134,7 +136,7 @@ func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewa
 	listed, vanished, err = undisputed(firewall, all.Items, listed, vanished)
 	err = errors.Join(unfound, err)
 	if len(listed) > 0 {
-		want := r.wantOf(firewall, listed, grants, poolsOf(compile.CloudPools(pools, allocations.Items)))
+		want := r.wantOf(firewall, listed, seen.grants, poolsOf(compile.CloudPools(pools, allocations)))
 		if other := r.cloned(firewall.Name, nil); other != "" && !want.Confirmed {
 			want.Observe = true
 			err = errors.Join(err, fmt.Errorf("%w: see CloudFirewall %s", cloud.ErrCloned, other))
@@ -146,6 +148,19 @@ func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewa
 	emptied, emptyErr := r.empty(ctx, g, firewall, vanished)
 	seen.reports = append(seen.reports, emptied...)
 	return seen, errors.Join(err, emptyErr)
+}
+
+// wished is what the open allocations ask of the firewall, and the allocations.
+func (r *CloudFirewall) wished(ctx context.Context, name string) ([]cloud.Grant, []v1alpha1.NodePortAllocation, error) {
+	var allocations v1alpha1.NodePortAllocationList
+	if err := r.List(ctx, &allocations, readOnly); err != nil {
+		return nil, nil, err
+	}
+	cluster, err := r.Snapshot.Cluster(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return r.grants(name, compile.Cloud(name, allocations.Items, cluster.Places)), allocations.Items, nil
 }
 
 // undisputed leaves each group to one CloudFirewall, the oldest that lists it (then

@@ -114,6 +114,7 @@ func (r *CloudFirewall) forget(name string) {
 	delete(r.gates, name)
 	delete(r.answers, name)
 	delete(r.rivals, name)
+	delete(r.runs, name)
 }
 
 // answered is what the firewall's cloud was last heard to say.

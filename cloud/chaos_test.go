@@ -59,7 +59,7 @@ func TestECSChaos(t *testing.T) {
 				RulesPerGroup: 20, RulesTogether: 50, Priority: 50, CallsPerMinute: 1_000_000, Older: seed%2 == 0,
 				Clock: func() time.Time { return now },
 			})
-			c := account.Chaos(account.Provider(), account.Provider())
+			c := account.Chaos(account.At)
 			c.Pass = func(d time.Duration) { now = now.Add(d) }
 			c.Random, c.Steps = seed, steps
 			c.Run(t)

@@ -26,7 +26,8 @@ var (
 	ErrContended = errors.New("contended")
 	// ErrDrifted: others changed our rules, and that is only to be reported.
 	ErrDrifted = errors.New("drifted")
-	// ErrHidden: a foreign rule drops what ours admits.
+	// ErrHidden: a foreign rule drops what ours admits, or keeps ours out although it may
+	// itself be dropped.
 	ErrHidden = errors.New("hidden")
 	// ErrObserving: there is something to do, and only observed.
 	ErrObserving = errors.New("observing")

@@ -35,19 +35,25 @@ func (p *planner) place() Changes {
 	heirs, newcomers := split(missing, func(g Grant) bool { return out.replaces(g) })
 	for _, m := range slices.Concat(heirs, newcomers) {
 		left, bounded := quota[m.Pool]
-		if bounded && left <= 0 {
+		if !bounded {
+			left = unlimited
+		}
+		if left <= 0 {
 			out.OverQuota = append(out.OverQuota, m)
 			continue
 		}
-		i := rooms.take(m)
-		if i < 0 {
+		slots := rooms.settle(m, left)
+		for _, s := range slots {
+			out.Groups[s.group].Add = append(out.Groups[s.group].Add, s.Grant)
+		}
+		switch {
+		case len(slots) == 0 && rooms.find(m, rooms.free, foreign) >= 0:
+			out.Ousted = append(out.Ousted, m)
+		case len(slots) == 0:
 			out.Overflow = append(out.Overflow, m)
-			continue
+		case bounded:
+			quota[m.Pool] -= len(slots)
 		}
-		if bounded {
-			quota[m.Pool]--
-		}
-		out.Groups[i].Add = append(out.Groups[i].Add, m)
 	}
 	for i := range out.Groups {
 		slices.SortFunc(out.Groups[i].Add, compareGrants)
@@ -68,17 +74,19 @@ func split[T any](all []T, first func(T) bool) (a, b []T) {
 	return a, b
 }
 
-// rooms is how much each group can still take, and all of them together.
+// rooms is how much each group can still take, and all of them together. Room that must
+// be made first is the last resort: it takes a gap, or calls in vain.
 type rooms struct {
 	limits   Count
 	now      []Count // as the groups are
 	free     []Count // when what is to be removed is gone
 	together int
 	bounded  bool
+	seats    []seats
 }
 
 func (p *planner) rooms() *rooms {
-	r := &rooms{limits: p.want.Limits, together: p.can.RulesTogether, bounded: p.can.RulesTogether > 0}
+	r := &rooms{limits: p.want.Limits, together: p.can.RulesTogether, bounded: p.can.RulesTogether > 0, seats: p.seats()}
 	for _, g := range p.groups {
 		free := r.limits
 		if known, ok := p.want.Known[g.ID]; ok {
@@ -105,25 +113,6 @@ func (p *planner) rooms() *rooms {
 		}
 	}
 	return r
-}
-
-// take returns the first group with room for the grant, -1 if there is none. Room that
-// must be made first is the last resort: it takes a gap, or calls in vain.
-func (r *rooms) take(g Grant) int {
-	cost := costOf(g.Source, r.limits)
-	if r.bounded && r.together <= 0 {
-		return -1
-	}
-	fits := func(c Count) bool { return c.holds(cost) }
-	i := slices.IndexFunc(r.now, fits)
-	if i < 0 {
-		i = slices.IndexFunc(r.free, fits)
-	}
-	if i >= 0 {
-		r.now[i], r.free[i] = r.now[i].minus(cost), r.free[i].minus(cost)
-		r.together--
-	}
-	return i
 }
 
 // quotas is how many rules more each pool with a quota may have.

@@ -53,6 +53,9 @@ type Changes struct {
 	// OverQuota are those for which there is room, and which are more than their
 	// pool may have.
 	OverQuota []Grant
+	// Ousted are those that no group takes because an equal rule stands there, not ours
+	// and at a worse priority.
+	Ousted []Grant
 	// Coarse are the rules that admit more than was asked, so that they fit.
 	Coarse []Grant
 }

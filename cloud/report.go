@@ -27,6 +27,8 @@ type Report struct {
 	// Overflow are the rules for which there is no room, OverQuota those that are more
 	// than their pool may have. Not known, and nil, while a group is unlisted.
 	Overflow, OverQuota []Grant
+	// Ousted are those that somebody else's equal rule of a worse priority keeps out.
+	Ousted []Grant
 	// Coarse are the rules that admit more than was asked, so that they fit.
 	Coarse []Grant
 	// Unsupported are the grants this cloud cannot express exactly.
@@ -51,7 +53,7 @@ type GroupReport struct {
 	// Shadowing are the foreign rules that let in, on a wanted port, more than
 	// the grants do.
 	Shadowing []Rule
-	// Dropping are the foreign rules that drop ahead of ours, Hiding those among them that
+	// Dropping are the foreign rules that drop ahead of some of ours, Hiding those among them that
 	// drop what is wanted.
 	Dropping, Hiding []Rule
 	// Add and Remove are what is still to be done.
@@ -102,9 +104,15 @@ func (r Report) Holds(port rule.Port) bool {
 // comparison still finds missing becomes an error if there is none yet.
 func (s *session) report(c Changes, err error) (Report, error) {
 	r := Report{
-		Overflow: c.Overflow, OverQuota: c.OverQuota, Coarse: c.Coarse,
+		Overflow: c.Overflow, OverQuota: c.OverQuota, Ousted: c.Ousted, Coarse: c.Coarse,
 		Unsupported: s.unsupported, Contended: s.held.contended, Drifted: s.held.drifted, Calls: s.calls,
 		Doubtful: slices.Clone(s.lost), Rivals: s.rivals, drops: s.can.Priority > 0,
+	}
+	worst := s.can.Priority // of what is in force: it may have been another before
+	for _, g := range c.Groups {
+		for _, r := range slices.Concat(g.Keep, g.Remove, g.Serving) {
+			worst = max(worst, r.Priority)
+		}
 	}
 	for _, g := range c.Groups {
 		unseen, ours := split(slices.Concat(g.Keep, g.Remove), Rule.unseen)
@@ -115,7 +123,7 @@ func (s *session) report(c Changes, err error) (Report, error) {
 			r.Doubtful = append(r.Doubtful, Grant{Rule: maybe.Rule, Peer: maybe.Peer})
 		}
 		ours = append(ours, s.fading[g.ID]...)
-		dropping, _ := split(g.Foreign, func(f Rule) bool { return f.Drop && f.Priority <= s.can.Priority })
+		dropping, _ := split(g.Foreign, func(f Rule) bool { return f.Drop && f.Priority <= worst })
 		slices.SortFunc(ours, compareListed)
 		r.Groups = append(r.Groups, GroupReport{
 			ID: g.ID, Ours: ours, Foreign: g.Foreign, Shadowing: g.Shadowing, Dropping: dropping, Hiding: g.Hiding, Add: g.Add, Remove: g.Remove,
@@ -128,7 +136,7 @@ func (s *session) report(c Changes, err error) (Report, error) {
 		}
 	}
 	if len(r.Unlisted) > 0 {
-		r.Overflow, r.OverQuota = nil, nil
+		r.Overflow, r.OverQuota, r.Ousted = nil, nil, nil
 	} else {
 		s.memory.listed(c, s.held, s.now())
 	}
@@ -167,6 +175,9 @@ func (s *session) verdict(r Report, pending bool, err error) error {
 	}
 	if len(r.Drifted) > 0 {
 		all = append(all, fmt.Errorf("%w: %s", ErrDrifted, strings.Join(r.Drifted[:min(len(r.Drifted), 8)], "; ")))
+	}
+	if n := len(r.Ousted); n > 0 {
+		all = append(all, fmt.Errorf("%w: %d rules, first %s, stand in the groups already at a worse priority, and are not ours; remove them, or give them priority %d or better", ErrHidden, n, spell(r.Ousted[0]), s.can.Priority))
 	}
 	for _, g := range r.Groups {
 		if len(g.Hiding) > 0 {

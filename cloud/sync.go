@@ -35,7 +35,7 @@ func Sync(ctx context.Context, p Provider, want Want) (Report, error) {
 // A nil error means that every grant is in force and that no other rule of ours
 // is left. Otherwise the report still tells what was seen last, and the error
 // wraps every kind that was met: ErrQuota with Overflow or OverQuota, ErrUnsupported
-// with Unsupported, ErrHidden with Hiding, ErrContended with Contended, ErrDrifted
+// with Unsupported, ErrHidden with Hiding or Ousted, ErrContended with Contended, ErrDrifted
 // with Drifted, ErrObserving where there would be something to do, ErrStale when a
 // write does not show in the listing yet (come back). Sync never waits.
 func (f *Firewall) Sync(ctx context.Context, want Want) (Report, error) {
@@ -216,7 +216,8 @@ func (s *session) authorize(ctx context.Context, g GroupChanges) (added []Grant,
 	if s.empties(g) {
 		return s.exchange(ctx, g)
 	}
-	peers, prefixes := split(g.Add, func(g Grant) bool { return g.Peer != "" })
+	swaps, adds := split(g.Add, func(a Grant) bool { return g.equal(a) >= 0 })
+	peers, prefixes := split(adds, func(g Grant) bool { return g.Peer != "" })
 	var failed []error
 	for batch := range slices.Chunk(prefixes, max(1, s.can.Batch)) {
 		done, err := s.fill(ctx, g, batch)
@@ -236,7 +237,35 @@ func (s *session) authorize(ctx context.Context, g GroupChanges) (added []Grant,
 			failed = append(failed, err)
 		}
 	}
+	for _, a := range swaps {
+		if len(failed) > 0 {
+			break
+		}
+		if err := s.swap(ctx, g, a); err != nil {
+			failed = append(failed, err)
+			break
+		}
+		added = append(added, a)
+	}
 	return added, errors.Join(failed...)
+}
+
+// equal returns which of the rules to be removed the cloud takes for the grant's own, at
+// whatever priority; -1 if none.
+func (g GroupChanges) equal(a Grant) int {
+	return slices.IndexFunc(g.Remove, func(r Rule) bool { return matchOf(r).whatever() == matchOf(written(a, "", 0)) })
+}
+
+// swap takes a rule out and puts it back at once at another priority. It leaves a gap of
+// one call, and is for what cannot be halved and has no other group to go to.
+func (s *session) swap(ctx context.Context, g GroupChanges, a Grant) error {
+	if err := s.revoke(ctx, g.ID, g.Remove[g.equal(a):][:1]); err != nil {
+		return err
+	}
+	if err := s.send(ctx, g.ID, []Grant{a}); err != nil {
+		return fmt.Errorf("authorize in %s: %w", g.ID, err)
+	}
+	return nil
 }
 
 // fill adds the grants, and if they are too many as many as there is room for.

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 
+	"github.com/portreeve/portreeve/cloud"
 	"github.com/portreeve/portreeve/cloud/alibaba"
 	"github.com/portreeve/portreeve/cloud/cloudtest"
 )
@@ -37,10 +38,11 @@ func TestFrontChaos(t *testing.T) {
 
 func chaosLife(t *testing.T, seed uint64) {
 	account, endpoint := serve(t, cloudtest.ECSOptions{
-		RulesPerGroup: 20, RulesTogether: 50, PageSize: 10, CallsPerMinute: 1_000_000, Older: seed%2 == 0,
+		RulesPerGroup: 20, RulesTogether: 50, Priority: 50, PageSize: 10, CallsPerMinute: 1_000_000, Older: seed%2 == 0,
 	})
-	view := func() *alibaba.Provider { return open(t, alibaba.Options{Endpoint: endpoint, Priority: 50}) }
-	c := account.Chaos(view(), view())
+	c := account.Chaos(func(priority int) cloud.Provider {
+		return open(t, alibaba.Options{Endpoint: endpoint, Priority: priority})
+	})
 	c.Random, c.Steps = seed, *chaosSteps
 	c.Run(t)
 }

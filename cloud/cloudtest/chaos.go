@@ -38,6 +38,8 @@ type Chaos struct {
 	// on their way there and back.
 	Inject func(Fault)
 	Heal   func()
+	// At, unless it is nil, is a view of the account that writes rules of a priority.
+	At func(priority int) cloud.Provider
 	// Pass lets time pass in the account.
 	Pass func(time.Duration)
 

@@ -77,13 +77,17 @@ func (w *chaosWorld) drawRule(within rule.PortRange) (rule.Rule, string) {
 	first := int(within.First) + w.rng.IntN(int(within.Last-within.First)+1)
 	last := min(first+[]int{0, 0, 0, 1, 3}[w.rng.IntN(5)], int(within.Last))
 	r := rule.Rule{Protocol: chaosProtocols[w.rng.IntN(7)/6], Ports: rule.PortRange{First: uint16(first), Last: uint16(last)}}
+	finest := 4
+	if w.At != nil { // their quarters are of this world as well
+		finest = 2
+	}
 	switch n := w.rng.IntN(20); {
 	case n == 0:
 		return r, w.Peers[w.rng.IntN(2)]
 	case n < 6:
-		r.Source = prefixAt(chaosNet6, w.rng.IntN(16), 1+w.rng.IntN(4))
+		r.Source = prefixAt(chaosNet6, w.rng.IntN(16), 1+w.rng.IntN(finest))
 	default:
-		r.Source = prefixAt(chaosNet4, w.rng.IntN(16), 1+w.rng.IntN(4))
+		r.Source = prefixAt(chaosNet4, w.rng.IntN(16), 1+w.rng.IntN(finest))
 	}
 	return r, ""
 }
@@ -91,6 +95,12 @@ func (w *chaosWorld) drawRule(within rule.PortRange) (rule.Rule, string) {
 func (c *chaosCluster) changeSettings() {
 	n := c.rng.IntN(8)
 	switch {
+	case c.At != nil && c.chance(30): // as a manager does: it remembers nothing of before
+		priority := 40 + 10*c.rng.IntN(3)
+		c.tell("cluster %d: its rules get priority %d", c.index, priority)
+		c.provider.Provider = c.At(priority)
+		c.restart()
+		return
 	case n < 2:
 		c.want.Coarsen = !c.want.Coarsen
 	case n == 2:

@@ -273,15 +273,19 @@ func (w *chaosWorld) place(group, owner string) {
 	if r.Rule, r.Peer = w.drawRule(rule.PortRange{First: chaosFirst, Last: chaosFirst + chaosPorts - 1}); w.chance(10) {
 		r.Source, r.Peer = rule.World[0], ""
 	}
+	if r.Priority = w.can.Priority; r.Priority > 0 && w.chance(30) {
+		r.Priority = 1 + w.rng.IntN(2*w.can.Priority)
+		if c := w.clusters[w.rng.IntN(2)]; w.chance(50) && len(c.want.Grants) > 0 { // what a cluster would write
+			g := c.want.Grants[w.rng.IntN(len(c.want.Grants))]
+			r.Rule, r.Peer = g.Rule, g.Peer
+		}
+	}
 	for _, there := range w.Rules(group) {
 		if there.Rule == r.Rule && there.Peer == r.Peer {
 			return
 		}
 	}
 	r.Owner, r.Description = owner, fmt.Sprintf("the stranger's no. %d", w.seen.deeds)
-	if r.Priority = w.can.Priority; r.Priority > 0 && w.chance(30) {
-		r.Priority = 1 + w.rng.IntN(2*w.can.Priority)
-	}
 	r.Drop = w.can.Priority > 0 && owner == "" && w.chance(10)
 	w.tell("stranger: adds %s%s of %q to %s, priority %d, drop %v", Spell(r.Rule), r.Peer, owner, group, r.Priority, r.Drop)
 	w.Seed(group, r)

@@ -15,9 +15,11 @@ var ecsDiffers = map[string]string{
 // ecsAPI is how the actions and errors are named here.
 var ecsAPI = API{ecsDescribeRules, ecsAuthorize, ecsRevoke, "Throttling.User", "Forbidden.RAM", "AuthorizationLimitExceed", "InternalError"}
 
-// Chaos is one of this account with these views of it, in groups of its own.
-func (e *ECS) Chaos(a, b cloud.Provider) Chaos {
-	c := chaosOf(a, b)
+// Chaos is one of this account in groups of its own, seen through views that write rules
+// of a priority.
+func (e *ECS) Chaos(at func(priority int) cloud.Provider) Chaos {
+	c := chaosOf(at(e.options.Priority), at(e.options.Priority))
+	c.At = at
 	c.API, c.Rules, c.Seed, c.Inject, c.Heal = ecsAPI, e.Rules, e.Seed, e.Inject, e.Heal
 	c.Unseed = func(group string, r cloud.Rule) { e.removeRule(group, r.ID) }
 	c.Remake = func(group string) { e.RemoveGroup(group); e.AddGroup(group) }

@@ -12,9 +12,15 @@ import (
 
 // Provider returns the account as a cloud.Provider that is a cloud.Directory as well,
 // without HTTP in between.
-func (e *ECS) Provider() cloud.Provider { return ecsMemory{e} }
+func (e *ECS) Provider() cloud.Provider { return e.At(e.options.Priority) }
 
-type ecsMemory struct{ ecs *ECS }
+// At is Provider, for rules of that priority.
+func (e *ECS) At(priority int) cloud.Provider { return ecsMemory{e, priority} }
+
+type ecsMemory struct {
+	ecs      *ECS
+	priority int
+}
 
 func (m ecsMemory) Capabilities() cloud.Capabilities {
 	o := m.ecs.options
@@ -22,7 +28,7 @@ func (m ecsMemory) Capabilities() cloud.Capabilities {
 		RulesPerGroup: cloud.Count{All: o.RulesPerGroup},
 		RulesTogether: o.RulesTogether,
 		Batch:         ecsBatch,
-		Priority:      o.Priority,
+		Priority:      m.priority,
 		Lenient:       true,
 		Protocols:     []rule.Protocol{rule.TCP, rule.UDP},
 	}
@@ -46,7 +52,7 @@ func (m ecsMemory) Authorize(ctx context.Context, group, owner string, grants []
 	var add []ecsRule
 	for _, g := range grants {
 		add = append(add, ecsRuleOf(cloud.Rule{
-			Rule: g.Rule, Peer: g.Peer, Owner: owner, Description: g.Description, Priority: m.ecs.options.Priority,
+			Rule: g.Rule, Peer: g.Peer, Owner: owner, Description: g.Description, Priority: m.priority,
 		}))
 	}
 	return m.ecs.authorize(group, "", add)

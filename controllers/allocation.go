@@ -316,6 +316,9 @@ func (r *Allocation) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.Portreeve{}, each(func(ctx context.Context, _ client.Object) []reconcile.Request { // it says what the cluster is
 			return r.ofPolicies(ctx, r.Snapshot.policiesFor(ctx, v1alpha1.EntityCluster))
 		}), ofSpec).
+		Watches(&v1alpha1.CloudFirewall{}, each(func(ctx context.Context, _ client.Object) []reconcile.Request { // it narrows to groups, or only observes
+			return r.ofPolicies(ctx, r.Snapshot.policiesWithGroups(ctx))
+		}), ofSpec).
 		Watches(&v1alpha1.NodeDatapath{}, each(r.matching(isClosed))).
 		Watches(&corev1.Node{}, each(r.matching(isClosed)), nodeMatters).
 		WatchesRawSource(source.Channel(r.Clouds.cleared, handler.EnqueueRequestsFromMapFunc(r.matching(isClosed)))).

@@ -306,6 +306,7 @@ func (r *Allocator) SetupWithManager(mgr ctrl.Manager) error {
 		}), freedOrLost).
 		Watches(&corev1.Service{}, each(r.categoriesOfService)).
 		Watches(&v1alpha1.Portreeve{}, each(r.all), ofSpec).
+		Watches(&v1alpha1.CloudFirewall{}, each(r.all), ofSpec).
 		Watches(&corev1.Namespace{}, each(r.all), ofLabels).
 		Complete(r)
 }

@@ -30,6 +30,18 @@ func (s Snapshot) policiesFor(ctx context.Context, entity v1alpha1.Entity) []rec
 	return s.policiesNaming(ctx, byEntity, string(entity), func(d v1alpha1.DefaultSource) bool { return d.Entity == entity })
 }
 
+// policiesWithGroups returns the policies that name a security group.
+func (s Snapshot) policiesWithGroups(ctx context.Context) []reconcile.Request {
+	var list v1alpha1.NodePortPolicyList
+	if err := s.List(ctx, &list, readOnly); err != nil {
+		return nil // only a cache that was stopped fails here
+	}
+	named := slices.DeleteFunc(slices.Clone(list.Items), func(p v1alpha1.NodePortPolicy) bool {
+		return !slices.ContainsFunc(p.Spec.Sources, func(s v1alpha1.Source) bool { return s.SecurityGroup != "" })
+	})
+	return requests(named, policyKey)
+}
+
 // policiesNaming returns the policies one of whose sources has the value in the indexed
 // field, and, if that holds for a default source of a pool, those without sources.
 func (s Snapshot) policiesNaming(ctx context.Context, field, value string, names func(v1alpha1.DefaultSource) bool) []reconcile.Request {

@@ -269,6 +269,7 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.Portreeve{}, each(r.all), ofSpec).
 		Watches(&corev1.Namespace{}, each(r.inNamespace), ofLabels).
 		Watches(&v1alpha1.NodePortPool{}, each(r.all), ofSpec).
+		Watches(&v1alpha1.CloudFirewall{}, each(r.all), ofSpec).
 		Watches(&v1alpha1.NodeDatapath{}, each(r.ofNodes)).
 		Watches(&corev1.Node{}, each(r.all), nodeMatters).
 		WatchesRawSource(source.Channel(r.Verdicts.heard, &handler.EnqueueRequestForObject{})).

@@ -103,7 +103,12 @@ func (s Snapshot) Cluster(ctx context.Context) (compile.Cluster, error) {
 	if err != nil {
 		return compile.Cluster{}, err
 	}
+	var firewalls v1alpha1.CloudFirewallList
+	if err := s.List(ctx, &firewalls, readOnly); err != nil {
+		return compile.Cluster{}, err
+	}
 	cluster := s.Resolved.of(limits, installation, pools.Items, sets.Items)
+	cluster.Places = cluster.Places.Behind(firewalls.Items)
 	cluster.Now = s.now()
 	return cluster, nil
 }

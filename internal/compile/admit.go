@@ -41,7 +41,7 @@ func (c Cluster) asked(policy *v1alpha1.NodePortPolicy, pool *v1alpha1.NodePortP
 		place := fmt.Sprintf("%s[%d]", field, i)
 		e, problem := c.candidate(place, s, policy.Namespace, rails, defaults)
 		if problem == "" {
-			problem = refuseGroup(place, s.SecurityGroup, policy, rails)
+			problem = c.Places.refuseGroup(place, s.SecurityGroup, policy, rails)
 		}
 		if problem != "" {
 			problems = append(problems, problem)

@@ -25,6 +25,8 @@ type Places struct {
 	nodes   place
 	cluster []netip.Prefix
 	denied  []v1alpha1.ObjectName
+	// gates are the cloud firewalls, and which of them enforce; see Behind.
+	gates map[v1alpha1.ObjectName]bool
 }
 
 // place is an AddressSet.

@@ -24,6 +24,7 @@ import (
 type scene struct {
 	pools        []v1alpha1.NodePortPool
 	sets         []v1alpha1.AddressSet
+	firewalls    []v1alpha1.CloudFirewall
 	installation *v1alpha1.Portreeve
 	namespace    map[string]string // labels of the policy's
 	// policy is the one that is played, nil when it is gone; rivals are the others.
@@ -89,6 +90,8 @@ func (s *scene) read(t *testing.T, doc string) {
 		s.allocations = append(s.allocations, decode[v1alpha1.NodePortAllocation](t, doc))
 	case "AddressSet":
 		s.sets = append(s.sets, decode[v1alpha1.AddressSet](t, doc))
+	case "CloudFirewall":
+		s.firewalls = append(s.firewalls, decode[v1alpha1.CloudFirewall](t, doc))
 	case "Portreeve":
 		s.installation = ptr.To(decode[v1alpha1.Portreeve](t, doc))
 	default:
@@ -129,7 +132,7 @@ func (s *scene) play(t *testing.T) ending {
 
 func (s *scene) cluster() Cluster {
 	c := Cluster{
-		Pools: Owned(s.pools, NewLimits(s.installation, "")), Places: NewPlaces(s.pools, s.sets).Within(s.installation),
+		Pools: Owned(s.pools, NewLimits(s.installation, "")), Places: NewPlaces(s.pools, s.sets).Within(s.installation).Behind(s.gates()),
 		Namespace: s.namespace, Now: s.now,
 		InPlace: slices.ContainsFunc(s.own(), func(a v1alpha1.NodePortAllocation) bool { return a.Spec.Carrier == v1alpha1.ServiceInPlace }),
 	}
@@ -137,6 +140,20 @@ func (s *scene) cluster() Cluster {
 		c.Elder = Elder(s.policy, s.rivals)
 	}
 	return c
+}
+
+// gates are the firewalls of the scene. Those that pools name and the scene does not have
+// enforce.
+func (s *scene) gates() (all []v1alpha1.CloudFirewall) {
+	all = slices.Clone(s.firewalls)
+	for _, pool := range s.pools {
+		for _, name := range pool.Spec.CloudFirewalls {
+			if !slices.ContainsFunc(all, func(f v1alpha1.CloudFirewall) bool { return f.Name == string(name) }) {
+				all = append(all, v1alpha1.CloudFirewall{ObjectMeta: metav1.ObjectMeta{Name: string(name)}})
+			}
+		}
+	}
+	return all
 }
 
 func (s *scene) round(t *testing.T) (end ending) {

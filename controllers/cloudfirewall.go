@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
@@ -42,6 +43,7 @@ type CloudFirewall struct {
 	// Leading is asked before each call that changes something in the cloud.
 	Leading func(context.Context) error
 	Now     func() time.Time
+	Events  events.EventRecorder
 	// mu guards gates and answers: firewalls are served side by side, so that a region
 	// that does not answer delays only its own.
 	mu    sync.Mutex

@@ -4,10 +4,12 @@ import (
 	"context"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
@@ -117,6 +119,27 @@ func TestAFirewallThatGoesLeavesGroupsOfOthersAlone(t *testing.T) {
 	}
 	if a, b := len(account.Rules("sg-1")), len(account.Rules("sg-2")); a != 0 || b != 1 {
 		t.Errorf("the groups hold %d and %d rules", a, b)
+	}
+}
+
+// One that only observes goes and says what it leaves: no listing would ever show that
+// its rules are gone.
+func TestAFirewallThatOnlyObservesGoesAndLeavesItsRules(t *testing.T) {
+	account := cloudtest.NewEC2(cloudtest.Options{})
+	account.AddGroup("sg-1")
+	account.Seed("sg-1", cloudtest.Signed("TCP 30009 10.8.0.0/16", "owner"))
+	f := firewallOf("aws", time.Hour, "sg-1")
+	f.Spec.DeletionPolicy, f.Finalizers, f.Spec.Mode = v1alpha1.CloudRevoke, []string{v1alpha1.FinalizerRevoke}, v1alpha1.CloudObserve
+	f.Status.Groups = []v1alpha1.GroupStatus{{ID: "sg-1", Ours: 1}, {ID: "sg-2"}}
+	r := syncing(t, account, &f)
+	said := events.NewFakeRecorder(1)
+	r.Events = said
+	r.Providers = nil // nobody is asked
+	if _, done, err := r.finish(t.Context(), &f); !done || err != nil || len(f.Finalizers) > 0 {
+		t.Errorf("done %v, %v, finalizers %v", done, err, f.Finalizers)
+	}
+	if event := <-said.Events; !strings.Contains(event, "RulesLeft") || !strings.Contains(event, "sg-1 (1);") || len(account.Rules("sg-1")) != 1 {
+		t.Errorf("event %q", event)
 	}
 }
 

@@ -239,6 +239,13 @@ func (r *CloudFirewall) finish(ctx context.Context, f *v1alpha1.CloudFirewall) (
 	if f.Spec.DeletionPolicy != v1alpha1.CloudRevoke {
 		return nil, true, r.hold(ctx, f, false)
 	}
+	if f.Spec.Mode == v1alpha1.CloudObserve { // which is never to change the cloud, and never would end
+		if left := rulesLeft(f.Status.Groups); left != "" {
+			r.Events.Eventf(f, nil, corev1.EventTypeWarning, "RulesLeft", "Release",
+				"mode is Observe, so nothing was revoked: rules of ours are left in %s; remove them by hand, or let a CloudFirewall with mode: Enforce list the groups", left)
+		}
+		return nil, true, r.hold(ctx, f, false)
+	}
 	g, err := r.gate(ctx, f)
 	if err != nil {
 		return nil, false, err
@@ -257,6 +264,17 @@ func (r *CloudFirewall) finish(ctx context.Context, f *v1alpha1.CloudFirewall) (
 		return reports, false, err
 	}
 	return reports, true, r.hold(ctx, f, false)
+}
+
+// rulesLeft are the groups in which rules of ours were last seen.
+func rulesLeft(groups []v1alpha1.GroupStatus) string {
+	var out []string
+	for _, g := range groups {
+		if g.Ours > 0 {
+			out = append(out, fmt.Sprintf("%s (%d)", g.ID, g.Ours))
+		}
+	}
+	return strings.Join(out, ", ")
 }
 
 // empty revokes all of our rules in the groups.

@@ -54,7 +54,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		&Allocation{Client: c, Snapshot: snapshot, Clouds: clouds, Events: recorder, Now: o.Now},
 		&Exposure{Client: c, Snapshot: snapshot, Refusals: refusals, Now: o.Now},
 		&Hold{Client: c, Snapshot: snapshot, Now: o.Now},
-		&CloudFirewall{Client: c, Snapshot: snapshot, Clouds: clouds, Providers: o.Providers, Owner: o.Owner, Leading: o.Leading, Now: o.Now},
+		&CloudFirewall{Client: c, Snapshot: snapshot, Clouds: clouds, Providers: o.Providers, Owner: o.Owner, Leading: o.Leading, Now: o.Now, Events: recorder},
 		&NodeDatapath{Client: c, Events: recorder, Now: o.Now},
 		&Policy{Client: c, Snapshot: snapshot, Verdicts: verdicts, Refusals: refusals, Clouds: clouds, Now: o.Now},
 	} {

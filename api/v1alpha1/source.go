@@ -29,10 +29,11 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.matches('^pl-[0-9a-z]{1,60}$')",messageExpression="'prefix list \"' + self + '\" must be the id of a prefix list, not its name; write for example pl-0123456789abcdef0'"
 type PrefixListID string
 
-// SecurityGroupID is the id of a security group of a cloud.
+// SecurityGroupID is the id of a security group of a cloud: sg-0123, and of another AWS
+// account 123456789012/sg-0123.
 //
 // +kubebuilder:validation:MaxLength=253
-// +kubebuilder:validation:XValidation:rule="self.matches('^sg-[0-9a-z]{1,61}$')",messageExpression="'security group \"' + self + '\" must be the id of a security group, not its name; write for example sg-0123456789abcdef0'"
+// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{12}/)?sg-[0-9a-z]{1,61}$')",messageExpression="'security group \"' + self + '\" must be the id of a security group, not its name; write for example sg-0123456789abcdef0, or 123456789012/sg-0123456789abcdef0 for one of another AWS account'"
 type SecurityGroupID string
 
 // Source is who may connect.

@@ -42,13 +42,23 @@ func (p *Provider) Tagged(ctx context.Context, tags map[string]string) ([]string
 }
 
 // Exists implements cloud.Directory, for groups of the account; those of peered VPCs in
-// other accounts are not listed to us.
+// other accounts are not listed to us, so one that is written with its account counts as
+// there, and EC2 is the judge when a rule is to refer to it.
 func (p *Provider) Exists(ctx context.Context, group string) error {
-	groups, err := p.groups(ctx, []types.Filter{filter("group-id", literal(group))})
-	if err == nil && len(groups) == 0 {
-		err = fmt.Errorf("%w: security group %s does not exist in %s, or belongs to another account", cloud.ErrInvalid, group, p.region)
+	account, id, foreign := strings.Cut(group, "/")
+	if !foreign {
+		id = group
 	}
-	return err
+	groups, err := p.groups(ctx, []types.Filter{filter("group-id", literal(id))})
+	switch {
+	case err != nil:
+		return err
+	case foreign && slices.ContainsFunc(groups, func(g types.SecurityGroup) bool { return sdk.ToString(g.OwnerId) == account }):
+		return fmt.Errorf("%w: security group %s is of the firewall's own account; write %s", cloud.ErrInvalid, group, id)
+	case !foreign && len(groups) == 0:
+		return fmt.Errorf("%w: security group %s does not exist in %s, or belongs to another account; write that before it, as in 123456789012/%s", cloud.ErrInvalid, group, p.region, group)
+	}
+	return nil
 }
 
 // PrefixList implements cloud.Directory. An edit of the list between two pages may mix

@@ -147,21 +147,52 @@ func TestADeletedGroupIsNamedByEveryCall(t *testing.T) {
 	}
 }
 
-func TestAPeerOfAnotherAccountIsReadByItsIDAndIsNotOurs(t *testing.T) {
+func TestAPeerOfAnotherAccountIsReadWithItAndIsNotOurs(t *testing.T) {
 	offline(t, "test", "test")
 	account := cloudtest.NewEC2(cloudtest.Options{})
 	account.AddGroup("sg-1")
 	account.AddPeer("sg-theirs", "999988887777")
-	account.Seed("sg-1", cloudtest.Peering("TCP 30080 group", "sg-theirs"))
+	account.Seed("sg-1", cloudtest.Peering("TCP 30080 group", "999988887777/sg-theirs"))
 	server := httptest.NewServer(account)
 	t.Cleanup(server.Close)
 	p := open(t, server.URL)
 	have, err := p.List(t.Context(), "sg-1")
-	if err != nil || len(have) != 1 || have[0].Peer != "sg-theirs" || have[0].Owner != "" {
+	if err != nil || len(have) != 1 || have[0].Peer != "999988887777/sg-theirs" || have[0].Owner != "" {
 		t.Errorf("listed %+v, %v", have, err)
 	}
 	if err := p.Exists(t.Context(), "sg-theirs"); !errors.Is(err, cloud.ErrInvalid) {
 		t.Errorf("found in our account: %v", err)
+	}
+}
+
+// EC2 finds a group of another account only by the account as well.
+func TestARuleForAGroupOfAnotherAccountNamesTheAccount(t *testing.T) {
+	offline(t, "test", "test")
+	account := cloudtest.NewEC2(cloudtest.Options{})
+	account.AddGroup("sg-1")
+	account.AddGroup("sg-2")
+	account.AddPeer("sg-theirs", "999988887777")
+	server := httptest.NewServer(account)
+	t.Cleanup(server.Close)
+	p := open(t, server.URL)
+	theirs := cloudtest.PeerGrant("TCP 30080 group", "999988887777/sg-theirs")
+	want := cloud.Want{Owner: "owner", Groups: []string{"sg-1"}, Grants: []cloud.Grant{theirs, cloudtest.PeerGrant("TCP 30081 group", "sg-2")}}
+	for range 2 {
+		if _, err := cloud.Sync(t.Context(), p, want); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if have := account.Rules("sg-1"); len(have) != 2 || have[0].Peer != theirs.Peer || have[1].Peer != "sg-2" {
+		t.Errorf("rules %+v", have)
+	}
+	if err := p.Exists(t.Context(), theirs.Peer); err != nil {
+		t.Errorf("a group that is not shown to us: %v", err)
+	}
+	if err := p.Exists(t.Context(), "123456789012/sg-2"); !errors.Is(err, cloud.ErrInvalid) {
+		t.Errorf("our own account: %v", err)
+	}
+	if err := p.Authorize(t.Context(), "sg-1", "owner", []cloud.Grant{cloudtest.PeerGrant("TCP 30082 group", "sg-theirs")}); !errors.Is(err, cloud.ErrInvalid) {
+		t.Errorf("without its account: %v", err)
 	}
 }
 

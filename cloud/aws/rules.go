@@ -83,7 +83,11 @@ func admit(p *types.IpPermission, g cloud.Grant) error {
 	case g.Peer != "" && g.Source.IsValid(), g.Peer == "" && !g.Source.IsValid():
 		return fmt.Errorf("%w: a grant of %s %s has exactly one source, not %q and %q", cloud.ErrInvalid, g.Protocol, g.Ports, g.Peer, g.Source)
 	case g.Peer != "":
-		p.UserIdGroupPairs = append(p.UserIdGroupPairs, types.UserIdGroupPair{GroupId: sdk.String(g.Peer), Description: description})
+		pair := types.UserIdGroupPair{GroupId: sdk.String(g.Peer), Description: description}
+		if account, group, other := strings.Cut(g.Peer, "/"); other {
+			pair.UserId, pair.GroupId = sdk.String(account), sdk.String(group)
+		}
+		p.UserIdGroupPairs = append(p.UserIdGroupPairs, pair)
 	case g.Source.Addr().Is4():
 		p.IpRanges = append(p.IpRanges, types.IpRange{CidrIp: sdk.String(g.Source.Masked().String()), Description: description})
 	default:
@@ -127,8 +131,11 @@ func ruleOf(r types.SecurityGroupRule) (cloud.Rule, error) {
 	if (protocol == rule.TCP || protocol == rule.UDP) && from >= 0 && from <= to && to <= 65535 {
 		out.Ports = rule.PortRange{First: uint16(from), Last: uint16(to)}
 	}
-	if r.ReferencedGroupInfo != nil { // its id alone, whosever account and VPC it is of
-		out.Peer = sdk.ToString(r.ReferencedGroupInfo.GroupId)
+	if peer := r.ReferencedGroupInfo; peer != nil { // with its account, where that is not ours
+		out.Peer = sdk.ToString(peer.GroupId)
+		if account, own := sdk.ToString(peer.UserId), sdk.ToString(r.GroupOwnerId); account != "" && own != "" && account != own {
+			out.Peer = account + "/" + out.Peer
+		}
 	} else {
 		out.Peer = sdk.ToString(r.PrefixListId)
 	}

@@ -122,16 +122,16 @@ func TestAGrantHasExactlyOneSource(t *testing.T) {
 	}
 }
 
-func TestAPeerIsReadByItsIDWhateverStandsBesideIt(t *testing.T) {
+func TestAPeerIsReadByItsIDAndTheAccountIfThatIsNotOurs(t *testing.T) {
 	for name, c := range map[string]struct {
 		in   types.SecurityGroupRule
 		want string
 	}{
 		"our VPC": {types.SecurityGroupRule{ReferencedGroupInfo: &types.ReferencedSecurityGroup{GroupId: sdk.String("sg-1")}}, "sg-1"},
-		"a peered VPC of another account": {types.SecurityGroupRule{ReferencedGroupInfo: &types.ReferencedSecurityGroup{
+		"a peered VPC of another account": {types.SecurityGroupRule{GroupOwnerId: sdk.String("123456789012"), ReferencedGroupInfo: &types.ReferencedSecurityGroup{
 			GroupId: sdk.String("sg-2"), UserId: sdk.String("999988887777"), VpcId: sdk.String("vpc-2"),
 			VpcPeeringConnectionId: sdk.String("pcx-1"), PeeringStatus: sdk.String("active"),
-		}}, "sg-2"},
+		}}, "999988887777/sg-2"},
 		"a peered VPC that is gone": {types.SecurityGroupRule{ReferencedGroupInfo: &types.ReferencedSecurityGroup{
 			GroupId: sdk.String("sg-3"), PeeringStatus: sdk.String("deleted"),
 		}}, "sg-3"},

@@ -23,7 +23,7 @@ func (e *EC2) Tag(group string, tags map[string]string) {
 }
 
 // AddPeer makes a group of another account, in a VPC that is peered with ours: rules
-// may refer to it, and no listing of this account's groups shows it.
+// may refer to it by both, and no listing of this account's groups shows it.
 func (e *EC2) AddPeer(id, account string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -46,8 +46,8 @@ func (e *EC2) setPeer(r *record, id string) {
 		return
 	}
 	r.groupSource, r.groupOwner = id, account
-	if other, ok := e.peers[id]; ok {
-		r.groupOwner = other
+	if owner, group, foreign := strings.Cut(id, "/"); foreign {
+		r.groupSource, r.groupOwner = group, owner
 	}
 }
 
@@ -59,7 +59,14 @@ func (e *EC2) refers(r record) error {
 		_, err := e.list(r.prefixList)
 		return err
 	}
-	if _, ok := e.peers[r.groupSource]; ok || r.groupSource == "" {
+	if r.groupSource == "" {
+		return nil
+	}
+	// "you must include the account number" (VPC peering: Reference peer security groups).
+	if r.groupOwner != "" && r.groupOwner != account {
+		if e.peers[r.groupSource] != r.groupOwner {
+			return refuse("InvalidGroup.NotFound", "You have specified two resources that belong to different networks.")
+		}
 		return nil
 	}
 	_, err := e.group(r.groupSource)

@@ -213,7 +213,7 @@ func (e *EC2) authorize(groupID string, add []record) ([]record, error) {
 	for i := range add {
 		add[i].id = e.nextID()
 		if add[i].groupSource != "" {
-			e.setPeer(&add[i], add[i].groupSource)
+			add[i].groupOwner = cmp.Or(add[i].groupOwner, account)
 		}
 	}
 	g.history.remember(g.rules, fault.Unseen)

@@ -45,7 +45,9 @@ func (m memory) Authorize(ctx context.Context, group, owner string, grants []clo
 	var add []record
 	for _, g := range grants {
 		rec := recordOf(g.Rule, allowed(g.Description))
-		rec.groupSource = g.Peer
+		if g.Peer != "" {
+			m.ec2.setPeer(&rec, g.Peer)
+		}
 		rec.tags = map[string]string{OwnerTag: owner}
 		add = append(add, rec)
 	}
@@ -142,8 +144,17 @@ func recordOf(r rule.Rule, description string) record {
 	return rec
 }
 
+// peerID is the group or prefix list that is the record's source, with its account where
+// that is another one.
+func (r record) peerID() string {
+	if r.groupSource != "" && r.groupOwner != account {
+		return r.groupOwner + "/" + r.groupSource
+	}
+	return r.groupSource + r.prefixList
+}
+
 func (r record) listed() cloud.Rule {
-	out := cloud.Rule{ID: r.id, Peer: r.groupSource + r.prefixList, Owner: r.tags[OwnerTag], Description: r.description}
+	out := cloud.Rule{ID: r.id, Peer: r.peerID(), Owner: r.tags[OwnerTag], Description: r.description}
 	protocol, known := fromEC2[r.protocol]
 	if !known {
 		protocol = rule.Protocol(strings.ToUpper(r.protocol))

@@ -11,6 +11,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/event"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/cloud"
@@ -172,6 +173,21 @@ func TestACopyOfTheClusterOnlyObserves(t *testing.T) {
 	}
 	if a, b := len(account.Rules("sg-1")), len(account.Rules("sg-2")); a != 2 || b != 1 {
 		t.Errorf("the groups hold %d and %d rules", a, b)
+	}
+}
+
+// A person who confirms a cluster does not wait for the next resync; what we write
+// ourselves wakes nobody.
+func TestAConfirmationIsHeardAtOnce(t *testing.T) {
+	before := firewallOf("aws", time.Hour, "sg-1")
+	confirmed, seen := before.DeepCopy(), before.DeepCopy()
+	confirmed.Annotations = map[string]string{v1alpha1.AnnotationConfirmedCluster: "second"}
+	seen.Status.LastVerified = &metav1.Time{Time: time.Now()}
+	if !meant.Update(event.UpdateEvent{ObjectOld: &before, ObjectNew: confirmed}) {
+		t.Error("the confirmation wakes nobody")
+	}
+	if meant.Update(event.UpdateEvent{ObjectOld: &before, ObjectNew: seen}) {
+		t.Error("our own status wakes us")
 	}
 }
 

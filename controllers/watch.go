@@ -33,9 +33,12 @@ func each(keys func(context.Context, client.Object) []reconcile.Request) handler
 }
 
 // ofSpec lets through what changes meaning, not our own status writes.
-var ofSpec = ctrlbuilder.WithPredicates(predicate.Or(
+var ofSpec = ctrlbuilder.WithPredicates(meant)
+
+// meant is a spec, an annotation (a person confirms or releases by one), or that it goes.
+var meant = predicate.Or(
 	predicate.GenerationChangedPredicate{}, predicate.AnnotationChangedPredicate{}, deletionBegan,
-))
+)
 
 var deletionBegan = predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
 	return e.ObjectOld.GetDeletionTimestamp() == nil && e.ObjectNew.GetDeletionTimestamp() != nil

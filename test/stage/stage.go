@@ -133,7 +133,7 @@ func (s *Stage) RunManager(ctx context.Context, name string, through *rest.Confi
 	return s.Run(ctx, lab.Command{
 		Name: name, Argv: append(argv, flags...),
 		Env: []string{
-			"AWS_ACCESS_KEY_ID=" + AccessKey, "AWS_SECRET_ACCESS_KEY=" + SecretKey, "AWS_EC2_METADATA_DISABLED=true",
+			"AWS_ACCESS_KEY_ID=" + AccessKey, "AWS_SECRET_ACCESS_KEY=" + SecretKey, "AWS_EC2_METADATA_DISABLED=true", "AWS_ENDPOINT_URL_STS=" + stsEndpoint,
 			"ALIBABA_CLOUD_ACCESS_KEY_ID=" + AccessKey, "ALIBABA_CLOUD_ACCESS_KEY_SECRET=" + SecretKey,
 		},
 	})

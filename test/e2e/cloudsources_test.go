@@ -42,6 +42,14 @@ func TestSourcesThatTheCloudKnows(t *testing.T) {
 		t.Errorf("the cloud admits %s", got)
 	}
 
+	// Where the cloud only observes, nobody narrows the network to the group.
+	s.firewall(func(f *v1alpha1.CloudFirewallSpec) { f.Mode = v1alpha1.CloudObserve })
+	s.awaitReason(policy, v1alpha1.Accepted, v1alpha1.ReasonSourceRefused)
+	s.silentSoon(s.office, from(officeCIDR, 1), 30350)
+	s.firewall(func(f *v1alpha1.CloudFirewallSpec) { f.Mode = v1alpha1.CloudEnforce })
+	s.awaitReady(policy)
+	s.answers(s.office, from(officeCIDR, 1), 30350)
+
 	account.AddPrefixList(list, 20, netip.MustParsePrefix(string(officeCIDR)))
 	edit(s, policy, func(p *v1alpha1.NodePortPolicy) { p.Spec.Sources = p.Spec.Sources[:1] })
 	s.eventually("the list is looked up again", func() error {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/rule"
+	"github.com/portreeve/portreeve/test/health"
 )
 
 func TestInstallationStatus(t *testing.T) {
@@ -40,6 +41,7 @@ func TestInstallationStatus(t *testing.T) {
 			if got := theOneOf(t, status.Conditions, 4); got != c.want {
 				t.Errorf("conditions %q, want %q", got, c.want)
 			}
+			health.Check(t, &v1alpha1.Portreeve{ObjectMeta: object.ObjectMeta, Status: status}, health.Of(c.want))
 			if m := meta.FindStatusCondition(status.Conditions, v1alpha1.Ready).Message; !strings.Contains(m, c.says) {
 				t.Errorf("Ready says %q, nothing of %q", m, c.says)
 			}
@@ -113,6 +115,7 @@ func TestInstallationSaysWhichDeniedSetsItDoesNotKnow(t *testing.T) {
 		if got := theOneOf(t, status.Conditions, 4); got != c.want {
 			t.Errorf("conditions %q, want %q", got, c.want)
 		}
+		health.Check(t, &v1alpha1.Portreeve{ObjectMeta: object.ObjectMeta, Status: status}, health.Of(c.want))
 		if m := meta.FindStatusCondition(status.Conditions, v1alpha1.Ready).Message; !strings.Contains(m, c.says) {
 			t.Errorf("Ready says %q, nothing of %q", m, c.says)
 		}

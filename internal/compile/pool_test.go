@@ -14,6 +14,7 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/rule"
+	"github.com/portreeve/portreeve/test/health"
 )
 
 func aged(name string, days int, ranges ...v1alpha1.PortRange) v1alpha1.NodePortPool {
@@ -193,6 +194,7 @@ func TestPoolConditions(t *testing.T) {
 			if got := strings.Join(holds, " "); got != c.want {
 				t.Errorf("conditions %q, want %q", got, c.want)
 			}
+			health.Check(t, &v1alpha1.NodePortPool{ObjectMeta: pool.ObjectMeta, Status: status}, health.Of(c.want))
 			if m := meta.FindStatusCondition(status.Conditions, v1alpha1.Ready).Message; !strings.Contains(m, c.names) {
 				t.Errorf("Ready says %q, nothing of %q", m, c.names)
 			}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/rule"
+	"github.com/portreeve/portreeve/test/health"
 )
 
 // poolStatus of a pool with ten times tens numbers from 30000 on, of which taken are
@@ -70,6 +71,9 @@ func TestExhaustedAtItsThresholds(t *testing.T) {
 		if ready := meta.FindStatusCondition(status.Conditions, v1alpha1.Ready); ready.Status != metav1.ConditionTrue {
 			t.Errorf("an exhausted pool is not Ready: %+v", ready)
 		}
+		pool := aged("web", 1)
+		pool.Status = status
+		health.Check(t, &pool, health.InForce)
 	}
 }
 
@@ -104,6 +108,7 @@ func TestPoolConditionsOfLimits(t *testing.T) {
 			if got := theOneOf(t, status.Conditions, 2); got != c.want {
 				t.Errorf("conditions %q, want %q", got, c.want)
 			}
+			health.Check(t, &v1alpha1.NodePortPool{ObjectMeta: pool.ObjectMeta, Status: status}, health.Of(c.want))
 			if m := meta.FindStatusCondition(status.Conditions, v1alpha1.Ready).Message; !strings.Contains(m, c.names) {
 				t.Errorf("Ready says %q, nothing of %q", m, c.names)
 			}

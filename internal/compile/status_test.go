@@ -17,6 +17,7 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/rule"
+	"github.com/portreeve/portreeve/test/health"
 )
 
 // healthy is a policy that is in force at every gate: Service shop on 30007, for
@@ -105,6 +106,7 @@ func TestStatus(t *testing.T) {
 			if status.ObservedGeneration != 3 {
 				t.Errorf("observedGeneration %d", status.ObservedGeneration)
 			}
+			health.Check(t, &v1alpha1.NodePortPolicy{ObjectMeta: seen.Policy.ObjectMeta, Status: status}, meant(c.want))
 			for _, condition := range status.Conditions {
 				if condition.Message == "" && c.want == nil || condition.ObservedGeneration != 3 || !condition.LastTransitionTime.Time.Equal(clock) {
 					t.Errorf("condition %+v", condition)
@@ -157,6 +159,14 @@ func unhealthy(t *testing.T, status v1alpha1.NodePortPolicyStatus) (out []string
 		}
 		return out
 	}
+}
+
+// meant is what GitOps tools must call a policy of which unhealthy says so.
+func meant(unhealthy []string) health.Verdict {
+	if n := len(unhealthy); n > 0 && !strings.Contains(unhealthy[n-1], " True ") {
+		return health.Of(unhealthy[n-1])
+	}
+	return health.InForce
 }
 
 func TestStatusSaysWhereToConnect(t *testing.T) {

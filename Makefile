@@ -61,8 +61,9 @@ build: ## The programs, into bin/
 	go build -o bin/ ./cmd/...
 
 .PHONY: generate
-generate: ## Deepcopy functions and CRDs, from the types in api/
+generate: ## Deepcopy functions and CRDs, from the types in api/; the Helm chart and the OLM bundle
 	hack/generate.sh api/v1alpha1 config/crd
+	go -C hack/packaging run ./generate $(CURDIR) $(CURDIR)
 
 .PHONY: lint
 lint: ## golangci-lint with the import rules, and what is linked into each program
@@ -85,8 +86,12 @@ manifests: dist/install.yaml ## dist/install.yaml, with all that `kubectl apply`
 .PHONY: dist/install.yaml
 dist/install.yaml:
 	mkdir -p dist
-	$(call tool,kustomize) build config/default >$@.tmp
+	$(MAKE) -s install-yaml >$@.tmp
 	mv $@.tmp $@
+
+.PHONY: install-yaml
+install-yaml:
+	@$(call tool,kustomize) build config/default
 
 CONTAINER_TOOL ?= docker
 TAG ?= latest

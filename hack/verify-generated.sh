@@ -1,6 +1,7 @@
 #!/bin/sh
 # Fails, with the difference, if a generated file is missing, stale or left over,
-# or if config/crd/kustomization.yaml leaves out a definition.
+# or if config/crd/kustomization.yaml leaves out a definition. The Helm chart and the
+# OLM bundle are made of config/, with the images of the checked-in bundle.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -13,6 +14,10 @@ cp config/crd/kustomization.yaml "$tmp/crd" # the one file there that is written
 status=0
 diff -u api/v1alpha1/zz_generated.deepcopy.go "$tmp/api/zz_generated.deepcopy.go" || status=1
 diff -ru config/crd "$tmp/crd" || status=1
+go -C hack/packaging run ./generate "$PWD" "$tmp"
+for made in charts/portreeve/templates; do
+	diff -ru "$made" "$tmp/$made" || status=1
+done
 if [ $status != 0 ]; then
 	echo "generated files are not current: run make generate" >&2
 fi

@@ -10,6 +10,7 @@
 package main
 
 import (
+	"cmp"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -34,9 +35,11 @@ type tooth struct {
 	File string `json:"file"`
 	Old  string `json:"old"`
 	New  string `json:"new"`
-	// Test of Package must fail then. A slash selects a subtest.
+	// Test of Package must fail then. A slash selects a subtest. Module is its folder, if
+	// that is not the root's.
 	Package string `json:"package"`
 	Test    string `json:"test"`
+	Module  string `json:"module"`
 }
 
 func main() {
@@ -80,7 +83,7 @@ func (t tooth) bite() error {
 	if err != nil {
 		return err
 	}
-	test := exec.Command("go", "test", "-count=1", "-timeout=10m", "-run", anchored(t.Test), t.Package)
+	test := exec.Command("go", "-C", cmp.Or(t.Module, "."), "test", "-count=1", "-timeout=10m", "-run", anchored(t.Test), t.Package)
 	test.Env = append(os.Environ(), strings.TrimSpace("GOFLAGS="+os.Getenv("GOFLAGS")+" -overlay="+overlay))
 	out, err := test.CombinedOutput()
 	switch {

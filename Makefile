@@ -63,7 +63,7 @@ build: ## The programs, into bin/
 .PHONY: generate
 generate: ## Deepcopy functions and CRDs, from the types in api/; the Helm chart and the OLM bundle
 	hack/generate.sh api/v1alpha1 config/crd
-	go -C hack/packaging run ./generate $(CURDIR) $(CURDIR)
+	env -u MANAGER_IMAGE -u AGENT_IMAGE -u BUNDLE_IMAGE go -C hack/packaging run ./generate $(CURDIR) $(CURDIR)
 
 .PHONY: lint
 lint: ## golangci-lint with the import rules, and what is linked into each program
@@ -92,6 +92,11 @@ dist/install.yaml:
 .PHONY: install-yaml
 install-yaml:
 	@$(call tool,kustomize) build config/default
+
+.PHONY: bundle
+bundle: ## The OLM bundle and its catalog, with MANAGER_IMAGE, AGENT_IMAGE and BUNDLE_IMAGE
+	MANAGER_IMAGE=$(MANAGER_IMAGE) AGENT_IMAGE=$(AGENT_IMAGE) BUNDLE_IMAGE=$(BUNDLE_IMAGE) \
+		go -C hack/packaging run ./generate $(CURDIR) $(CURDIR)
 
 CONTAINER_TOOL ?= docker
 TAG ?= latest

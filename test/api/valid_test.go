@@ -48,7 +48,7 @@ func TestGoodInputIsAcceptedAndKeptAsWritten(t *testing.T) {
 	if err := v1alpha1.AddToScheme(scheme); err != nil {
 		t.Fatal(err)
 	}
-	for _, object := range append(documents(t, "test/valid/*.yaml"), documents(t, "config/samples/*.yaml")...) {
+	for _, object := range append(documents(t, "test/valid/*.yaml"), append(documents(t, "config/samples/*.yaml"), documents(t, "hack/packaging/csv/examples.yaml")...)...) {
 		t.Run(object.GetKind()+"/"+object.GetName(), func(t *testing.T) {
 			i := slices.IndexFunc(kinds, func(k kind) bool { return k.String() == object.GetKind() })
 			if i < 0 {

@@ -1,9 +1,14 @@
-// Command generate writes the templates of the Helm chart, made of config/.
+// Command generate writes the templates of the Helm chart, the OLM bundle and its
+// catalog, made of config/.
 //
 //	generate ROOT OUT   read the tree at ROOT, write below OUT
+//
+// The bundle names the images $MANAGER_IMAGE, $AGENT_IMAGE and, in the catalog,
+// $BUNDLE_IMAGE; those checked in are ones that nobody has.
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -31,13 +36,37 @@ func generate(root, out string) error {
 	if err != nil {
 		return err
 	}
-	return write(filepath.Join(out, "charts/portreeve"), "templates", chart)
+	if err := write(filepath.Join(out, "charts/portreeve"), chart, "templates"); err != nil {
+		return err
+	}
+	install, err := packaging.Build(filepath.Join(root, "config/default"))
+	if err != nil {
+		return err
+	}
+	samples, err := packaging.Build(filepath.Join(root, "config/samples"))
+	if err != nil {
+		return err
+	}
+	bundle, err := packaging.Bundle(install, samples, packaging.Images{
+		Manager: image("MANAGER_IMAGE", "portreeve-manager"), Agent: image("AGENT_IMAGE", "portreeve-agent"), Bundle: image("BUNDLE_IMAGE", "portreeve-bundle"),
+	})
+	if err != nil {
+		return err
+	}
+	return write(out, bundle, "bundle", "catalog")
 }
 
-// write makes the folder of that name hold the files and no others.
-func write(parent, folder string, files packaging.Files) error {
-	if err := os.RemoveAll(filepath.Join(parent, folder)); err != nil {
-		return err
+// image is what the variable says, else one that nobody has.
+func image(variable, name string) string {
+	return cmp.Or(os.Getenv(variable), "registry.example.com/"+name+":v"+packaging.Version)
+}
+
+// write makes the folders hold the files and no others.
+func write(parent string, files packaging.Files, folders ...string) error {
+	for _, folder := range folders {
+		if err := os.RemoveAll(filepath.Join(parent, folder)); err != nil {
+			return err
+		}
 	}
 	for _, path := range files.Paths() {
 		file := filepath.Join(parent, path)

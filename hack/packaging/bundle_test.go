@@ -1,0 +1,281 @@
+package packaging
+
+import (
+	"encoding/json"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/operator-framework/api/pkg/manifests"
+	"github.com/operator-framework/api/pkg/validation"
+	"github.com/operator-framework/api/pkg/validation/errors"
+	"github.com/operator-framework/operator-registry/alpha/declcfg"
+	"sigs.k8s.io/yaml"
+)
+
+var checkedIn = Images{
+	Manager: "registry.example.com/portreeve-manager:v" + Version, Agent: "registry.example.com/portreeve-agent:v" + Version,
+	Bundle: "registry.example.com/portreeve-bundle:v" + Version,
+}
+
+func bundle(t *testing.T, images Images) Files {
+	t.Helper()
+	files, err := Bundle(build(t, "config/default"), build(t, "config/samples"), images)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+func clusterServiceVersion(t *testing.T, files Files) (csv Object) {
+	t.Helper()
+	if err := yaml.Unmarshal([]byte(files["bundle/manifests/portreeve.clusterserviceversion.yaml"]), &csv); err != nil {
+		t.Fatal(err)
+	}
+	return csv
+}
+
+// written puts the files into a folder.
+func written(t *testing.T, files Files) string {
+	t.Helper()
+	dir := t.TempDir()
+	for path, text := range files {
+		file := filepath.Join(dir, path)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func TestTheBundleIsCurrent(t *testing.T) {
+	want := bundle(t, checkedIn)
+	have := Files{}
+	for _, top := range []string{"bundle", "bundle.Dockerfile", "catalog", "catalog.Dockerfile"} {
+		err := filepath.WalkDir(filepath.Join(root, top), func(path string, entry fs.DirEntry, err error) error {
+			if err != nil || entry.IsDir() {
+				return err
+			}
+			text, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			path, err = filepath.Rel(root, path)
+			have[path] = string(text)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !slices.Equal(have.Paths(), want.Paths()) {
+		t.Errorf("there are %q, want %q", have.Paths(), want.Paths())
+	}
+	for path := range want {
+		if have[path] != want[path] {
+			t.Errorf("%s is not current: run make bundle", path)
+		}
+	}
+}
+
+// unasked are the validators that are not asked, each with its reason.
+var unasked = map[string]string{
+	"MultipleArchitecturesValidator": "it pulls the images, and none are published",
+}
+
+// explained are warnings that stand, each with its reason.
+var explained = map[string]string{
+	`channel(s) ["alpha"] are not following the recommended naming convention`: "an alpha API is offered as what it is; who wants the name of the convention subscribes to stable",
+}
+
+// Operator Framework's own validators have nothing to say: no error, and no warning that
+// is not explained.
+func TestValidatorsHaveNothingToSayOfTheBundle(t *testing.T) {
+	loaded, err := manifests.GetBundleFromDir(filepath.Join(written(t, bundle(t, checkedIn)), "bundle"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	validators := validation.AllValidators
+	asked := validators[:0:0]
+	for _, v := range validators {
+		if reflect.ValueOf(v).Pointer() != reflect.ValueOf(validation.MultipleArchitecturesValidator).Pointer() {
+			asked = append(asked, v)
+		}
+	}
+	if len(asked) != len(validators)-len(unasked) {
+		t.Fatalf("%d of %d validators are asked", len(asked), len(validators))
+	}
+	objects := []any{loaded, loaded.CSV, map[string]string{"k8s-version": "1.35.0"}}
+	for _, crd := range loaded.V1CRDs {
+		objects = append(objects, crd)
+	}
+	for _, object := range loaded.Objects {
+		objects = append(objects, object)
+	}
+	results, left := 0, slices.Collect(maps.Keys(explained))
+	for _, validator := range asked {
+		for _, result := range validator.Validate(objects...) {
+			results++
+			for _, problem := range result.Errors {
+				t.Errorf("%s: %s", result.Name, problem.Error())
+			}
+			for _, problem := range result.Warnings {
+				before := len(left)
+				left = slices.DeleteFunc(left, func(text string) bool { return strings.Contains(problem.Error(), text) })
+				if len(left) == before {
+					t.Errorf("%s: %s", result.Name, problem.Error())
+				}
+			}
+		}
+	}
+	if len(left) > 0 {
+		t.Errorf("nobody warns any more of %q", left)
+	}
+	if results < 10 || len(loaded.V1CRDs) != 7 {
+		t.Errorf("only %d results for %d definitions", results, len(loaded.V1CRDs))
+	}
+}
+
+// A validator that has nothing to say of a bad bundle would prove nothing.
+func TestValidatorsSpeakOfABadBundle(t *testing.T) {
+	files := bundle(t, checkedIn)
+	const path = "bundle/manifests/portreeve.clusterserviceversion.yaml"
+	files[path] = strings.Replace(files[path], "minKubeVersion: 1.35.0", "minKubeVersion: soon", 1)
+	loaded, err := manifests.GetBundleFromDir(filepath.Join(written(t, files), "bundle"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var problems []errors.Error
+	for _, result := range validation.AllValidators[:8].Validate(loaded) {
+		problems = append(problems, result.Errors...)
+	}
+	if len(problems) == 0 {
+		t.Error("nobody minds")
+	}
+}
+
+// The bundle installs what kustomize does: the same manager with the same rights, the
+// same definitions and roles, and nothing of the agent but its rights.
+func TestTheBundleInstallsWhatKustomizeDoes(t *testing.T) {
+	images := Images{Manager: "portreeve-manager:latest", Agent: "portreeve-agent:latest", Bundle: "b"}
+	files, install := bundle(t, images), build(t, "config/default")
+	spec := clusterServiceVersion(t, files).fields("spec", "install", "spec")
+	var have, want []Object
+	for path, text := range files {
+		if strings.HasPrefix(path, "bundle/manifests/") && !strings.Contains(path, "clusterserviceversion") {
+			var object Object
+			if err := yaml.Unmarshal([]byte(text), &object); err != nil {
+				t.Fatal(err)
+			}
+			have = append(have, object)
+		}
+	}
+	for _, object := range install {
+		switch kind, name := object.Text("kind"), object.Text("metadata", "name"); {
+		case kind == "CustomResourceDefinition", kind == "ClusterRole" && !slices.Contains(accounts, name):
+			want = append(want, object)
+		case kind == "Deployment":
+			deployments := spec["deployments"].([]any)
+			deployment := Object(deployments[0].(map[string]any))
+			if len(deployments) != 1 || deployment["name"] != name || !reflect.DeepEqual(deployment["spec"], object["spec"]) {
+				t.Errorf("the bundle's Deployment is %v, want %v", deployment, object)
+			}
+		case kind == "ClusterRole":
+			grants(t, spec, "clusterPermissions", name, object["rules"])
+		case kind == "Role":
+			grants(t, spec, "permissions", name, object["rules"])
+		}
+	}
+	same(t, "the bundle", have, want)
+	if !strings.Contains(files["bundle/manifests/portreeve.clusterserviceversion.yaml"], "kubectl apply -n portreeve-system -k config/agent") {
+		t.Error("it does not say what must be applied besides")
+	}
+}
+
+func grants(t *testing.T, spec Object, list, account string, rules any) {
+	t.Helper()
+	for _, permission := range spec[list].([]any) {
+		if p := Object(permission.(map[string]any)); p["serviceAccountName"] == account && reflect.DeepEqual(p["rules"], rules) {
+			return
+		}
+	}
+	t.Errorf("%s do not give %s %v", list, account, rules)
+}
+
+// Every image that anything runs is named where mirrors look for it.
+func TestRelatedImagesAreAllImages(t *testing.T) {
+	files := bundle(t, checkedIn)
+	related := clusterServiceVersion(t, files).fields("spec")["relatedImages"].([]any)
+	var names []string
+	for _, image := range related {
+		names = append(names, Object(image.(map[string]any)).Text("image"))
+	}
+	if !slices.Equal(names, []string{checkedIn.Manager, checkedIn.Agent}) {
+		t.Errorf("related images are %q", names)
+	}
+}
+
+// Every field of our kinds is described, and every kind has an example.
+func TestEveryFieldIsDescribed(t *testing.T) {
+	csv := clusterServiceVersion(t, bundle(t, checkedIn))
+	var examples []Object
+	if err := json.Unmarshal([]byte(csv.Text("metadata", "annotations", "alm-examples")), &examples); err != nil {
+		t.Fatal(err)
+	}
+	owned := csv.fields("spec", "customresourcedefinitions")["owned"].([]any)
+	if len(owned) != 7 || len(examples) != 7 {
+		t.Errorf("%d kinds and %d examples", len(owned), len(examples))
+	}
+	for _, kind := range owned {
+		kind := Object(kind.(map[string]any))
+		for _, part := range []string{"specDescriptors", "statusDescriptors"} {
+			list, _ := kind[part].([]any)
+			for _, descriptor := range list {
+				if d := Object(descriptor.(map[string]any)); d.Text("path") == "" || d.Text("displayName") == "" || d.Text("description") == "" {
+					t.Errorf("%s: %v", kind.Text("kind"), d)
+				}
+			}
+		}
+	}
+}
+
+// The catalog is one that opm takes, and offers this bundle in every channel.
+func TestTheCatalogOffersTheBundle(t *testing.T) {
+	dir := written(t, bundle(t, checkedIn))
+	config, err := declcfg.LoadFS(t.Context(), os.DirFS(filepath.Join(dir, "catalog")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	model, err := declcfg.ConvertToModel(*config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := model.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	offered := model[Package]
+	if len(model) != 1 || offered == nil || offered.DefaultChannel.Name != Channels[0] || len(offered.Channels) != len(Channels) {
+		t.Fatalf("the catalog offers %+v", model)
+	}
+	for _, channel := range Channels {
+		head, err := offered.Channels[channel].Head()
+		if err != nil || head.Name != "portreeve.v"+Version || head.Image != checkedIn.Bundle {
+			t.Errorf("channel %s: %+v, %v", channel, head, err)
+		}
+	}
+}
+
+func TestChartAndBundleHaveOneVersion(t *testing.T) {
+	chart := load(t).Metadata
+	if chart.Version != Version || chart.AppVersion != Version {
+		t.Errorf("the chart is %s of %s, the bundle %s", chart.Version, chart.AppVersion, Version)
+	}
+}

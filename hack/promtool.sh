@@ -1,0 +1,26 @@
+#!/bin/sh
+# Gets promtool, with which the alerts are tried, out of Debian's package prometheus, and
+# prints its path. The package itself is not installed: its service is none of ours.
+#
+#   PORTREEVE_CACHE   the cache folder; default ${XDG_CACHE_HOME:-~/.cache}/portreeve
+set -eu
+
+if [ -z "${HOME:-}" ]; then
+	HOME=$(getent passwd "$(id -u)" | cut -d: -f6)
+	export HOME="${HOME:-/tmp}"
+fi
+cache=${PORTREEVE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/portreeve}
+out=$cache/promtool
+
+if command -v promtool; then exit 0; fi
+if [ ! -x "$out" ]; then
+	tmp=$(mktemp -d)
+	trap 'rm -rf "$tmp"' EXIT
+	cd "$tmp"
+	apt-get -o APT::Sandbox::User=root download -q prometheus >&2
+	dpkg -x prometheus_*.deb .
+	mkdir -p "$cache"
+	mv usr/bin/promtool "$out.tmp"
+	mv "$out.tmp" "$out"
+fi
+echo "$out"

@@ -68,6 +68,7 @@ generate: ## Deepcopy functions and CRDs, from the types in api/; the Helm chart
 .PHONY: lint
 lint: ## golangci-lint with the import rules, and what is linked into each program
 	$(call tool,golangci-lint) run ./...
+	cd hack/packaging && $$(../tools.sh golangci-lint) run --config ../../.golangci.yml ./...
 	hack/deps.sh
 
 .PHONY: verify-generated

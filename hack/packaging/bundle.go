@@ -136,7 +136,7 @@ func permissions(install []Object, kind string) (all []any) {
 func deployments(install []Object, images Images) (all []any) {
 	for _, object := range install {
 		if object.Text("kind") == "Deployment" {
-			spec := clone(Object(object.fields("spec")))
+			spec := clone(object.fields("spec"))
 			Object{"kind": "Deployment", "spec": map[string]any(spec)}.container()["image"] = images.Manager
 			all = append(all, map[string]any{
 				"name": object.Text("metadata", "name"), "label": object.field("metadata", "labels"), "spec": map[string]any(spec),

@@ -14,6 +14,7 @@ RUN go mod download
 COPY api/ api/
 COPY cloud/ cloud/
 COPY cmd/ cmd/
+COPY config/agent/ config/agent/
 COPY controllers/ controllers/
 COPY datapath/ datapath/
 COPY internal/ internal/

@@ -137,7 +137,10 @@ func deployments(install []Object, images Images) (all []any) {
 	for _, object := range install {
 		if object.Text("kind") == "Deployment" {
 			spec := clone(object.fields("spec"))
-			Object{"kind": "Deployment", "spec": map[string]any(spec)}.container()["image"] = images.Manager
+			manager := Object{"kind": "Deployment", "spec": map[string]any(spec)}.container()
+			manager["image"] = images.Manager
+			env, _ := manager["env"].([]any) // what the manager runs where the Portreeve object says so
+			manager["env"] = append(env, map[string]any{"name": "RELATED_IMAGE_AGENT", "value": images.Agent})
 			all = append(all, map[string]any{
 				"name": object.Text("metadata", "name"), "label": object.field("metadata", "labels"), "spec": map[string]any(spec),
 			})
@@ -163,21 +166,23 @@ func examples(kinds []any, samples []Object) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	var objects []Object
 	for _, part := range strings.Split(string(text), "\n---\n") {
 		var object Object
 		if err := yaml.UnmarshalStrict([]byte(part), &object); err != nil {
 			return "", err
 		}
-		samples = append(samples, object)
+		objects = append(objects, object)
 	}
+	objects = append(objects, samples...)
 	var all []Object
 	for _, kind := range kinds {
 		name := kind.(map[string]any)["kind"]
-		i := slices.IndexFunc(samples, func(o Object) bool { return o["kind"] == name })
+		i := slices.IndexFunc(objects, func(o Object) bool { return o["kind"] == name })
 		if i < 0 {
 			return "", fmt.Errorf("no sample of %s", name)
 		}
-		all = append(all, samples[i])
+		all = append(all, objects[i])
 	}
 	out, err := json.MarshalIndent(all, "", "  ")
 	return string(out), err

@@ -13,6 +13,7 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	agentmanifest "github.com/portreeve/portreeve/config/agent"
+	"github.com/portreeve/portreeve/test/health"
 )
 
 func agentBase(t *testing.T) *appsv1.DaemonSet {
@@ -142,13 +143,21 @@ func TestTheInstallationSaysHowFarItsAgentsAre(t *testing.T) {
 		"on every node": {&v1alpha1.AgentRollout{}, InstallationSeen{AgentsRolled: true, Agents: &v1alpha1.AgentStatus{Image: "a:v2", Nodes: 3, Updated: 3, Ready: 3}}, metav1.ConditionTrue, v1alpha1.ReasonOK, "as wished"},
 	} {
 		t.Run(sentence, func(t *testing.T) {
-			object := &v1alpha1.Portreeve{Spec: v1alpha1.PortreeveSpec{Agent: c.spec}}
+			object := &v1alpha1.Portreeve{ObjectMeta: metav1.ObjectMeta{Generation: 2}, Spec: v1alpha1.PortreeveSpec{Agent: c.spec}}
 			status := InstallationStatus(object, c.seen, metav1.NewTime(time.Unix(1_800_000_000, 0)))
 			for _, ready := range status.Conditions {
 				if ready.Type == v1alpha1.Ready && (ready.Status != c.ready || ready.Reason != c.reason || !strings.Contains(ready.Message, c.says)) {
 					t.Errorf("Ready=%s %s: %s", ready.Status, ready.Reason, ready.Message)
 				}
 			}
+			object.Status = status
+			verdict := health.Stuck
+			if c.ready == metav1.ConditionTrue {
+				verdict = health.InForce
+			} else if c.reason == v1alpha1.ReasonProgressing {
+				verdict = health.Working
+			}
+			health.Check(t, object, verdict)
 		})
 	}
 }

@@ -3,9 +3,6 @@ package health
 import (
 	"context"
 	"fmt"
-	"os"
-	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -14,17 +11,13 @@ import (
 	lua "github.com/yuin/gopher-lua"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"sigs.k8s.io/yaml"
-)
 
-// scripts is the folder that holds what Argo CD is taught.
-func scripts() string {
-	_, here, _, _ := runtime.Caller(0)
-	return filepath.Join(filepath.Dir(here), "../../config/argocd")
-}
+	"github.com/portreeve/portreeve/config/argocd"
+)
 
 // all are the scripts by the keys of Argo CD's ConfigMap.
 var all = sync.OnceValues(func() (map[string]string, error) {
-	data, err := os.ReadFile(filepath.Join(scripts(), "kustomization.yaml"))
+	data, err := argocd.Scripts.ReadFile("kustomization.yaml")
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +31,7 @@ var all = sync.OnceValues(func() (map[string]string, error) {
 	for _, generator := range kustomization.ConfigMapGenerator {
 		for _, entry := range generator.Files {
 			key, file, _ := strings.Cut(entry, "=")
-			script, err := os.ReadFile(filepath.Join(scripts(), file))
+			script, err := argocd.Scripts.ReadFile(file)
 			if err != nil {
 				return nil, err
 			}

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Looks at all that is linked into each program, which the linter's import rules
 # can't see: the agent, on every node, holds no cloud SDK; the manager, which holds
-# the cloud's credentials, no kernel code; neither holds test equipment. And that the
-# images are built of all of it.
+# the cloud's credentials, no kernel code; what people run has neither; none holds test
+# equipment. And that the images are built of all of it.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -35,4 +35,5 @@ done
 check agent '^github.com/portreeve/portreeve/(cloud|controllers)(/|$)' '^github.com/(aws|aliyun)/'
 check manager '^github.com/portreeve/portreeve/(datapath|internal/agent)(/|$)' \
 	'^github.com/(vishvananda|google/nftables|cilium/ebpf)(/|$)' '/go-iptables(/|$)'
+check kubectl-portreeve '^github.com/portreeve/portreeve/(cloud|controllers|datapath|internal/agent)(/|$)' '^github.com/(aws|aliyun|vishvananda)/'
 exit $status

@@ -30,7 +30,7 @@ type Stage struct {
 	*lab.Cluster
 	// Client reads and writes as the lab's own administrator.
 	Client client.WithWatch
-	// Bin holds the programs manager and agent.
+	// Bin holds the programs manager, agent and kubectl-portreeve.
 	Bin string
 
 	// Lease is how long a silent manager stays leader; 2 s when zero. A busy machine
@@ -55,7 +55,7 @@ func Build(ctx context.Context) (dir string, err error) {
 	if err != nil {
 		return "", err
 	}
-	build := exec.CommandContext(ctx, "go", "build", "-o", dir+"/", "./cmd/manager", "./cmd/agent")
+	build := exec.CommandContext(ctx, "go", "build", "-o", dir+"/", "./cmd/manager", "./cmd/agent", "./cmd/kubectl-portreeve")
 	build.Dir = Root()
 	// Interrupted, go leaves its work folder behind: have it where the caller
 	// removes it.

@@ -1,0 +1,172 @@
+package explain
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
+)
+
+// proxyName is the label by which kube-proxy leaves a Service alone.
+const proxyName = "service.kubernetes.io/service-proxy-name"
+
+// behind is the Service, and what is behind it.
+func (w walk) behind() []Gate {
+	a := w.allocation
+	if a != nil && a.Spec.State == v1alpha1.AllocationClosed || a == nil && w.decision.judged() && !w.decision.set.Audited.Contains(w.port.Number) {
+		return nil // nothing is carried there
+	}
+	if s := w.carrier(); s != nil {
+		g := w.served(s)
+		if g.State == Stops {
+			return []Gate{g}
+		}
+		return []Gate{g, w.endpoints(s)}
+	}
+	g := Gate{Gate: GateService, State: Stops, Reason: ReasonNoService}
+	switch {
+	case a == nil:
+		g.State, g.Message = Doubtful, "no Service has the number; whether something on the nodes themselves listens can't be seen from here"
+	case a.Spec.State == v1alpha1.AllocationForeign:
+		g.State, g.Message = Doubtful, "no Service shows the number"
+	case a.Spec.Carrier == v1alpha1.ServiceInPlace:
+		g.Subject = a.Spec.Claim.Namespace + "/" + a.Spec.Claim.Service
+		g.Message, g.Remedy = "the Service does not exist, so nothing carries the number", "create it"
+	default:
+		g.Subject = a.Spec.Claim.Namespace + "/" + a.Spec.Claim.Policy + v1alpha1.CompanionSuffix
+		g.Message = "the companion Service does not exist, so nothing carries the number"
+		g.Remedy = fmt.Sprintf("see the condition Exposed: kubectl -n %s describe npp %s", a.Spec.Claim.Namespace, a.Spec.Claim.Policy)
+	}
+	return []Gate{g}
+}
+
+// served says whether the Service carries the number, and whether another takes it.
+func (w walk) served(s *corev1.Service) Gate {
+	g := Gate{Gate: GateService, Subject: s.Namespace + "/" + s.Name, State: Passes, Reason: v1alpha1.ReasonOK}
+	a := w.allocation
+	companion := a != nil && a.Spec.State == v1alpha1.AllocationOpen && a.Spec.Carrier != v1alpha1.ServiceInPlace
+	carried := slices.Contains(compile.Held(s)[w.port.Number], v1alpha1.Protocol(w.port.Protocol))
+	switch {
+	case companion && !compile.IsCompanion(s, a.Spec.Claim.Policy):
+		g.State, g.Reason = Stops, v1alpha1.ReasonServiceNameTaken
+		g.Message, g.Remedy = "has the name of the companion and is not ours", "rename or delete it, or rename the policy"
+		return g
+	case !carried:
+		g.State, g.Reason = Stops, ReasonNotCarried
+		g.Message, g.Remedy = fmt.Sprintf("does not have node port %d over %s", w.port.Number, w.port.Protocol), "see the condition Exposed of the policy"
+		return g
+	case companion && len(s.Spec.Selector) == 0 || s.Labels[proxyName] != "":
+		g.State, g.Reason = Stops, v1alpha1.ReasonServiceNotFound
+		g.Message = fmt.Sprintf("holds the number and serves nobody, since Service %s/%s can't be exposed", a.Spec.Claim.Namespace, a.Spec.Claim.Service)
+		g.Remedy = "create that Service, or see the condition Exposed of the policy"
+		return g
+	}
+	if how := w.hijacker(s); how != "" {
+		g.State, g.Reason = Doubtful, v1alpha1.ReasonHijacked
+		g.Message, g.Remedy = "another Service takes the packets: "+how, "remove what takes the port there"
+		return g
+	}
+	g.Message = "carries the number"
+	if s.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal {
+		g.Message += ", externalTrafficPolicy Local: only nodes with an endpoint answer, and pods see the client's address"
+	} else {
+		g.Message += ", externalTrafficPolicy Cluster: every node answers, and pods see the address of the node that forwards"
+	}
+	return g
+}
+
+// hijacker describes a Service that takes the port's packets on an address of a node,
+// ahead of node ports; "" if none does.
+func (w walk) hijacker(s *corev1.Service) string {
+	addresses := w.addresses()
+	for i := range w.Services {
+		other := &w.Services[i]
+		if other == s {
+			continue
+		}
+		if how := compile.Hijacks(other, w.port.Number, []v1alpha1.Protocol{v1alpha1.Protocol(w.port.Protocol)}, addresses); how != "" {
+			return how
+		}
+	}
+	return ""
+}
+
+// endpoints says whether anything answers behind the Service.
+func (w walk) endpoints(s *corev1.Service) Gate {
+	g := Gate{Gate: GateEndpoints, Subject: s.Namespace + "/" + s.Name, State: Passes, Reason: v1alpha1.ReasonOK}
+	counts := map[string]int{}
+	for _, node := range w.ready(s) {
+		counts[node]++
+	}
+	if len(counts) == 0 {
+		g.State, g.Reason = Stops, ReasonNoEndpoints
+		g.Message = "no endpoint is ready, so kube-proxy refuses the connection"
+		g.Remedy = fmt.Sprintf("see that pods match the selector and are Ready, and that the target port exists: kubectl -n %s get endpointslices -l %s=%s", s.Namespace, discoveryv1.LabelServiceName, s.Name)
+		return g
+	}
+	var texts []string
+	for _, node := range slices.Sorted(maps.Keys(counts)) {
+		texts = append(texts, fmt.Sprintf("%d on %s", counts[node], node))
+	}
+	const most = 8
+	g.Message = "ready: " + join(texts[:min(len(texts), most)])
+	if rest := len(texts) - most; rest > 0 {
+		g.Message += fmt.Sprintf(" and on %d more nodes", rest)
+	}
+	return g
+}
+
+// ready lists, for each endpoint of the port that kube-proxy would choose, its node. While
+// none is ready that are those that still serve as they end.
+func (w walk) ready(s *corev1.Service) []string {
+	name, found := "", false
+	for _, p := range s.Spec.Ports {
+		protocol := p.Protocol
+		if protocol == "" {
+			protocol = corev1.ProtocolTCP
+		}
+		if uint16(p.NodePort) == w.port.Number && string(protocol) == string(w.port.Protocol) {
+			name, found = p.Name, true
+		}
+	}
+	if !found {
+		return nil
+	}
+	var ready, ending []string
+	for i := range w.Slices {
+		slice := &w.Slices[i]
+		if slice.Namespace != s.Namespace || slice.Labels[discoveryv1.LabelServiceName] != s.Name || !w.serves(slice, name) {
+			continue
+		}
+		for _, e := range slice.Endpoints {
+			node := "a node that is not named"
+			if e.NodeName != nil {
+				node = *e.NodeName
+			}
+			is := func(c *bool, unknown bool) bool { return c == nil && unknown || c != nil && *c }
+			switch {
+			case is(e.Conditions.Ready, true):
+				ready = append(ready, node)
+			case is(e.Conditions.Serving, false) && is(e.Conditions.Terminating, false):
+				ending = append(ending, node)
+			}
+		}
+	}
+	if len(ready) > 0 {
+		return ready
+	}
+	return ending
+}
+
+func (w walk) serves(slice *discoveryv1.EndpointSlice, name string) bool {
+	return slices.ContainsFunc(slice.Ports, func(p discoveryv1.EndpointPort) bool {
+		named := p.Name != nil && *p.Name == name || p.Name == nil && name == ""
+		over := p.Protocol == nil && w.port.Protocol == "TCP" || p.Protocol != nil && string(*p.Protocol) == string(w.port.Protocol)
+		return named && over && p.Port != nil
+	}) && (slice.AddressType == discoveryv1.AddressTypeIPv4 && !w.from.Is6() || slice.AddressType == discoveryv1.AddressTypeIPv6 && !w.from.Is4())
+}

@@ -3,6 +3,7 @@ package explain
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -65,7 +66,7 @@ func TestExplainAgreesWithTheAgents(t *testing.T) {
 // inAudit: who is let in by judgement stands in the audit, on a line of the number.
 func inAudit(t *rapid.T, report Report, c Cluster, port rule.Port, from netip.Addr) {
 	for _, l := range report.Lines {
-		ranges, err := rule.ParsePortRange(l.Ports)
+		ranges, err := rule.ParsePortRanges(strings.Split(l.Ports, ", "))
 		all := l.Protocol == "" || l.Protocol == string(port.Protocol)
 		if err != nil || !ranges.Contains(port.Number) || !all {
 			continue

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"github.com/portreeve/portreeve/cloud/cloudtest"
 	"github.com/portreeve/portreeve/internal/compile"
 	"github.com/portreeve/portreeve/internal/explain"
+	"github.com/portreeve/portreeve/lab"
 	"github.com/portreeve/portreeve/test/stage"
 )
 
@@ -151,8 +153,8 @@ func TestExplainSaysThatNobodyIsBehindTheService(t *testing.T) {
 	port := s.awaitReady(policy)
 	s.answers(s.office, from(officeCIDR, 1), port)
 	edit(s, s.service("shop"), func(service *corev1.Service) { service.Spec.Selector = map[string]string{"app": "nobody"} })
-	s.eventually("no node answers", func() error {
-		if a := s.office.Ask(s.ctx, flow(town.Nodes()[0], from(officeCIDR, 1), port)); a.Err == nil {
+	s.eventually("the node refuses the connection", func() error {
+		if a := s.office.Ask(s.ctx, flow(town.Nodes()[0], from(officeCIDR, 1), port)); a.Outcome != lab.Refused {
 			return fmt.Errorf("%s", a)
 		}
 		return nil
@@ -164,12 +166,16 @@ func TestExplainSaysThatNobodyIsBehindTheService(t *testing.T) {
 func TestExplainNamesTheNodeWhoseAgentIsDead(t *testing.T) {
 	s := open(t, "dead-agent", "30865-30869")
 	s.audits()
+	first := s.policy("first", officeCIDR)
+	s.create(first)
+	s.awaitReady(first) // by that each node has read that the pool is armed
 	node := town.Nodes()[2]
-	town.Agent(node).Kill()
-	<-town.Agent(node).Done()
+	dead := town.Agent(node)
+	dead.Kill()
+	<-dead.Done()
 	t.Cleanup(func() {
-		if err := town.RestartAgent(t.Context(), node); err != nil && s.ctx.Err() == nil {
-			t.Log(err)
+		if town.Agent(node) == dead {
+			_ = town.RestartAgent(context.Background(), node)
 		}
 	})
 	policy := s.policy("shop", officeCIDR)

@@ -2,7 +2,11 @@ package explain
 
 import (
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -301,6 +305,11 @@ func TestExplainSumsUp(t *testing.T) {
 			t.Errorf("%s: %+v, %v, want %s", from, answer, err, want)
 		}
 	}
+	for verdict, want := range map[Verdict]int{Open: 0, Closed: 1, Partial: 3, Unproved: 3} {
+		if got := (Answer{Verdict: verdict}).ExitStatus(); got != want {
+			t.Errorf("%s: exit status %d, want %d", verdict, got, want)
+		}
+	}
 	verdicts := func(v ...Verdict) (out []PortAnswer) {
 		for _, v := range v {
 			out = append(out, PortAnswer{Verdict: v})
@@ -311,6 +320,36 @@ func TestExplainSumsUp(t *testing.T) {
 		slices.Reverse(ports)
 		if got := overall(ports); got != want {
 			t.Errorf("%v: %s, want %s", ports, got, want)
+		}
+	}
+}
+
+// Every reason and finding of ours stands in the page that explains them.
+func TestEveryReasonIsExplained(t *testing.T) {
+	page, err := os.ReadFile("../../docs/explain.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := parser.ParseFile(token.NewFileSet(), "register.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var words []string
+	ast.Inspect(file, func(n ast.Node) bool {
+		if v, is := n.(*ast.ValueSpec); is && strings.HasPrefix(v.Names[0].Name, "Reason") {
+			words = append(words, strings.Trim(v.Values[0].(*ast.BasicLit).Value, `"`))
+		}
+		return true
+	})
+	if len(words) < 10 {
+		t.Fatalf("reasons: %v", words)
+	}
+	for _, f := range Findings {
+		words = append(words, string(f))
+	}
+	for _, word := range words {
+		if !strings.Contains(string(page), "`"+word+"`") {
+			t.Errorf("docs/explain.md does not explain `%s`", word)
 		}
 	}
 }

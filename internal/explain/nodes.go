@@ -32,7 +32,7 @@ func (w walk) nodeGates() (gates []Gate, ways []way) {
 		}
 		g, way := w.node(n)
 		if !compile.Ready(n.Node) {
-			g.State, g.Message = Warns, "the node is not Ready, so nothing on it counts; "+g.Message
+			g.State, g.Reason, g.Message = Warns, ReasonNotReady, "the node is not Ready, so nothing on it counts; "+g.Message
 			gates = append(gates, g)
 			continue
 		}

@@ -46,14 +46,13 @@ type view struct {
 	places   compile.Places
 	proof    compile.Proof
 	nodes    []compile.NodeReport // by name
-	byPool   map[string]*v1alpha1.NodePortPool
 	poolsIn  compile.Objects
 	setsIn   compile.Objects
 	policies map[string]*v1alpha1.NodePortPolicy // by namespace/name
 }
 
 func resolve(c Cluster) *view {
-	v := &view{Cluster: c, byPool: map[string]*v1alpha1.NodePortPool{}, policies: map[string]*v1alpha1.NodePortPolicy{}}
+	v := &view{Cluster: c, policies: map[string]*v1alpha1.NodePortPolicy{}}
 	found := ""
 	if c.Installation != nil {
 		found = c.Installation.Status.NodePortRange
@@ -65,9 +64,6 @@ func resolve(c Cluster) *view {
 		v.proof.Installation = c.Installation.ResourceVersion
 	}
 	v.poolsIn, v.setsIn = objects(c.Pools), objects(c.AddressSets)
-	for i := range c.Pools {
-		v.byPool[c.Pools[i].Name] = &c.Pools[i]
-	}
 	for i := range c.Policies {
 		v.policies[c.Policies[i].Namespace+"/"+c.Policies[i].Name] = &c.Policies[i]
 	}

@@ -50,13 +50,12 @@ func (w walk) nodeGates() (gates []Gate, ways []way) {
 // node is one node's gate.
 func (w walk) node(n compile.NodeReport) (Gate, way) {
 	g := Gate{Gate: GateNode, Subject: n.Name, State: Passes, Reason: v1alpha1.ReasonOK}
-	labels := map[string]string(n.Labels)
 	exception := w.exception(n)
 	var exempt []rule.Port
 	if w.allocation == nil && exception != "" {
 		exempt = append(exempt, w.port) // without an allocation there is no other exception of a number
 	}
-	d := w.decide(w.allocation, w.port, labels, exempt...)
+	d := w.decide(w.allocation, w.port, n.Labels, exempt...)
 	if !d.judged() {
 		g.State, g.Reason, g.Message = NotRequired, ReasonNotGated, "does not judge this number: everybody passes"
 		return w.local(n, g, wayOpen)

@@ -1,12 +1,14 @@
 package explain
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/utils/ptr"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/compile"
@@ -124,35 +126,24 @@ func (w walk) endpoints(s *corev1.Service) Gate {
 // ready lists, for each endpoint of the port that kube-proxy would choose, its node. While
 // none is ready that are those that still serve as they end.
 func (w walk) ready(s *corev1.Service) []string {
-	name, found := "", false
-	for _, p := range s.Spec.Ports {
-		protocol := p.Protocol
-		if protocol == "" {
-			protocol = corev1.ProtocolTCP
-		}
-		if uint16(p.NodePort) == w.port.Number && string(protocol) == string(w.port.Protocol) {
-			name, found = p.Name, true
-		}
-	}
-	if !found {
+	port := slices.IndexFunc(s.Spec.Ports, func(p corev1.ServicePort) bool {
+		return uint16(p.NodePort) == w.port.Number && string(cmp.Or(p.Protocol, corev1.ProtocolTCP)) == string(w.port.Protocol)
+	})
+	if port < 0 {
 		return nil
 	}
 	var ready, ending []string
 	for i := range w.Slices {
 		slice := &w.Slices[i]
-		if slice.Namespace != s.Namespace || slice.Labels[discoveryv1.LabelServiceName] != s.Name || !w.serves(slice, name) {
+		if slice.Namespace != s.Namespace || slice.Labels[discoveryv1.LabelServiceName] != s.Name || !w.serves(slice, s.Spec.Ports[port].Name) {
 			continue
 		}
 		for _, e := range slice.Endpoints {
-			node := "a node that is not named"
-			if e.NodeName != nil {
-				node = *e.NodeName
-			}
-			is := func(c *bool, unknown bool) bool { return c == nil && unknown || c != nil && *c }
+			node := ptr.Deref(e.NodeName, "a node that is not named")
 			switch {
-			case is(e.Conditions.Ready, true):
+			case ptr.Deref(e.Conditions.Ready, true):
 				ready = append(ready, node)
-			case is(e.Conditions.Serving, false) && is(e.Conditions.Terminating, false):
+			case ptr.Deref(e.Conditions.Serving, false) && ptr.Deref(e.Conditions.Terminating, false):
 				ending = append(ending, node)
 			}
 		}
@@ -163,10 +154,10 @@ func (w walk) ready(s *corev1.Service) []string {
 	return ending
 }
 
+// serves says whether the endpoints are of the port, and of the client's family.
 func (w walk) serves(slice *discoveryv1.EndpointSlice, name string) bool {
-	return slices.ContainsFunc(slice.Ports, func(p discoveryv1.EndpointPort) bool {
-		named := p.Name != nil && *p.Name == name || p.Name == nil && name == ""
-		over := p.Protocol == nil && w.port.Protocol == "TCP" || p.Protocol != nil && string(*p.Protocol) == string(w.port.Protocol)
-		return named && over && p.Port != nil
-	}) && (slice.AddressType == discoveryv1.AddressTypeIPv4 && !w.from.Is6() || slice.AddressType == discoveryv1.AddressTypeIPv6 && !w.from.Is4())
+	family := slice.AddressType == discoveryv1.AddressTypeIPv4 && !w.from.Is6() || slice.AddressType == discoveryv1.AddressTypeIPv6 && !w.from.Is4()
+	return family && slices.ContainsFunc(slice.Ports, func(p discoveryv1.EndpointPort) bool {
+		return ptr.Deref(p.Name, "") == name && string(ptr.Deref(p.Protocol, corev1.ProtocolTCP)) == string(w.port.Protocol) && p.Port != nil
+	})
 }

@@ -86,7 +86,7 @@ func Audit(c Cluster) Report {
 	a.set, _ = compile.Node(in)
 	a.register()
 	a.free()
-	a.services()
+	a.declared()
 	a.shadowed()
 	a.nodeLines()
 	slices.SortStableFunc(a.lines, func(x, y Line) int {

@@ -49,10 +49,17 @@ type view struct {
 	poolsIn  compile.Objects
 	setsIn   compile.Objects
 	policies map[string]*v1alpha1.NodePortPolicy // by namespace/name
+	numbers  map[string]*v1alpha1.NodePortAllocation
+	services map[string]*corev1.Service // by namespace/name
+	// addresses of all nodes, as they are written and in their usual spelling.
+	addresses map[string]bool
 }
 
 func resolve(c Cluster) *view {
-	v := &view{Cluster: c, policies: map[string]*v1alpha1.NodePortPolicy{}}
+	v := &view{
+		Cluster: c, policies: map[string]*v1alpha1.NodePortPolicy{}, numbers: map[string]*v1alpha1.NodePortAllocation{},
+		services: map[string]*corev1.Service{}, addresses: map[string]bool{},
+	}
 	found := ""
 	if c.Installation != nil {
 		found = c.Installation.Status.NodePortRange
@@ -67,12 +74,24 @@ func resolve(c Cluster) *view {
 	for i := range c.Policies {
 		v.policies[c.Policies[i].Namespace+"/"+c.Policies[i].Name] = &c.Policies[i]
 	}
+	for i := range c.Allocations {
+		v.numbers[c.Allocations[i].Name] = &c.Allocations[i]
+	}
+	for i := range c.Services {
+		v.services[c.Services[i].Namespace+"/"+c.Services[i].Name] = &c.Services[i]
+	}
 	reports := map[string]*v1alpha1.NodeDatapath{}
 	for i := range c.Datapaths {
 		reports[c.Datapaths[i].Name] = &c.Datapaths[i]
 	}
 	for i := range c.Nodes {
 		v.nodes = append(v.nodes, compile.NodeReport{Node: &c.Nodes[i], Datapath: reports[c.Nodes[i].Name]})
+		for _, a := range c.Nodes[i].Status.Addresses {
+			v.addresses[a.Address] = true
+			if ip, err := netip.ParseAddr(a.Address); err == nil {
+				v.addresses[ip.String()] = true
+			}
+		}
 	}
 	slices.SortFunc(v.nodes, func(a, b compile.NodeReport) int { return cmp.Compare(a.Name, b.Name) })
 	return v
@@ -91,13 +110,7 @@ func objects[T any, P interface {
 
 // allocation of a number, nil if there is none.
 func (v *view) allocation(number uint16) *v1alpha1.NodePortAllocation {
-	name := strconv.Itoa(int(number))
-	for i := range v.Allocations {
-		if v.Allocations[i].Name == name {
-			return &v.Allocations[i]
-		}
-	}
-	return nil
+	return v.numbers[strconv.Itoa(int(number))]
 }
 
 func (v *view) policyOf(a *v1alpha1.NodePortAllocation) *v1alpha1.NodePortPolicy {
@@ -107,14 +120,7 @@ func (v *view) policyOf(a *v1alpha1.NodePortAllocation) *v1alpha1.NodePortPolicy
 	return v.policies[a.Spec.Claim.Namespace+"/"+a.Spec.Claim.Policy]
 }
 
-func (v *view) service(namespace, name string) *corev1.Service {
-	for i := range v.Services {
-		if v.Services[i].Namespace == namespace && v.Services[i].Name == name {
-			return &v.Services[i]
-		}
-	}
-	return nil
-}
+func (v *view) service(namespace, name string) *corev1.Service { return v.services[namespace+"/"+name] }
 
 // lockdown says whether the installation closes everything.
 func (v *view) lockdown() bool { return v.Installation != nil && v.Installation.Spec.Lockdown }
@@ -130,18 +136,4 @@ func (v *view) nodePorts() rule.PortRanges {
 		r = rule.PortRange{First: 30000, Last: 32767}
 	}
 	return rule.NewPortRanges(r)
-}
-
-// addresses of all nodes, in their usual spelling.
-func (v *view) addresses() map[string]bool {
-	out := map[string]bool{}
-	for _, n := range v.nodes {
-		for _, a := range n.Status.Addresses {
-			out[a.Address] = true
-			if ip, err := netip.ParseAddr(a.Address); err == nil {
-				out[ip.String()] = true
-			}
-		}
-	}
-	return out
 }

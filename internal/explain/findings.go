@@ -78,9 +78,9 @@ func (a *audit) free() {
 	}
 }
 
-// services lists Services with node ports that are not in the register, and those that
+// declared looks at Services: it lists those with node ports that are not in the register, and those that
 // take a number on the address of a node.
-func (a *audit) services() {
+func (a *audit) declared() {
 	for i := range a.Services {
 		s := &a.Services[i]
 		if compile.IsHold(s, a.Namespace) {
@@ -140,11 +140,10 @@ func (a *audit) squats(s *corev1.Service, number uint16) {
 // captures lists what a Service takes on the address of a node by its own ports: a number
 // of a pool, or one of the node-port range that nobody judges.
 func (a *audit) captures(s *corev1.Service) {
-	addresses := a.addresses()
 	for _, p := range s.Spec.Ports {
 		protocol := v1alpha1.Protocol(cmp.Or(p.Protocol, corev1.ProtocolTCP))
 		number := uint16(p.Port)
-		how := compile.Hijacks(s, number, []v1alpha1.Protocol{protocol}, addresses)
+		how := compile.Hijacks(s, number, []v1alpha1.Protocol{protocol}, a.addresses)
 		d := a.at(number, rule.Protocol(protocol))
 		switch {
 		case how == "":

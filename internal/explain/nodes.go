@@ -55,7 +55,10 @@ func (w walk) node(n compile.NodeReport) (Gate, way) {
 	if w.allocation == nil && exception != "" {
 		exempt = append(exempt, w.port) // without an allocation there is no other exception of a number
 	}
-	d := w.decide(w.allocation, w.port, n.Labels, exempt...)
+	d := w.decision // which is the same on all nodes that have nothing of their own
+	if exempt != nil || w.allocation != nil && w.allocation.Spec.NodeSelector != nil {
+		d = w.decide(w.allocation, w.port, n.Labels, exempt...)
+	}
 	if !d.judged() {
 		g.State, g.Reason, g.Message = NotRequired, ReasonNotGated, "does not judge this number: everybody passes"
 		return w.local(n, g, wayOpen)
@@ -76,7 +79,7 @@ func (w walk) node(n compile.NodeReport) (Gate, way) {
 		return g, wayUnknown
 	}
 	switch passes := d.passes(w.from); {
-	case passes && len(exempt) > 0 && !w.everywhere(nil, w.port).passes(w.from):
+	case passes && len(exempt) > 0 && !w.decision.passes(w.from):
 		g.State, g.Reason, g.Message = Warns, ReasonExempt, exception
 		return g, wayOpen
 	case passes:

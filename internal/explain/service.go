@@ -85,13 +85,12 @@ func (w walk) served(s *corev1.Service) Gate {
 // hijacker describes a Service that takes the port's packets on an address of a node,
 // ahead of node ports; "" if none does.
 func (w walk) hijacker(s *corev1.Service) string {
-	addresses := w.addresses()
 	for i := range w.Services {
 		other := &w.Services[i]
 		if other == s {
 			continue
 		}
-		if how := compile.Hijacks(other, w.port.Number, []v1alpha1.Protocol{v1alpha1.Protocol(w.port.Protocol)}, addresses); how != "" {
+		if how := compile.Hijacks(other, w.port.Number, []v1alpha1.Protocol{v1alpha1.Protocol(w.port.Protocol)}, w.addresses); how != "" {
 			return how
 		}
 	}

@@ -195,6 +195,40 @@ func TestExplainNamesTheNodeWhoseAgentIsDead(t *testing.T) {
 	s.explains("shop", from(officeCIDR, 1), explain.Open, "", "")
 }
 
+// Wrong source address, uneven load, only some nodes answer: the way behind the gates.
+func TestExplainTellsWhereConnectionsGo(t *testing.T) {
+	s := open(t, "ways", "30885-30889")
+	s.audits()
+	s.leaveFree()
+	s.createSoon(s.nodePortService("front", 30885))
+	s.awaitState(30885, v1alpha1.AllocationForeign)
+	s.create(s.inPlace("shop", "front", officeCIDR))
+	client, near, far := from(officeCIDR, 1), town.Nodes()[0], town.Nodes()[1] // the pod is on the first
+	s.answers(s.office, client, 30885)
+	if a := s.office.Ask(s.ctx, flow(far, client, 30885)); a.Peer.Addr() == client.Addr() {
+		t.Errorf("the pod saw the client's address by way of another node: %s", a)
+	}
+	a := s.explains("30885", client, explain.Open, "", "")
+	for gate, want := range map[string]string{explain.GateService: "pods see the address of the node that forwards", explain.GateEndpoints: "ready: 1 on " + near.Name} {
+		if !slices.ContainsFunc(a.Gates, func(g explain.Gate) bool { return g.Gate == gate && strings.Contains(g.Message, want) }) {
+			t.Errorf("%s does not say %q: %+v", gate, want, a.Gates)
+		}
+	}
+
+	edit(s, s.live("front"), func(service *corev1.Service) {
+		service.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	})
+	s.askedOn(far.Name, 30885, false)
+	s.askedOn(near.Name, 30885, true)
+	if a := s.office.Ask(s.ctx, flow(near, client, 30885)); a.Peer.Addr() != client.Addr() {
+		t.Errorf("the pod did not see the client's address: %s", a)
+	}
+	a = s.explains("30885", client, explain.Partial, explain.GateNode, explain.ReasonNoLocal)
+	if a.StoppedBy.Subject != far.Name {
+		t.Errorf("%+v, want %s", a.StoppedBy, far.Name)
+	}
+}
+
 func TestExplainNamesTheCloud(t *testing.T) {
 	s := openCloud(t, "explain-cloud", "30870-30874")
 	s.audits()

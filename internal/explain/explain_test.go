@@ -158,12 +158,23 @@ func TestExplainNamesTheTrueCause(t *testing.T) {
 			c.Allocations[0].Spec.NodeSelector = &v1alpha1.LabelSelector{MatchLabels: map[string]string{"zone": "n1"}}
 		}, 30000, listed, Partial, GateNode, ReasonNotSelected},
 		{"no node is Ready", func(c *Cluster) { c.Nodes[0].Status.Conditions, c.Nodes[1].Status.Conditions = nil, nil }, 30000, listed, Unproved, GateNode, v1alpha1.ReasonNoNodes},
+		{"a node that is not Ready", func(c *Cluster) { c.Nodes[1].Status.Conditions = nil }, 30000, unlisted, Closed, GateSources, ReasonNotListed},
+		{"a node that is not Ready and has not proved anything", func(c *Cluster) {
+			c.Nodes[1].Status.Conditions, c.Datapaths = nil, c.Datapaths[:1]
+		}, 30000, unlisted, Unproved, GateSources, ReasonNotListed},
+		{"a node that is not Ready, for whom is admitted", func(c *Cluster) {
+			c.Nodes[1].Status.Conditions, c.Datapaths = nil, c.Datapaths[:1]
+		}, 30000, listed, Open, "", ""},
+		{"a node as its own client", nothing, 30000, "192.0.2.1", Partial, GateSources, ReasonNotListed},
 		{"an address that nobody judges", func(c *Cluster) {
 			c.Installation = installation(func(p *v1alpha1.PortreeveSpec) { p.NodeAddresses = []v1alpha1.Network{"10.0.0.0/8"} })
 		}, 30000, unlisted, Unproved, GateSources, ReasonNotListed},
 		{"no companion", func(c *Cluster) { c.Services = nil }, 30000, listed, Closed, GateService, ReasonNoService},
 		{"a companion that is somebody's", func(c *Cluster) { c.Services[0].OwnerReferences = nil }, 30000, listed, Closed, GateService, v1alpha1.ReasonServiceNameTaken},
 		{"a companion without the number", func(c *Cluster) { c.Services[0].Spec.Ports[0].NodePort = 30001 }, 30000, listed, Closed, GateService, ReasonNotCarried},
+		{"another Service with the number", func(c *Cluster) {
+			c.Services[0].Name, c.Services[0].Namespace = "wiki", "old"
+		}, 30000, listed, Unproved, GateService, v1alpha1.ReasonHijacked},
 		{"a companion that serves nobody", func(c *Cluster) { c.Services[0].Spec.Selector = nil }, 30000, listed, Closed, GateService, v1alpha1.ReasonServiceNotFound},
 		{"another Service on the node's address", func(c *Cluster) {
 			c.Services = append(c.Services, corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "evil", Name: "grab"}, Spec: corev1.ServiceSpec{

@@ -11,7 +11,6 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/compile"
-	"github.com/portreeve/portreeve/internal/rule"
 )
 
 // way is what becomes of the packet on a node.
@@ -23,8 +22,8 @@ const (
 	wayShut
 )
 
-// nodeGates looks at every node, and says which ways are open. A node that is not Ready, or
-// has no network of its own, is no way.
+// nodeGates looks at every node, and says which ways are open. A node that is not Ready is
+// no way in, and yet nothing is closed that it has not proved to be: its kernel may well run.
 func (w walk) nodeGates() (gates []Gate, ways []way) {
 	for _, n := range w.nodes {
 		if n.Labels["type"] == "virtual-kubelet" {
@@ -32,7 +31,11 @@ func (w walk) nodeGates() (gates []Gate, ways []way) {
 		}
 		g, way := w.node(n)
 		if !compile.Ready(n.Node) {
-			g.State, g.Reason, g.Message = Warns, ReasonNotReady, "the node is not Ready, so nothing on it counts; "+g.Message
+			g.Message = "the node is not Ready; " + g.Message
+			if g.State, g.Reason = Warns, ReasonNotReady; way != wayShut && !w.decision.passes(w.from) {
+				g.State = Doubtful
+				ways = append(ways, wayUnknown)
+			}
 			gates = append(gates, g)
 			continue
 		}
@@ -51,14 +54,7 @@ func (w walk) nodeGates() (gates []Gate, ways []way) {
 func (w walk) node(n compile.NodeReport) (Gate, way) {
 	g := Gate{Gate: GateNode, Subject: n.Name, State: Passes, Reason: v1alpha1.ReasonOK}
 	exception := w.exception(n)
-	var exempt []rule.Port
-	if w.allocation == nil && exception != "" {
-		exempt = append(exempt, w.port) // without an allocation there is no other exception of a number
-	}
-	d := w.decision // which is the same on all nodes that have nothing of their own
-	if exempt != nil || w.allocation != nil && w.allocation.Spec.NodeSelector != nil {
-		d = w.decide(w.allocation, w.port, n.Labels, exempt...)
-	}
+	d, exempt := w.on(n, exception)
 	if !d.judged() {
 		g.State, g.Reason, g.Message = NotRequired, ReasonNotGated, "does not judge this number: everybody passes"
 		return w.local(n, g, wayOpen)
@@ -79,7 +75,7 @@ func (w walk) node(n compile.NodeReport) (Gate, way) {
 		return g, wayUnknown
 	}
 	switch passes := d.passes(w.from); {
-	case passes && len(exempt) > 0 && !w.decision.passes(w.from):
+	case passes && exempt && !w.decision.passes(w.from):
 		g.State, g.Reason, g.Message = Warns, ReasonExempt, exception
 		return g, wayOpen
 	case passes:
@@ -93,6 +89,18 @@ func (w walk) node(n compile.NodeReport) (Gate, way) {
 		g.State, g.Reason, g.Message = Stops, v1alpha1.ReasonOK, "proved: drops it"
 	}
 	return w.unjudged(n, g)
+}
+
+// on is the decision of a node, and whether it exempts the number. Without an allocation
+// there is no other exception of a number.
+func (w walk) on(n compile.NodeReport, exception string) (d decision, exempt bool) {
+	switch {
+	case w.allocation == nil && exception != "":
+		return w.decide(nil, w.port, n.Labels, w.port), true
+	case w.allocation != nil && w.allocation.Spec.NodeSelector != nil:
+		return w.decide(w.allocation, w.port, n.Labels), false
+	}
+	return w.decision, false // all nodes alike
 }
 
 func agentRemedy(namespace, node string) string {
@@ -167,8 +175,17 @@ func (w walk) unheard(marks v1alpha1.Marks) string {
 	return ""
 }
 
-// unjudged looks for addresses of the node on which the installation has nothing judged.
+// unjudged looks for packets that the node does not judge although it drops the others: its
+// own, and those to addresses on which the installation has nothing judged.
 func (w walk) unjudged(n compile.NodeReport, g Gate) (Gate, way) {
+	if slices.ContainsFunc(n.Status.Addresses, func(a corev1.NodeAddress) bool {
+		ip, err := netip.ParseAddr(a.Address)
+		return err == nil && ip.Unmap() == w.from
+	}) {
+		g.State, g.Reason = Warns, ReasonItself
+		g.Message = "the client is the node itself, which never judges its own packets; from others it drops them"
+		return g, wayOpen
+	}
 	judged := w.decision.set.Addresses
 	if len(judged) == 0 {
 		return g, wayShut

@@ -31,6 +31,7 @@ const (
 	ReasonNotSelected    = "NotSelected"
 	ReasonExempt         = "Exempt"
 	ReasonNotReady       = "NotReady"
+	ReasonItself         = "Itself"
 	ReasonNoService      = "NoService"
 	ReasonNotCarried     = "NotCarried"
 	ReasonNoEndpoints    = "NoReadyEndpoints"

@@ -23,7 +23,14 @@ func (w walk) behind() []Gate {
 	if a != nil && a.Spec.State == v1alpha1.AllocationClosed || a == nil && w.decision.judged() && !w.decision.set.Audited.Contains(w.port.Number) {
 		return nil // nothing is carried there
 	}
-	if s := w.carrier(); s != nil {
+	s := w.carrier()
+	if other := w.holder(); other != nil && other != s {
+		return []Gate{{
+			Gate: GateService, Subject: other.Namespace + "/" + other.Name, State: Doubtful, Reason: v1alpha1.ReasonHijacked,
+			Message: "has the number, which the register gives to somebody else", Remedy: "take the node port out of it",
+		}}
+	}
+	if s != nil {
 		g := w.served(s)
 		if g.State == Stops {
 			return []Gate{g}

@@ -9,6 +9,7 @@ import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 // +kubebuilder:subresource:status
 // +kubebuilder:resource:scope=Cluster,shortName=nodedp,categories=portreeve
 // +kubebuilder:printcolumn:name="Datapath",type=string,JSONPath=`.status.datapath`
+// +kubebuilder:printcolumn:name="Carrier",type=string,JSONPath=`.status.carrier`
 // +kubebuilder:printcolumn:name="Enforced",type=string,JSONPath=`.status.conditions[?(@.type=="Enforced")].status`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.status.conditions[?(@.type=="Enforced")].reason`
 // +kubebuilder:printcolumn:name="Allocations",type=string,JSONPath=`.status.marks.allocations`
@@ -54,6 +55,14 @@ type NodeDatapathStatus struct {
 	// Repairs tells of foreign changes to our rules since the agent started.
 	// +optional
 	Repairs *Repairs `json:"repairs,omitempty"`
+	// Carrier is who carries node ports on this node, by what Facts say, for people:
+	// "kube-proxy (nftables)".
+	// +kubebuilder:validation:MaxLength=128
+	// +optional
+	Carrier string `json:"carrier,omitempty"`
+	// Facts by which it is known who carries node ports there, and with whose address.
+	// +optional
+	Facts *NodeFacts `json:"facts,omitempty"`
 	// Conditions: Enforced.
 	// +listType=map
 	// +listMapKey=type

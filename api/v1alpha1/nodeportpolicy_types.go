@@ -200,6 +200,15 @@ type NodePortPolicyStatus struct {
 	// Plan is what mode Enforce would do; only in mode Plan.
 	// +optional
 	Plan *PolicyPlan `json:"plan,omitempty"`
+	// ClientIPPreserved says whether pods see the address of a client outside the cluster:
+	// True, False (they see one of a node or of the network plugin), or Depends. Absent
+	// while no port is open or no node has told who carries its node ports.
+	// +optional
+	ClientIPPreserved ClientIP `json:"clientIPPreserved,omitempty"`
+	// ClientIPReason says why, and names who carries the ports.
+	// +kubebuilder:validation:MaxLength=1024
+	// +optional
+	ClientIPReason string `json:"clientIPReason,omitempty"`
 	// ObservedGeneration of the spec that the status speaks of; -1: none yet.
 	// +default=-1
 	// +optional

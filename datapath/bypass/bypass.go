@@ -17,27 +17,20 @@ import (
 type Way struct {
 	// Interface on which it begins.
 	Interface string
-	// Hook is "xdp", "tc", "tcx" or "openvswitch".
+	// Hook is "xdp", "tc", "tcx", "filter" or "openvswitch".
 	Hook string
-	// Program is its name, or its number where the kernel does not tell the name.
+	// Program is its name, or its number where the kernel does not tell the name; of a tc
+	// filter that is no eBPF program its kind, and of Open vSwitch the link itself.
 	Program string
 }
 
-func (w Way) String() string {
-	if w.Hook == openVSwitch {
-		return fmt.Sprintf("Open vSwitch carries the packets of %s", w.Interface)
-	}
-	return fmt.Sprintf("program %s on the %s hook of %s", w.Program, w.Hook, w.Interface)
-}
-
-// The hooks. managementPort is the link by which OVN-Kubernetes reaches its node: with
-// it, an address on another link of Open vSwitch is a shared gateway.
+// The hooks.
 const (
-	hookXDP        = "xdp"
-	hookTC         = "tc"
-	hookTCX        = "tcx"
-	openVSwitch    = "openvswitch"
-	managementPort = "ovn-k8s-mp0"
+	hookXDP     = "xdp"
+	hookTC      = "tc"
+	hookTCX     = "tcx"
+	hookFilter  = "filter"
+	openVSwitch = "openvswitch"
 )
 
 // Find returns, in order, the ways around our hook in the network namespace of the
@@ -64,12 +57,16 @@ func Find(known []string) ([]Way, error) {
 		ways = append(ways, found...)
 		unseen = cmp.Or(unseen, err)
 	}
-	ways = append(ways, sharedGateways(links, holders(addresses))...)
+	readers, err := packetReaders()
+	if err != nil {
+		unseen = cmp.Or(unseen, fmt.Errorf("list packet sockets: %w", err))
+	}
+	ways = append(ways, switched(links, holders(addresses), readers)...)
 	ways = slices.DeleteFunc(ways, func(w Way) bool { return slices.Contains(known, w.Program) })
 	slices.SortFunc(ways, func(a, b Way) int {
 		return cmp.Or(cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.Hook, b.Hook), cmp.Compare(a.Program, b.Program))
 	})
-	return ways, unseen
+	return slices.Compact(ways), unseen
 }
 
 // holders are the indices of links with an address by which others reach the node.
@@ -127,6 +124,8 @@ func on(h *netlink.Handle, l netlink.Link) ([]Way, error) {
 	for _, f := range filters {
 		if program, ok := f.(*netlink.BpfFilter); ok {
 			ways = append(ways, Way{a.Name, hookTC, cmp.Or(program.Name, nameOf(ebpf.ProgramID(program.Id)))})
+		} else if table, is := f.(*netlink.U32); !is || table.Sel != nil { // the table of a u32 filter does nothing itself
+			ways = append(ways, Way{a.Name, hookFilter, f.Type()})
 		}
 	}
 	attached, err := link.QueryPrograms(link.QueryOptions{Target: a.Index, Attach: ebpf.AttachTCXIngress})
@@ -158,19 +157,4 @@ func nameOf(id ebpf.ProgramID) string {
 		return fmt.Sprintf("#%d", id)
 	}
 	return info.Name
-}
-
-// sharedGateways are links of Open vSwitch that hold an address of the node, where
-// OVN-Kubernetes runs: its flows carry node ports.
-func sharedGateways(links []netlink.Link, holders map[int]bool) []Way {
-	if !slices.ContainsFunc(links, func(l netlink.Link) bool { return l.Attrs().Name == managementPort }) {
-		return nil
-	}
-	var ways []Way
-	for _, l := range links {
-		if name := l.Attrs().Name; l.Type() == openVSwitch && name != managementPort && holders[l.Attrs().Index] {
-			ways = append(ways, Way{name, openVSwitch, ""})
-		}
-	}
-	return ways
 }

@@ -63,7 +63,7 @@ func expect(t *testing.T, known []string, want ...string) {
 	must(t, err)
 	var got []string
 	for _, w := range ways {
-		got = append(got, w.String())
+		got = append(got, w.Interface+" "+w.Hook+" "+w.Program)
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("found %q, want %q", got, want)
@@ -88,12 +88,12 @@ func TestProgramsAreFound(t *testing.T) {
 			}))
 		}
 		expect(t, nil,
-			"program carry_tc on the tc hook of outside", "program carry_tcx on the tcx hook of outside", "program carry_xdp on the xdp hook of outside")
-		expect(t, []string{"carry_tc", "carry_xdp"}, "program carry_tcx on the tcx hook of outside")
+			"outside tc carry_tc", "outside tcx carry_tcx", "outside xdp carry_xdp")
+		expect(t, []string{"carry_tc", "carry_xdp"}, "outside tcx carry_tcx")
 
 		// a slave of a link that holds an address
 		must(t, netlink.AddrAdd(other, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 1, 0, 1), Mask: net.CIDRMask(24, 32)}}))
-		expect(t, []string{"carry_tcx", "carry_xdp"}, "program carry_tc on the tc hook of other", "program carry_tc on the tc hook of outside")
+		expect(t, []string{"carry_tcx", "carry_xdp"}, "other tc carry_tc", "outside tc carry_tc")
 
 		must(t, xdp.Close())
 		must(t, tcx.Close())
@@ -101,24 +101,44 @@ func TestProgramsAreFound(t *testing.T) {
 	})
 }
 
-func TestOpenVSwitchIsASharedGateway(t *testing.T) {
-	ovs := func(index int, name string) netlink.Link {
-		return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index, Name: name}, LinkType: openVSwitch}
+func TestOpenVSwitchThatHasThePacketsOfTheNode(t *testing.T) {
+	typed := func(typ string, index, master int, name string) netlink.Link {
+		return &netlink.GenericLink{LinkAttrs: netlink.LinkAttrs{Index: index, MasterIndex: master, Name: name}, LinkType: typ}
 	}
-	eth := &netlink.Device{LinkAttrs: netlink.LinkAttrs{Index: 1, Name: "eth0"}}
-	holds := map[int]bool{1: true, 2: true, 3: true}
+	ovs := func(index int, name string) netlink.Link { return typed(openVSwitch, index, 0, name) }
+	eth := typed("device", 1, 0, "eth0")
+	system, user := ovs(9, kernelDatapath), typed("tuntap", 9, 0, userDatapath)
 	for _, c := range []struct {
 		sentence string
 		links    []netlink.Link
+		readers  map[int]bool
 		want     []Way
 	}{
-		{"the node's address is on a bridge of OVN-Kubernetes", []netlink.Link{eth, ovs(2, "br-ex"), ovs(3, managementPort)}, []Way{{"br-ex", openVSwitch, ""}}},
-		{"only its management port has one", []netlink.Link{eth, ovs(3, managementPort), ovs(4, "br-int")}, nil},
-		{"somebody else's bridge", []netlink.Link{eth, ovs(2, "br-ex")}, nil},
+		{"the node's address is on a bridge of OVN-Kubernetes", []netlink.Link{eth, ovs(2, "br-ex"), ovs(3, managementPort)}, nil, []Way{{"br-ex", openVSwitch, "br-ex"}}},
+		{"only its management port has one", []netlink.Link{eth, ovs(3, managementPort), ovs(4, "br-int")}, nil, nil},
+		{"a bridge that leads to pods and tunnels, as Kube-OVN's or Antrea's", []netlink.Link{eth, system, ovs(2, "ovn0"), typed("veth", 4, 9, "pod"), typed("geneve", 5, 9, "genev_sys_6081"), typed(openVSwitch, 6, 9, "br-int")}, nil, nil},
+		{"the uplink is a port of a bridge, the address on another", []netlink.Link{typed("device", 4, 9, "eth0"), system, ovs(2, "br-provider")}, nil, []Way{{"br-provider", openVSwitch, "br-provider"}}},
+		{"a bond is", []netlink.Link{typed("bond", 4, 9, "bond0"), system, ovs(2, "br0")}, nil, []Way{{"br0", openVSwitch, "br0"}}},
+		{"a tap holds the address and Open vSwitch runs in user space", []netlink.Link{user, typed("tuntap", 2, 0, "br0")}, nil, []Way{{"br0", openVSwitch, "br0"}}},
+		{"Open vSwitch in user space reads the link that holds the address", []netlink.Link{user, eth}, map[int]bool{1: true}, []Way{{"eth0", openVSwitch, "eth0"}}},
+		{"somebody else's tap", []netlink.Link{eth, typed("tuntap", 2, 0, "tap0")}, nil, nil},
+		{"somebody else reads the link", []netlink.Link{eth}, map[int]bool{1: true}, nil},
 	} {
-		if got := sharedGateways(c.links, holds); !slices.Equal(got, c.want) {
+		holds := map[int]bool{1: true, 2: true, 3: true}
+		if got := switched(c.links, holds, c.readers); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %v, want %v", c.sentence, got, c.want)
 		}
+	}
+}
+
+func TestPacketSocketsThatReadEverything(t *testing.T) {
+	readers, err := parseReaders("sk               RefCnt Type Proto  Iface R Rmem   User   Inode\n" +
+		"ffff9c1a8b6f5000 3      3    0003   4     1 0      0      31337\nffff9c1a8b6f5800 3      2    88cc   5     1 0      0      31338\n")
+	if err != nil || len(readers) != 1 || !readers[4] {
+		t.Errorf("%v, %v, want interface 4 only", readers, err)
+	}
+	if _, err := parseReaders("sk RefCnt\nf 3 3 0003 x 1 0 0 1"); err == nil {
+		t.Error("an interface x was read")
 	}
 }
 

@@ -271,6 +271,7 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.NodePortPool{}, each(r.all), ofSpec).
 		Watches(&v1alpha1.CloudFirewall{}, each(r.all), ofSpec).
 		Watches(&v1alpha1.NodeDatapath{}, each(r.ofNodes)).
+		Watches(&v1alpha1.NodeDatapath{}, each(r.all), factsMatter).
 		Watches(&corev1.Node{}, each(r.all), nodeMatters).
 		WatchesRawSource(source.Channel(r.Verdicts.heard, &handler.EnqueueRequestForObject{})).
 		WatchesRawSource(source.Channel(r.Refusals.heard, &handler.EnqueueRequestForObject{})).

@@ -74,6 +74,16 @@ var ofLabels = ctrlbuilder.WithPredicates(predicate.Funcs{
 	},
 })
 
+// factsMatter lets through reports that tell something else than before of who carries
+// node ports on their node.
+var factsMatter = ctrlbuilder.WithPredicates(predicate.Funcs{
+	CreateFunc: func(event.CreateEvent) bool { return false }, // without a status yet, or at our own start, when all are looked at
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		before, after := e.ObjectOld.(*v1alpha1.NodeDatapath), e.ObjectNew.(*v1alpha1.NodeDatapath)
+		return !equality.Semantic.DeepEqual(before.Status.Facts, after.Status.Facts)
+	},
+})
+
 // nodeMatters drops heartbeats: only readiness, boot, labels, taints and
 // addresses of a node change what is concluded from it.
 var nodeMatters = ctrlbuilder.WithPredicates(predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {

@@ -6,7 +6,6 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/datapath"
-	"github.com/portreeve/portreeve/datapath/bypass"
 	"github.com/portreeve/portreeve/datapath/iptables"
 	"github.com/portreeve/portreeve/datapath/nftables"
 	"github.com/portreeve/portreeve/internal/agent"
@@ -37,14 +36,4 @@ func backends(o options, log *slog.Logger) []agent.Backend {
 			return d, fmt.Sprintf("iptables (%s)", d.Detection().Mode), nil
 		}},
 	}
-}
-
-// bypass says what may carry packets around the backends' hooks.
-func (o options) bypass() ([]string, error) {
-	ways, err := bypass.Find(o.harmless)
-	var out []string
-	for _, w := range ways {
-		out = append(out, w.String())
-	}
-	return out, err
 }

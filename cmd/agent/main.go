@@ -66,7 +66,7 @@ func parse(args []string) (command string, o options, err error) {
 	flags.StringVar(&o.listen, "listen", ":9465", "address of /metrics, /healthz and /readyz, on the node's own network; empty for none")
 	fallback := flags.String("fallback-range", "30000-32767", "ports that are closed after a boot until the first sync if the last rules can't be read; empty for none")
 	flags.StringVar(&o.host.ReservedPorts, "reserved-ports-file", host.ReservedPorts, "where net.ipv4.ip_local_reserved_ports can be written")
-	harmless := flags.String("harmless-programs", "", "names of eBPF programs, separated by commas, that are known not to carry packets around netfilter")
+	harmless := flags.String("harmless-programs", "", "names of eBPF programs, kinds of tc filters and bridges of Open vSwitch, separated by commas, that are known not to carry packets around netfilter")
 	mode := flags.String("firewall-mode", "auto", "iptables variant: auto (the one Kubernetes uses on this node), nft or legacy")
 	flags.BoolVar(&o.stay, "stay", false, "cleanup: when all is gone answer /readyz, and end when told to")
 	if err := flags.Parse(args); err != nil {
@@ -183,7 +183,7 @@ func enforce(ctx context.Context, o options, log *slog.Logger) error {
 func offline(o options, log *slog.Logger) (agent.Config, error) {
 	boot, err := host.BootID()
 	return agent.Config{
-		Node: o.node, BootID: boot, Backends: backends(o, log), Sweep: conntrack.Sweep, Packets: nflog.Listen, Bypass: o.bypass,
+		Node: o.node, BootID: boot, Backends: backends(o, log), Sweep: conntrack.Sweep, Packets: nflog.Listen, Survey: o.survey(),
 		Host: o.host, Fallback: o.fallback,
 		StateDir: o.stateDir, CheckInterval: o.check, ReadInterval: o.read, ReportInterval: o.report,
 		Log: log, Registerer: prometheus.NewRegistry(),

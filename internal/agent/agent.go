@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/carrier"
 	"github.com/portreeve/portreeve/internal/compile"
 	"github.com/portreeve/portreeve/internal/rule"
 )
@@ -29,9 +30,9 @@ type Config struct {
 	BootID   string    // of the running kernel
 	Backends []Backend // the ways this agent can enforce, the preferred first
 	Sweep    Sweep
-	// Bypass returns, in order, what may carry packets to the node's ports around the
-	// rules; nil: nobody looks.
-	Bypass  func() ([]string, error)
+	// Survey returns what in the kernel tells who carries node ports, beside an error that
+	// of it which could be seen; nil: nobody looks.
+	Survey  func() (v1alpha1.NodeFacts, error)
 	Packets Packets // may be nil: then no packet is logged or counted
 
 	Sources Sources
@@ -72,12 +73,14 @@ type Agent struct {
 	// it is known than what the disk remembers.
 	applied inputs
 	begun   bool
-	proved  versions   // of the newest objects in applied: what is reported
-	memory  memory     // with what applied was complete up to: what is kept on disk
-	barred  deniedSets // likewise, in a file of its own
-	reason  string     // of the last condition, to log each change once
-	around  []string   // what may carry packets around the rules
-	unseen  error      // why that could not all be looked for
+	proved  versions            // of the newest objects in applied: what is reported
+	memory  memory              // with what applied was complete up to: what is kept on disk
+	barred  deniedSets          // likewise, in a file of its own
+	reason  string              // of the last condition, to log each change once
+	found   *v1alpha1.NodeFacts // in the kernel, of who carries node ports; nil: nobody looked
+	facts   *v1alpha1.NodeFacts // these, with what the Node says
+	carrier carrier.Carrier     // by these
+	unseen  error               // why they could not all be looked for
 
 	started     time.Time
 	node        home
@@ -261,6 +264,7 @@ func (a *Agent) round(ctx context.Context) outcome {
 	var j judged
 	now := time.Now()
 	a.guard, j = a.guard.judge(a.applied, read, now)
+	a.recognize(j.use)
 	o.vanished, o.again = j.vanished, j.again
 	a.kernel.wish = j.use.firewall()
 	numbers, arming := a.armed(j.use)
@@ -342,6 +346,7 @@ func (a *Agent) settle(o outcome) {
 	status := o.status(a.proved, labels, a.kernel.doubt)
 	status.BootID, status.Datapath, status.DatapathReason = a.config.BootID, a.kernel.name, a.kernel.why
 	status.ExposedSeconds, status.Repairs = a.node.Boot.Exposed, a.kernel.repairs
+	status.Facts, status.Carrier = a.facts, a.carrier.Name
 	if a.applied.lockdown() == nil {
 		status.Exceptions = reported(status.Exceptions, a.node.Exempt)
 	}

@@ -1,9 +1,6 @@
 package agent
 
 import (
-	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -70,43 +67,4 @@ func (k *kernel) repaired(damage error) {
 	}
 	next.Damage = next.Damage[:min(len(next.Damage), longestDamage)]
 	k.repairs = next
-}
-
-// bypassError: packets may come to pods around our rules.
-type bypassError struct{ ways []string }
-
-func (e *bypassError) Error() string {
-	return fmt.Sprintf("packets may come around them: %s", strings.Join(e.ways, ", "))
-}
-
-func (e *bypassError) Unwrap() error { return datapath.ErrPreempted }
-
-// lookAround asks whether something carries packets around our hook.
-func (a *Agent) lookAround() {
-	if a.config.Bypass == nil {
-		return
-	}
-	ways, err := a.config.Bypass()
-	if err != nil && a.unseen == nil {
-		a.log.Warn("what may carry packets around our rules can't be looked for", "error", err)
-	}
-	a.unseen = err
-	if slices.Equal(ways, a.around) {
-		return
-	}
-	a.around = ways
-	if len(ways) > 0 {
-		a.log.Error("something may carry packets around our rules", "ways", ways)
-	} else {
-		a.log.Info("nothing carries packets around our rules any more")
-	}
-}
-
-// bypassed is the error of a round whose rules are in force, and may be gone around.
-func (a *Agent) bypassed() error {
-	if len(a.around) == 0 {
-		return nil
-	}
-	a.kernel.doubt = true
-	return &bypassError{a.around}
 }

@@ -33,17 +33,17 @@ func TestAForeignChangeIsRepairedWithinASecond(t *testing.T) {
 // when that is gone.
 func TestANodeThatIsBypassedVouchesForNothing(t *testing.T) {
 	inLab(t, func(l *lab) {
-		l.ways = []string{"program cil_from_netdev on the tc hook of eth0"}
+		l.facts.Ways = []v1alpha1.WayAround{{Interface: "eth0", Hook: "tc", Program: "cil_from_netdev"}}
 		l.start()
 		status := l.status()
-		if c := status.Conditions[0]; c.Reason != v1alpha1.ReasonEnforcementUnsupported || !strings.Contains(c.Message, "cil_from_netdev") {
+		if c := status.Conditions[0]; c.Reason != v1alpha1.ReasonEnforcementUnsupported || !strings.Contains(c.Message, "program cil_from_netdev on the tc hook of eth0") || !strings.Contains(c.Message, "kubeProxyReplacement") {
 			t.Errorf("condition %+v", c)
 		}
 		if status.Marks != (v1alpha1.Marks{}) {
 			t.Errorf("marks %+v", status.Marks)
 		}
 		l.wantAdmits(30080, "203.0.113.7", true) // the rules are in force all the same
-		l.kernel.set(func() { l.ways = nil })
+		l.kernel.set(func() { l.facts.Ways = nil })
 		l.pass(2 * checkInterval)
 		if status = l.status(); status.Conditions[0].Reason != v1alpha1.ReasonOK || status.Marks == (v1alpha1.Marks{}) {
 			t.Errorf("after it is gone: %+v", status)

@@ -9,6 +9,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/carrier"
 	"github.com/portreeve/portreeve/internal/compile"
 	"github.com/portreeve/portreeve/internal/rule"
 )
@@ -21,7 +22,7 @@ const (
 	kindAllocations
 	kindInstallation // after the allocations: the guard asks whether one of them admits the cluster
 	kindAddressSets  // after both: the guard asks which of them are in use
-	kindNode         // the agent's own, of which only the labels matter
+	kindNode         // the agent's own, of which the labels matter, and one annotation
 	kinds            // how many there are
 )
 
@@ -39,8 +40,10 @@ var traits = [kinds]struct {
 	vanished string
 	// labelled: its labels matter.
 	labelled bool
-	// labelsOnly: nothing but labels matters, so other changes wake nobody.
+	// labelsOnly: nothing but labels and annotation matters, so other changes wake nobody.
 	labelsOnly bool
+	// annotation is the only one that matters, "" where none does.
+	annotation string
 }{
 	kindPools:       {resource: "nodeportpools", example: &v1alpha1.NodePortPool{}},
 	kindAllocations: {resource: "nodeportallocations", example: &v1alpha1.NodePortAllocation{}, mayGo: admitsNobody},
@@ -50,7 +53,7 @@ var traits = [kinds]struct {
 	},
 	kindAddressSets: {resource: "addresssets", example: &v1alpha1.AddressSet{}, labelled: true, mayGo: unused, stays: denied},
 	kindNode: {
-		resource: "nodes", example: &metav1.PartialObjectMetadata{}, labelled: true, labelsOnly: true,
+		resource: "nodes", example: &metav1.PartialObjectMetadata{}, labelled: true, labelsOnly: true, annotation: carrier.GatewayAnnotation,
 		vanished: "this node's Node object is gone, and its last labels still hold; let the kubelet register it again",
 	},
 }

@@ -44,9 +44,9 @@ type lab struct {
 	boots        int // of the node
 	stateDir     string
 	readInterval time.Duration
-	ways         []string     // around the kernel
-	packets      Packets      // of the agent that starts; nil: none
-	lines        slog.Handler // of its log; nil: nowhere
+	facts        v1alpha1.NodeFacts // of who carries node ports
+	packets      Packets            // of the agent that starts; nil: none
+	lines        slog.Handler       // of its log; nil: nowhere
 
 	agent *Agent
 	stop  func()
@@ -107,14 +107,14 @@ func (l *lab) config(sources Sources) Config {
 		Sources: sources, Reports: l.reports, StateDir: l.stateDir,
 		Host: l.host, Fallback: rule.NewPortRanges(rule.PortRange{First: 30000, Last: 32767}),
 		CheckInterval: checkInterval, ReadInterval: l.readInterval, ReportInterval: reportInterval,
-		Bypass:  l.bypass,
+		Survey:  l.survey,
 		Packets: l.packets, Log: slog.New(l.lines), Registerer: prometheus.NewRegistry(),
 	}
 }
 
-func (l *lab) bypass() (ways []string, err error) {
-	l.kernel.set(func() { ways = l.ways })
-	return ways, nil
+func (l *lab) survey() (facts v1alpha1.NodeFacts, err error) {
+	l.kernel.set(func() { facts = l.facts })
+	return facts, nil
 }
 
 func (l *lab) backends() []Backend {

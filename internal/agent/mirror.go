@@ -132,7 +132,8 @@ func (m *mirror) event(item any, deleted bool) error {
 	} else {
 		m.objects = m.objects.With(name, o)
 	}
-	if idle := traits[m.kind].labelsOnly && !deleted && before != nil && maps.Equal(before.GetLabels(), o.GetLabels()); !idle {
+	if idle := traits[m.kind].labelsOnly && !deleted && before != nil &&
+		maps.Equal(before.GetLabels(), o.GetLabels()) && maps.Equal(before.GetAnnotations(), o.GetAnnotations()); !idle {
 		m.notify()
 	}
 	return nil
@@ -182,7 +183,7 @@ func (m *mirror) cast(item any) (metav1.Object, error) {
 	}
 	o := item.(metav1.Object)
 	o.SetManagedFields(nil)
-	o.SetAnnotations(nil)
+	o.SetAnnotations(m.kind.annotations(o))
 	if !traits[m.kind].labelled {
 		o.SetLabels(nil)
 	}
@@ -192,6 +193,14 @@ func (m *mirror) cast(item any) (metav1.Object, error) {
 		}
 	}
 	return o, nil
+}
+
+// annotations are those of an object that matter.
+func (k kind) annotations(o metav1.Object) map[string]string {
+	if value, there := o.GetAnnotations()[traits[k].annotation]; there {
+		return map[string]string{traits[k].annotation: value}
+	}
+	return nil
 }
 
 // lists are source lists by their content: ten thousand ports rarely have more than a

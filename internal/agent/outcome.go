@@ -68,6 +68,7 @@ func (o outcome) status(proved versions, labels string, doubt bool) v1alpha1.Nod
 // reason names the worst of what is wrong, and the next step.
 func (o outcome) reason() (reason, message string) {
 	var marks *marksError
+	var around *bypassError
 	var failure string
 	if o.err != nil {
 		failure = strings.Join(strings.Fields(o.err.Error()), " ") // one line, also where iptables speaks in several
@@ -75,6 +76,8 @@ func (o outcome) reason() (reason, message string) {
 	switch {
 	case errors.As(o.err, &marks):
 		return v1alpha1.ReasonFailed, fmt.Sprintf("the rules are in force, but can't be vouched for beyond a restart: the marks can't be written: %s; make the state directory writable", failure)
+	case errors.As(o.err, &around):
+		return v1alpha1.ReasonEnforcementUnsupported, fmt.Sprintf("the rules are in the kernel, but packets may come around them: %s", failure)
 	case errors.Is(o.err, datapath.ErrPreempted):
 		return v1alpha1.ReasonEnforcementUnsupported, fmt.Sprintf("the rules are in the kernel, but others ahead of them may let packets through: %s; remove or move those", failure)
 	case errors.Is(o.err, datapath.ErrUnsupported):

@@ -71,3 +71,18 @@ func TestTroubleNamesTheLayerAndTheNextStep(t *testing.T) {
 		}
 	}
 }
+
+func TestGatewayModeIsReadFromTheNode(t *testing.T) {
+	for annotation, want := range map[string]string{
+		`{"default":{"mode":"local","node-port-enable":"true","vlan-id":"0"}}`: "local",
+		`{"default":{"mode":"shared"}}`:                                        "shared",
+		`{"default":{"mode":"anything"}}`:                                      "",
+		`{"other":{"mode":"local"}}`:                                           "",
+		`{"default":{"mode":`:                                                  "",
+		"":                                                                     "",
+	} {
+		if got := GatewayMode(annotation); got != want {
+			t.Errorf("%s: %q, want %q", annotation, got, want)
+		}
+	}
+}

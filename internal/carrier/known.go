@@ -1,6 +1,7 @@
 package carrier
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -40,6 +41,24 @@ func ofWays(f v1alpha1.NodeFacts, ways []v1alpha1.WayAround) Carrier {
 		c.Next = "remove it; " + harmless
 	}
 	return c
+}
+
+// GatewayAnnotation of a Node is by which OVN-Kubernetes tells its gateway mode.
+const GatewayAnnotation = "k8s.ovn.org/l3-gateway-config"
+
+// GatewayMode reads the value of that annotation: "shared", "local", or "" where it can't
+// be told.
+func GatewayMode(annotation string) string {
+	var config map[string]struct {
+		Mode string `json:"mode"`
+	}
+	if annotation == "" || json.Unmarshal([]byte(annotation), &config) != nil {
+		return ""
+	}
+	if mode := config["default"].Mode; mode == "shared" || mode == "local" {
+		return mode
+	}
+	return ""
 }
 
 func openVSwitch(f v1alpha1.NodeFacts, c Carrier) Carrier {

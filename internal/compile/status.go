@@ -84,13 +84,14 @@ func Status(seen Seen, now metav1.Time) v1alpha1.NodePortPolicyStatus {
 	}
 	status.NodePorts = nodePorts(status.Allocations)
 	status.Addresses, status.TotalAddresses = addresses(seen.Nodes, seen.open(), status.Allocations)
+	status.ClientIPPreserved, status.ClientIPReason = seen.clientIP()
 	nodes, eligible := seen.Proof.Nodes(seen.Nodes, seen.Allocations)
 	if len(seen.Allocations) > 0 {
 		status.Nodes = &nodes
 	}
 	cloudGate, clouds := seen.cloudEnforced()
 	status.Cloud = clouds
-	gates := []gate{seen.accepted(), seen.allocated(), seen.exposed(), seen.hostEnforced(nodes, eligible), cloudGate}
+	gates := []gate{seen.accepted(), seen.allocated(), seen.exposed(), seen.onPath(seen.hostEnforced(nodes, eligible)), cloudGate}
 	if status.Nodes != nil && len(nodes.Failing) > maxListed {
 		status.Nodes.Failing = nodes.Failing[:maxListed]
 	}

@@ -1,0 +1,63 @@
+package agent
+
+import (
+	"reflect"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/portreeve/portreeve/datapath"
+	"github.com/portreeve/portreeve/internal/carrier"
+)
+
+// bypassError: packets may come to pods around our rules.
+type bypassError struct{ by carrier.Carrier }
+
+func (e *bypassError) Error() string { return e.by.Trouble() }
+
+func (e *bypassError) Unwrap() error { return datapath.ErrPreempted }
+
+// lookAround asks the kernel who carries node ports, and what does so ahead of our hook.
+func (a *Agent) lookAround() {
+	if a.config.Survey == nil {
+		return
+	}
+	found, err := a.config.Survey()
+	if err != nil && a.unseen == nil {
+		a.log.Warn("who carries node ports around our rules can't be looked for", "error", err)
+	}
+	a.found, a.unseen = &found, err
+}
+
+// recognize says from what was found, and from what the Node says, who carries node ports.
+func (a *Agent) recognize(use inputs) {
+	if a.found == nil {
+		return
+	}
+	facts := *a.found
+	if node := only[metav1.PartialObjectMetadata](use[kindNode]); node != nil {
+		facts.GatewayMode = carrier.GatewayMode(node.Annotations[carrier.GatewayAnnotation])
+	}
+	if a.facts != nil && reflect.DeepEqual(facts, *a.facts) {
+		return
+	}
+	before := a.carrier
+	a.facts, a.carrier = &facts, carrier.Of(facts)
+	switch trouble := a.carrier.Trouble(); {
+	case trouble != "":
+		a.log.Error("packets may come around our rules", "by", trouble)
+	case before.Trouble() != "":
+		a.kernel.due = true // what was in doubt is read back before it is vouched for
+		a.log.Info("nothing carries packets around our rules any more", "carrier", a.carrier.Name)
+	case before.Name != a.carrier.Name:
+		a.log.Info("node ports are carried", "by", a.carrier.Name, "layer", a.carrier.Layer)
+	}
+}
+
+// bypassed is the error of a round whose rules are in force, and may be gone around.
+func (a *Agent) bypassed() error {
+	if a.carrier.Gate != carrier.Around {
+		return nil
+	}
+	a.kernel.doubt = true
+	return &bypassError{a.carrier}
+}

@@ -1,0 +1,62 @@
+package agent
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/carrier"
+)
+
+// What tells who carries node ports is in the report, and no second report follows
+// while it stays the same.
+func TestAReportSaysWhoCarriesNodePorts(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.facts = v1alpha1.NodeFacts{KubeProxy: []v1alpha1.KubeProxyRules{v1alpha1.KubeProxyNFTables}, ProxyMode: "nftables"}
+		l.start()
+		status := l.status()
+		if status.Carrier != "kube-proxy (nftables)" || status.Facts == nil || !reflect.DeepEqual(*status.Facts, l.facts) {
+			t.Errorf("carrier %q, facts %+v", status.Carrier, status.Facts)
+		}
+		if c := status.Conditions[0]; c.Reason != v1alpha1.ReasonOK {
+			t.Errorf("condition %+v", c)
+		}
+		before := len(l.reports.written())
+		l.pass(3 * checkInterval)
+		if after := len(l.reports.written()); after != before {
+			t.Errorf("%d reports without news", after-before)
+		}
+		l.kernel.set(func() { l.facts.KubeProxy = []v1alpha1.KubeProxyRules{v1alpha1.KubeProxyIPVS} })
+		l.pass(2 * checkInterval)
+		if status := l.status(); status.Carrier != "kube-proxy (ipvs)" {
+			t.Errorf("carrier %q after kube-proxy changed its mode", status.Carrier)
+		}
+	})
+}
+
+// Only the Node's own word makes of a bridge of OVN-Kubernetes a local gateway, and it is
+// heard at once.
+func TestTheNodeTellsTheGatewayModeOfOVNKubernetes(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.facts = v1alpha1.NodeFacts{Links: []string{"ovn-k8s-mp0"}, Ways: []v1alpha1.WayAround{{Interface: "br-ex", Hook: carrier.HookOVS, Program: "br-ex"}}}
+		l.start()
+		if c := l.status().Conditions[0]; c.Reason != v1alpha1.ReasonEnforcementUnsupported || !strings.Contains(c.Message, "OVN-Kubernetes (shared gateway)") {
+			t.Errorf("condition %+v", c)
+		}
+		says := func(mode string) {
+			n := node(map[string]string{"zone": "a"})
+			n.Annotations = map[string]string{carrier.GatewayAnnotation: `{"default":{"mode":"` + mode + `"}}`, "other": "x"}
+			l.node.put(n)
+			l.pass(2 * reportInterval)
+		}
+		says("local")
+		if status := l.status(); status.Conditions[0].Reason != v1alpha1.ReasonOK || status.Facts.GatewayMode != "local" || status.Marks.Allocations == "" {
+			t.Errorf("with a local gateway: %+v", status)
+		}
+		says("shared")
+		if status := l.status(); status.Conditions[0].Reason != v1alpha1.ReasonEnforcementUnsupported || status.Marks.Allocations != "" {
+			t.Errorf("with a shared gateway: %+v", status)
+		}
+	})
+}

@@ -95,6 +95,16 @@ func TestProgramsAreFound(t *testing.T) {
 		must(t, netlink.AddrAdd(other, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 1, 0, 1), Mask: net.CIDRMask(24, 32)}}))
 		expect(t, []string{"carry_tcx", "carry_xdp"}, "other tc carry_tc", "outside tc carry_tc")
 
+		// a filter that is no program of eBPF, and sends packets elsewhere
+		u32 := &netlink.U32{
+			FilterAttrs: netlink.FilterAttrs{LinkIndex: outside.Attrs().Index, Parent: netlink.HANDLE_MIN_INGRESS, Priority: 2, Protocol: unix.ETH_P_IP},
+			Actions:     []netlink.Action{netlink.NewMirredAction(other.Attrs().Index)},
+		}
+		must(t, netlink.FilterAdd(u32))
+		expect(t, []string{"carry_tc", "carry_tcx", "carry_xdp"}, "outside filter u32")
+		expect(t, []string{"carry_tc", "carry_tcx", "carry_xdp", "u32"})
+		must(t, netlink.FilterDel(u32))
+
 		must(t, xdp.Close())
 		must(t, tcx.Close())
 		expect(t, []string{"carry_tc"})

@@ -32,6 +32,12 @@ type NodeFacts struct {
 	// +listType=atomic
 	// +optional
 	Chains []string `json:"chains,omitempty"`
+	// Masquerades are the chains of postrouting whose own rules translate source addresses
+	// of whoever passes, each after its table: "nat POSTROUTING". At most 16.
+	// +kubebuilder:validation:MaxItems=16
+	// +listType=atomic
+	// +optional
+	Masquerades []string `json:"masquerades,omitempty"`
 	// Ways are what stands ahead of netfilter on the way of packets to the node, at most
 	// 16. What the operator called harmless is left out.
 	// +kubebuilder:validation:MaxItems=16

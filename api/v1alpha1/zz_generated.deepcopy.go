@@ -884,6 +884,11 @@ func (in *NodeFacts) DeepCopyInto(out *NodeFacts) {
 		*out = make([]string, len(*in))
 		copy(*out, *in)
 	}
+	if in.Masquerades != nil {
+		in, out := &in.Masquerades, &out.Masquerades
+		*out = make([]string, len(*in))
+		copy(*out, *in)
+	}
 	if in.Ways != nil {
 		in, out := &in.Ways, &out.Ways
 		*out = make([]WayAround, len(*in))

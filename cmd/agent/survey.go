@@ -11,9 +11,10 @@ import (
 
 // What the schema of a report allows.
 const (
-	mostWays      = 16
-	mostAddresses = 16
-	mostSubnets   = 16
+	mostWays        = 16
+	mostAddresses   = 16
+	mostSubnets     = 16
+	mostMasquerades = 16
 )
 
 // survey returns what looks for who carries node ports on the node, and for what may do
@@ -25,6 +26,7 @@ func (o options) survey() func() (v1alpha1.NodeFacts, error) {
 		ways, unseen := bypass.Find(o.harmless)
 		facts := v1alpha1.NodeFacts{
 			ProxyMode: seen.ProxyMode, Links: seen.Links, Chains: seen.Chains,
+			Masquerades:        seen.Masquerades[:min(len(seen.Masquerades), mostMasquerades)],
 			NodePortAddresses:  texts(seen.NodePortAddresses, mostAddresses),
 			CentralizedSubnets: texts(seen.Centralized, mostSubnets),
 			DistributedSubnets: texts(seen.Distributed, mostSubnets),

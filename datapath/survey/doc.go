@@ -3,6 +3,6 @@
 // namespace of the calling thread, changes nothing in it, and judges nothing.
 //
 // It asks for things by their names, so that what it costs does not grow with the number
-// of Services; only the rules of legacy iptables can be had in no other way than all of
-// them, which is why they are read once a minute.
+// of Services. Only the rules of legacy iptables, and who masquerades, can be had in no
+// other way than all at once: they are left alone for a thousand times as long as it took.
 package survey

@@ -27,6 +27,9 @@ type Facts struct {
 	// Links and Chains of network plugins; "cali*" are all links that begin so, and the
 	// chains are those of the nat tables of iptables.
 	Links, Chains []string
+	// Masquerades are the chains of postrouting whose own rules translate the source
+	// addresses of whoever passes, each after its table.
+	Masquerades []string
 	// Centralized and Distributed are the subnets of Kube-OVN by their gateways.
 	Centralized, Distributed []netip.Prefix
 }
@@ -34,7 +37,7 @@ type Facts struct {
 // Surveyor looks again and again. It is not safe for concurrent use.
 type Surveyor struct {
 	client http.Client
-	legacy legacy
+	slow   slow
 }
 
 // New returns a Surveyor.
@@ -69,12 +72,11 @@ func (s *Surveyor) Look() (Facts, error) {
 	if slices.Contains(tables.chains, chainNodePorts) {
 		f.KubeProxy = append(f.KubeProxy, "iptables-nft")
 	}
-	legacy, err := s.legacy.chains()
-	failed = append(failed, err)
-	if slices.Contains(legacy, chainNodePorts) {
+	failed = append(failed, s.slow.look())
+	if slices.Contains(s.slow.legacy, chainNodePorts) {
 		f.KubeProxy = append(f.KubeProxy, "iptables-legacy")
 	}
-	f.Chains = sorted(append(f.Chains, legacy...))
+	f.Chains, f.Masquerades = sorted(append(f.Chains, s.slow.legacy...)), s.slow.masquerades
 	f.KubeProxy = sorted(f.KubeProxy)
 	if slices.Contains(f.Links, linkKubeOVN) {
 		f.Centralized, f.Distributed, err = subnets(k)

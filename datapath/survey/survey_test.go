@@ -167,3 +167,29 @@ func dialHere(t *testing.T) func(context.Context, string, string) (net.Conn, err
 		return (&net.Dialer{}).DialContext(ctx, network, address)
 	}
 }
+
+func TestWhoMasqueradesWhoeverPassesIsFound(t *testing.T) {
+	inNamespace(t)
+	run(t, `
+add table ip theirs
+add chain ip theirs out { type nat hook postrouting priority 90; }
+add chain ip theirs only { masquerade; }
+add rule ip theirs out ip saddr 172.17.0.0/16 masquerade
+add rule ip theirs out ip saddr 172.18.0.7 snat to 192.0.2.1
+add rule ip theirs out ip saddr { 10.1.0.0/16, 10.2.0.0/16 } masquerade
+add rule ip theirs out meta mark 7 jump only
+add chain ip theirs in { type nat hook prerouting priority 90; }
+add rule ip theirs in tcp dport 80 dnat to 192.0.2.9
+`, "nft", "-f", "-")
+	run(t, "", "iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-s", "172.17.0.0/16", "-j", "MASQUERADE")
+	run(t, "", "iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "-s", "172.17.0.0/16", "-j", "MASQUERADE")
+	if f := look(t); len(f.Masquerades) > 0 {
+		t.Errorf("%v translate some networks only", f.Masquerades)
+	}
+	run(t, "", "nft", "add", "rule", "ip", "theirs", "out", "ip", "saddr", "!=", "10.0.0.0/8", "ip", "daddr", "10.0.0.0/8", "masquerade")
+	run(t, "", "iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-m", "mark", "--mark", "4", "-j", "MASQUERADE")
+	run(t, "", "iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "!", "-s", "10.0.0.0/8", "-j", "MASQUERADE")
+	if f, want := look(t), []string{"legacy POSTROUTING", "nat POSTROUTING", "theirs out"}; !slices.Equal(f.Masquerades, want) {
+		t.Errorf("found %v, want %v", f.Masquerades, want)
+	}
+}

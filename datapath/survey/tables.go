@@ -83,21 +83,39 @@ func nodePortAddresses(k kernel, family byte) (out []netip.Addr, err error) {
 	return out, nil
 }
 
-// legacyEvery is how often legacy iptables is read: there is no asking it for less than
-// all its rules.
-const legacyEvery = time.Minute
+// patience is how long what is slow to read is left alone, as a multiple of what it took
+// the last time.
+const patience = 1000
 
-// legacy remembers the known chains of legacy iptables.
-type legacy struct {
-	found []string
-	at    time.Time
+// slow remembers what can't be asked for by its name: all rules of legacy iptables, and
+// who masquerades.
+type slow struct {
+	legacy, masquerades []string // chains
+
+	at   time.Time
+	took time.Duration
 }
 
-func (l *legacy) chains() ([]string, error) {
-	if !l.at.IsZero() && time.Since(l.at) < legacyEvery {
-		return l.found, nil
+// look reads it anew unless that would cost too much.
+func (l *slow) look() error {
+	if !l.at.IsZero() && time.Since(l.at) < patience*l.took {
+		return nil
 	}
-	l.found, l.at = nil, time.Now()
+	l.at = time.Now()
+	masquerades, err := masquerades()
+	if err != nil {
+		return err
+	}
+	legacy, byLegacy, err := legacyChains()
+	if err != nil {
+		return err
+	}
+	l.legacy, l.masquerades, l.took = legacy, sorted(append(masquerades, byLegacy...)), time.Since(l.at)
+	return nil
+}
+
+// legacyChains returns the known chains of legacy iptables, and those that masquerade.
+func legacyChains() (known, masquerades []string, err error) {
 	for file, command := range map[string]string{"ip_tables_names": "iptables-legacy-save", "ip6_tables_names": "ip6tables-legacy-save"} {
 		// Merely listing a legacy table creates it; the file names those that exist.
 		names, err := os.ReadFile("/proc/thread-self/net/" + file)
@@ -109,12 +127,11 @@ func (l *legacy) chains() ([]string, error) {
 			continue
 		}
 		if err != nil {
-			return l.found, fmt.Errorf("run %s: %w", command, err)
+			return nil, nil, fmt.Errorf("run %s: %w", command, err)
 		}
-		l.found = append(l.found, parseChains(out)...)
+		known, masquerades = append(known, parseChains(out)...), append(masquerades, parseMasquerades(out)...)
 	}
-	l.found = sorted(l.found)
-	return l.found, nil
+	return sorted(known), masquerades, nil
 }
 
 // parseChains finds the known ones among the chains that iptables-save declares, as in

@@ -36,6 +36,7 @@ type Carrier struct {
 	Next string
 
 	cluster, local client
+	masquerades    []string // chains of others
 }
 
 // client says what becomes of a client's address.
@@ -47,11 +48,14 @@ type client struct {
 // Client says whether pods see the address of a client outside the cluster, and why, for
 // a Service with externalTrafficPolicy Local or with Cluster.
 func (c Carrier) Client(policy Policy) (v1alpha1.ClientIP, string) {
-	of := c.cluster
+	to := c.cluster
 	if policy == Local {
-		of = c.local
+		to = c.local
 	}
-	return of.preserved, c.Name + " " + of.why
+	if len(c.masquerades) > 0 && to.preserved == v1alpha1.ClientIPPreserved {
+		return v1alpha1.ClientIPDepends, fmt.Sprintf("%s %s, but a rule of somebody else translates source addresses and may meet it (%s)", c.Name, to.why, strings.Join(c.masquerades, ", "))
+	}
+	return to.preserved, c.Name + " " + to.why
 }
 
 // Policy is an externalTrafficPolicy.
@@ -74,6 +78,12 @@ const (
 
 // Of returns who carries node ports where these facts hold.
 func Of(f v1alpha1.NodeFacts) Carrier {
+	c := of(f)
+	c.masquerades = f.Masquerades
+	return c
+}
+
+func of(f v1alpha1.NodeFacts) Carrier {
 	if ways := around(f); len(ways) > 0 {
 		return ofWays(f, ways)
 	}

@@ -68,6 +68,22 @@ func TestTheBackendSeesTheAddressThatStatusPromised(t *testing.T) {
 		edit(s, own, func(o *corev1.Service) { o.Spec.ExternalTrafficPolicy = c.policy })
 		s.promised(inPlace, c.want, c.answered)
 	}
+
+	// Where somebody else masquerades, nothing is promised, and rightly.
+	edit(s, own, func(o *corev1.Service) { o.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal })
+	node := town.Nodes()[0]
+	nft := func(arguments ...string) {
+		if _, err := node.Output(s.ctx, append([]string{"nft"}, arguments...)...); err != nil {
+			t.Error(err)
+		}
+	}
+	nft("add table ip theirs; add chain ip theirs out { type nat hook postrouting priority 90; }; add rule ip theirs out ip daddr 10.244.0.0/16 masquerade")
+	t.Cleanup(func() { nft("delete", "table", "ip", "theirs") })
+	s.says(inPlace, v1alpha1.ClientIPDepends, "theirs out")
+	a := s.office.Ask(s.ctx, flow(node, from(officeCIDR, 1), uint16(inPlace.Status.Allocations[0].NodePort)))
+	if a.Outcome != lab.Answered || a.Peer.Addr() == from(officeCIDR, 1).Addr() {
+		t.Errorf("beside somebody else's masquerading: %s", a)
+	}
 }
 
 // A tc program that carries a port to a pod before netfilter sees it: a source that the
@@ -97,12 +113,7 @@ func TestATrafficControlHijackIsNoEnforcement(t *testing.T) {
 		}
 	}
 	s.awaitReason(policy, v1alpha1.Stalled, v1alpha1.ReasonEnforcementUnsupported)
-	s.eventually("the client's address is not promised", func() error {
-		if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(policy), policy); err != nil || policy.Status.ClientIPPreserved != v1alpha1.ClientIPDepends {
-			return fmt.Errorf("%s: %s, %w", policy.Status.ClientIPPreserved, policy.Status.ClientIPReason, err)
-		}
-		return nil
-	})
+	s.says(policy, v1alpha1.ClientIPDepends, "can't be told from outside")
 	if d := s.report(node); d.Marks.Allocations != "" || len(d.Facts.Ways) != 1 {
 		t.Errorf("the node vouches for %+v, beside %+v", d.Marks, d.Facts.Ways)
 	}
@@ -116,15 +127,7 @@ func TestATrafficControlHijackIsNoEnforcement(t *testing.T) {
 // that many nodes answer in each family; every answer must then keep the promise.
 func (s *scene) promised(p *v1alpha1.NodePortPolicy, want v1alpha1.ClientIP, answering int) {
 	s.Helper()
-	s.eventually(fmt.Sprintf("policy %s: the client's address is preserved: %s", p.Name, want), func() error {
-		if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(p), p); err != nil {
-			return err
-		}
-		if p.Status.ClientIPPreserved != want || !strings.Contains(p.Status.ClientIPReason, "kube-proxy (") {
-			return fmt.Errorf("%q: %s", p.Status.ClientIPPreserved, p.Status.ClientIPReason)
-		}
-		return nil
-	})
+	s.says(p, want, "kube-proxy (")
 	sources := []netip.AddrPort{from(officeCIDR, 1)}
 	if town.IPv6() {
 		sources = append(sources, from(officeCIDR6, 1))
@@ -134,6 +137,20 @@ func (s *scene) promised(p *v1alpha1.NodePortPolicy, want v1alpha1.ClientIP, ans
 			return s.kept(p, source, want, answering)
 		})
 	}
+}
+
+// says waits until the policy's status says so of the client's address, for that reason.
+func (s *scene) says(p *v1alpha1.NodePortPolicy, want v1alpha1.ClientIP, why string) {
+	s.Helper()
+	s.eventually(fmt.Sprintf("policy %s: the client's address is preserved: %s", p.Name, want), func() error {
+		if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(p), p); err != nil {
+			return err
+		}
+		if p.Status.ClientIPPreserved != want || !strings.Contains(p.Status.ClientIPReason, why) {
+			return fmt.Errorf("%q: %s", p.Status.ClientIPPreserved, p.Status.ClientIPReason)
+		}
+		return nil
+	})
 }
 
 // kept asks every node a few times, so that also pods of other nodes answer.

@@ -41,7 +41,8 @@ func TestTheNodeTellsTheGatewayModeOfOVNKubernetes(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.facts = v1alpha1.NodeFacts{Links: []string{"ovn-k8s-mp0"}, Ways: []v1alpha1.WayAround{{Interface: "br-ex", Hook: carrier.HookOVS, Program: "br-ex"}}}
 		l.start()
-		if c := l.status().Conditions[0]; c.Reason != v1alpha1.ReasonEnforcementUnsupported || !strings.Contains(c.Message, "OVN-Kubernetes (shared gateway)") {
+		if c := l.status().Conditions[0]; c.Reason != v1alpha1.ReasonEnforcementUnsupported || !strings.Contains(c.Message, "OVN-Kubernetes (shared gateway)") ||
+			!strings.Contains(c.Message, "Open vSwitch has the packets of br-ex") {
 			t.Errorf("condition %+v", c)
 		}
 		says := func(mode string) {

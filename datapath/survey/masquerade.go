@@ -43,33 +43,45 @@ func masquerades() (found []string, err error) {
 // translatesAnybody says whether a rule translates source addresses, and not only those
 // of some network.
 func translatesAnybody(rule []expr.Any) bool {
-	translates, source := false, false // source: the last thing loaded is the source address
+	translates, source := false, false // source: what a comparison compares is the source address
 	for _, e := range rule {
 		switch e := e.(type) {
 		case *expr.Payload:
-			source = e.OperationType == expr.PayloadLoad && e.Base == expr.PayloadBaseNetworkHeader && (e.Offset == 12 && e.Len <= 4 || e.Offset == 8 && e.Len > 4)
+			source = loadsSource(e)
+			continue
 		case *expr.Bitwise:
+			continue
 		case *expr.Cmp:
 			if source && e.Op == expr.CmpOpEq {
 				return false
 			}
-			source = false
 		case *expr.Lookup:
 			if source && !e.Invert {
 				return false
 			}
-			source = false
-		case *expr.Masq:
-			translates = true
-		case *expr.NAT:
-			translates = translates || e.Type == expr.NATTypeSourceNAT
-		case *expr.Target:
-			translates = translates || e.Name == "MASQUERADE" || e.Name == "SNAT"
 		default:
-			source = false
+			translates = translates || translatesSource(e)
 		}
+		source = false
 	}
 	return translates
+}
+
+// loadsSource says whether it is the source address of IPv4 or IPv6 that is loaded.
+func loadsSource(e *expr.Payload) bool {
+	return e.OperationType == expr.PayloadLoad && e.Base == expr.PayloadBaseNetworkHeader && (e.Offset == 12 && e.Len <= 4 || e.Offset == 8 && e.Len > 4)
+}
+
+func translatesSource(e expr.Any) bool {
+	switch e := e.(type) {
+	case *expr.Masq:
+		return true
+	case *expr.NAT:
+		return e.Type == expr.NATTypeSourceNAT
+	case *expr.Target: // of iptables-nft
+		return e.Name == "MASQUERADE" || e.Name == "SNAT"
+	}
+	return false
 }
 
 // parseMasquerades finds in what iptables-save prints the same of legacy iptables.

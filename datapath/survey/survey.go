@@ -143,7 +143,7 @@ func (s *Surveyor) proxyMode() string {
 	if err != nil {
 		return ""
 	}
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	text, err := io.ReadAll(io.LimitReader(response.Body, 16))
 	mode := string(text)
 	if err != nil || response.StatusCode != http.StatusOK || !slices.Contains([]string{"iptables", "ipvs", "nftables"}, mode) {

@@ -116,18 +116,20 @@ func (l *slow) look() error {
 
 // legacyChains returns the known chains of legacy iptables, and those that masquerade.
 func legacyChains() (known, masquerades []string, err error) {
-	for file, command := range map[string]string{"ip_tables_names": "iptables-legacy-save", "ip6_tables_names": "ip6tables-legacy-save"} {
+	for _, family := range []struct{ tables, save string }{
+		{"/proc/thread-self/net/ip_tables_names", "iptables-legacy-save"}, {"/proc/thread-self/net/ip6_tables_names", "ip6tables-legacy-save"},
+	} {
 		// Merely listing a legacy table creates it; the file names those that exist.
-		names, err := os.ReadFile("/proc/thread-self/net/" + file)
+		names, err := os.ReadFile(family.tables)
 		if err != nil || !slices.Contains(strings.Fields(string(names)), "nat") {
 			continue
 		}
-		out, err := exec.Command(command, "-t", "nat").Output()
+		out, err := exec.Command(family.save, "-t", "nat").Output()
 		if errors.Is(err, exec.ErrNotFound) {
 			continue
 		}
 		if err != nil {
-			return nil, nil, fmt.Errorf("run %s: %w", command, err)
+			return nil, nil, fmt.Errorf("run %s: %w", family.save, err)
 		}
 		known, masquerades = append(known, parseChains(out)...), append(masquerades, parseMasquerades(out)...)
 	}

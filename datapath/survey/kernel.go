@@ -3,12 +3,17 @@ package survey
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/portreeve/portreeve/datapath/internal/nfattr"
 )
+
+// answers bounds the wait for the kernel, and for a program that asks it: many times what
+// either takes.
+const answers = 10 * time.Second
 
 // kernel answers questions about nf_tables and ipset.
 type kernel struct{ conn *netlink.Conn }
@@ -17,6 +22,10 @@ func openKernel() (kernel, error) {
 	conn, err := netlink.Dial(unix.NETLINK_NETFILTER, nil)
 	if err != nil {
 		return kernel{}, fmt.Errorf("open netlink: %w", err)
+	}
+	if err := conn.SetDeadline(time.Now().Add(answers)); err != nil {
+		_ = conn.Close()
+		return kernel{}, fmt.Errorf("prepare netlink: %w", err)
 	}
 	return kernel{conn}, nil
 }

@@ -3,6 +3,7 @@ package survey
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -102,12 +103,15 @@ func (l *slow) look() error {
 		return nil
 	}
 	l.at = time.Now()
+	var legacy, byLegacy []string
 	masquerades, err := masquerades()
-	if err != nil {
-		return err
+	if err == nil {
+		legacy, byLegacy, err = legacyChains()
 	}
-	legacy, byLegacy, err := legacyChains()
-	if err != nil {
+	switch {
+	case err != nil && l.took > 0:
+		return nil // what was seen last still tells more than nothing: chains come and go while they are read
+	case err != nil:
 		return err
 	}
 	l.legacy, l.masquerades, l.took = legacy, sorted(append(masquerades, byLegacy...)), time.Since(l.at)
@@ -116,6 +120,8 @@ func (l *slow) look() error {
 
 // legacyChains returns the known chains of legacy iptables, and those that masquerade.
 func legacyChains() (known, masquerades []string, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), answers)
+	defer cancel()
 	for _, family := range []struct{ tables, save string }{
 		{"/proc/thread-self/net/ip_tables_names", "iptables-legacy-save"}, {"/proc/thread-self/net/ip6_tables_names", "ip6tables-legacy-save"},
 	} {
@@ -124,7 +130,7 @@ func legacyChains() (known, masquerades []string, err error) {
 		if err != nil || !slices.Contains(strings.Fields(string(names)), "nat") {
 			continue
 		}
-		out, err := exec.Command(family.save, "-t", "nat").Output()
+		out, err := exec.CommandContext(ctx, family.save, "-t", "nat").Output()
 		if errors.Is(err, exec.ErrNotFound) {
 			continue
 		}

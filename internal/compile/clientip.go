@@ -30,18 +30,19 @@ func (s Seen) clientIP() (v1alpha1.ClientIP, string) {
 		preserved, why := carrier.Of(*n.Datapath.Status.Facts).Client(policy)
 		at := slices.IndexFunc(all, func(o opinion) bool { return o.preserved == preserved && o.why == why })
 		if at < 0 {
-			at, all = len(all), append(all, opinion{preserved: preserved, why: why})
+			at, all = len(all), append(all, opinion{preserved: preserved, why: why, example: n.Name})
 		}
-		all[at].nodes = append(all[at].nodes, n.Name)
+		all[at].example = min(all[at].example, n.Name)
 	}
 	return agreed(all, service, policy)
 }
 
-// opinion is what nodes of one kind do to a client's address.
+// opinion is what nodes of one kind do to a client's address. Only one of them is named:
+// with their number the text would change whenever a node comes or goes.
 type opinion struct {
 	preserved v1alpha1.ClientIP
 	why       string
-	nodes     []string
+	example   string
 }
 
 // agreed sums opinions up: where nodes differ, it depends on the one that is asked.
@@ -49,21 +50,14 @@ func agreed(all []opinion, service *corev1.Service, policy carrier.Policy) (v1al
 	if len(all) == 0 {
 		return "", ""
 	}
-	for i := range all {
-		slices.Sort(all[i].nodes)
-	}
-	slices.SortFunc(all, func(a, b opinion) int { return strings.Compare(a.nodes[0], b.nodes[0]) })
+	slices.SortFunc(all, func(a, b opinion) int { return strings.Compare(a.example, b.example) })
 	preserved := all[0].preserved
 	var texts []string
 	for _, o := range all {
 		if o.preserved != preserved {
 			preserved = v1alpha1.ClientIPDepends
 		}
-		where := strings.Join(o.nodes[:min(len(o.nodes), 3)], ", ")
-		if rest := len(o.nodes) - 3; rest > 0 {
-			where += fmt.Sprintf(" and %d more", rest)
-		}
-		texts = append(texts, fmt.Sprintf("on %s %s", where, o.why))
+		texts = append(texts, fmt.Sprintf("on nodes such as %s %s", o.example, o.why))
 	}
 	reason := all[0].why
 	if len(all) > 1 {

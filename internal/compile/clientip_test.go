@@ -41,8 +41,8 @@ func TestClientAddressSaidPlainly(t *testing.T) {
 		{"kube-proxy keeps it with Local", (*Seen).local, toldThat(proxied), toldThat(proxied), v1alpha1.ClientIPPreserved, []string{"kube-proxy (nftables) keeps"}},
 		{"centralized subnets masquerade also with Local", (*Seen).local, toldThat(central), toldThat(central), v1alpha1.ClientIPReplaced, []string{"centralized subnets", "distributed"}},
 		{"it is Cilium's choice", func(*Seen) {}, toldThat(cilium), toldThat(cilium), v1alpha1.ClientIPDepends, []string{"DSR"}},
-		{"nodes differ", (*Seen).local, toldThat(proxied), toldThat(central), v1alpha1.ClientIPDepends, []string{"on a kube-proxy (nftables) keeps", "on b kube-proxy (ipvs) beside Kube-OVN masquerades"}},
-		{"nodes differ in how, and not in what", (*Seen).local, toldThat(proxied), toldThat(tables), v1alpha1.ClientIPPreserved, []string{"on a kube-proxy (nftables)", "on b kube-proxy (iptables-nft)"}},
+		{"nodes differ", (*Seen).local, toldThat(proxied), toldThat(central), v1alpha1.ClientIPDepends, []string{"on nodes such as a kube-proxy (nftables) keeps", "on nodes such as b kube-proxy (ipvs) beside Kube-OVN masquerades"}},
+		{"nodes differ in how, and not in what", (*Seen).local, toldThat(proxied), toldThat(tables), v1alpha1.ClientIPPreserved, []string{"on nodes such as a kube-proxy (nftables)", "on nodes such as b kube-proxy (iptables-nft)"}},
 		{"a node that joins has told nothing yet", (*Seen).local, toldThat(proxied), untold, v1alpha1.ClientIPPreserved, []string{"kube-proxy (nftables) keeps"}},
 		{"a node that is not Ready is not asked", (*Seen).local, toldThat(proxied), func(n *NodeReport) { toldThat(central)(n); notReady(n) }, v1alpha1.ClientIPPreserved, nil},
 		{"a node that the pool does not pick is not asked", func(s *Seen) {
@@ -73,6 +73,20 @@ func TestClientAddressSaidPlainly(t *testing.T) {
 				t.Errorf("%s: %q does not say %q", c.sentence, status.ClientIPReason, part)
 			}
 		}
+	}
+}
+
+// A node of a known kind that joins changes no word of any policy, also where nodes differ.
+func TestANodeThatJoinsChangesNoReason(t *testing.T) {
+	s := healthy()
+	s.local()
+	toldThat(proxied)(&s.Nodes[0])
+	toldThat(central)(&s.Nodes[1])
+	before := Status(s, metav1.NewTime(clock))
+	s.Nodes = append(s.Nodes, node("c", toldThat(proxied)), node("d", toldThat(central)), node("e"))
+	after := Status(s, metav1.NewTime(clock))
+	if before.ClientIPReason != after.ClientIPReason || before.ClientIPPreserved != after.ClientIPPreserved {
+		t.Errorf("%q became %q", before.ClientIPReason, after.ClientIPReason)
 	}
 }
 

@@ -130,7 +130,7 @@ func legacyChains() (known, masquerades []string, err error) {
 		if err != nil || !slices.Contains(strings.Fields(string(names)), "nat") {
 			continue
 		}
-		out, err := exec.CommandContext(ctx, family.save, "-t", "nat").Output()
+		out, err := exec.CommandContext(ctx, family.save, "-t", "nat").Output() //nolint:gosec // one of two fixed names
 		if errors.Is(err, exec.ErrNotFound) {
 			continue
 		}

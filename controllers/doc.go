@@ -13,10 +13,11 @@
 //	pool.go           NodePortPool      Foreign allocations; the pool's status
 //	nodeaddresses.go  one for all       AddressSets with the addresses of Nodes
 //	cloudfirewall.go  CloudFirewall     security group rules; the firewall's status
+//	front.go          policy            the ConfigMaps and the DNSEndpoint of its fronts
 //	policy.go         policy            the policy's status, nothing else
 //
 // What controllers must tell each other and is no API object stands in Verdicts
-// (allocator to policy) and Clouds (cloudfirewall to policy and allocation). Both
+// (allocator to policy), Fronts (front to policy) and Clouds (cloudfirewall to policy and allocation). Both
 // are rebuilt from API objects and clouds at start; until then nothing is
 // concluded from their absence.
 package controllers

@@ -40,6 +40,7 @@ type Policy struct {
 	// Verdicts are the allocator's, Refusals exposure's.
 	Verdicts, Refusals *Verdicts
 	Clouds             *Clouds
+	Fronts             *Fronts
 	Now                func() time.Time
 
 	mu    sync.Mutex
@@ -139,6 +140,7 @@ func (r *Policy) see(ctx context.Context, view View, proof compile.Proof) (compi
 		Policy: view.Policy, Wish: view.Wish, Refusal: view.Refusal, Service: view.Service,
 		Allocations: view.Allocations, Proof: proof, Places: view.Places, Clouds: map[string]compile.CloudSeen{},
 		Unserved: r.Verdicts.Of(policyKey(view.Policy)), Unexposed: r.Refusals.Of(policyKey(view.Policy)),
+		Front: r.Fronts.Of(policyKey(view.Policy)),
 	}
 	seen.Proof.Places = view.Places
 	var err error
@@ -180,16 +182,20 @@ const (
 	transition               // a gate changed, or a new generation was seen
 )
 
-// urgency compares a status with the last written one. Addresses alone are no
-// reason to write: a node that joins must not rewrite every policy.
+// urgency compares a status with the last written one. How many addresses there are is
+// no reason to write: where the list is full, a node that joins rewrites no policy, and
+// one that goes only those that list it.
 func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urgent {
 	if compile.TooEarly(seen) {
 		return nothing
 	}
+	lost, gained := compile.AddressLost(before, after), compile.AddressGained(before, after)
 	before.Addresses, before.TotalAddresses = after.Addresses, after.TotalAddresses
 	switch {
-	case equality.Semantic.DeepEqual(before, after):
+	case equality.Semantic.DeepEqual(before, after) && !lost && !gained:
 		return nothing
+	case equality.Semantic.DeepEqual(before, after) && !lost:
+		return doubt // a node that came back may go again
 	case before.ObservedGeneration != after.ObservedGeneration,
 		!slices.Equal(before.Allocations, after.Allocations):
 		if meta.IsStatusConditionTrue(after.Conditions, v1alpha1.Ready) || meta.IsStatusConditionTrue(after.Conditions, v1alpha1.Stalled) {
@@ -275,6 +281,7 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Node{}, each(r.all), nodeMatters).
 		WatchesRawSource(source.Channel(r.Verdicts.heard, &handler.EnqueueRequestForObject{})).
 		WatchesRawSource(source.Channel(r.Refusals.heard, &handler.EnqueueRequestForObject{})).
+		WatchesRawSource(source.Channel(r.Fronts.heard, &handler.EnqueueRequestForObject{})).
 		WatchesRawSource(source.Channel(r.Clouds.changed, handler.EnqueueRequestsFromMapFunc(r.all))).
 		Complete(r)
 }

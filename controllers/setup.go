@@ -45,7 +45,11 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		Reader: c, Live: live, Cache: mgr.GetCache(), Listed: &Listed{}, ListedSets: &Listed{}, Resolved: &Resolved{},
 		NodePorts: &NodePortRange{Client: c, Namespace: o.Namespace, Now: o.Now}, Namespace: o.Namespace, Now: o.Now,
 	}
-	verdicts, refusals, clouds := NewVerdicts(), NewVerdicts(), NewClouds()
+	verdicts, refusals, clouds, fronts := NewVerdicts(), NewVerdicts(), NewClouds(), NewFronts()
+	doors, err := NewDoors(mgr, o.Now)
+	if err != nil {
+		return err
+	}
 	for _, controller := range []interface{ SetupWithManager(ctrl.Manager) error }{
 		&Installation{Client: c, Snapshot: snapshot, Live: live, AgentImage: o.AgentImage, Now: o.Now},
 		&NodeAddresses{Client: c, Snapshot: snapshot},
@@ -56,7 +60,8 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		&Hold{Client: c, Snapshot: snapshot, Now: o.Now},
 		&CloudFirewall{Client: c, Snapshot: snapshot, Clouds: clouds, Providers: o.Providers, Owner: o.Owner, Leading: o.Leading, Now: o.Now, Events: recorder},
 		&NodeDatapath{Client: c, Events: recorder, Now: o.Now},
-		&Policy{Client: c, Snapshot: snapshot, Verdicts: verdicts, Refusals: refusals, Clouds: clouds, Now: o.Now},
+		&Policy{Client: c, Snapshot: snapshot, Verdicts: verdicts, Refusals: refusals, Clouds: clouds, Fronts: fronts, Now: o.Now},
+		&Front{Client: c, Snapshot: snapshot, Doors: doors, Seen: fronts, Now: o.Now},
 	} {
 		if err := controller.SetupWithManager(mgr); err != nil {
 			return err

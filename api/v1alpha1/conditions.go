@@ -24,6 +24,9 @@ const (
 	Shadowed = "Shadowed"
 	// Conflict (abnormal when True): somebody else holds what the policy asks for.
 	Conflict = "Conflict"
+	// Fronted, of a policy with a front: what stands before the nodes is current. It is no
+	// gate: the ports are in force without it.
+	Fronted = "Fronted"
 	// Overlaps (abnormal when True): an older pool owns part of this pool's ranges.
 	Overlaps = "Overlaps"
 	// OutOfRange, on a pool (abnormal when True): part of its ranges lies outside the
@@ -96,6 +99,13 @@ const (
 	// Shadowed.
 	ReasonServiceNodePort = "ServiceNodePort"
 	ReasonForeignRule     = "ForeignRule"
+
+	// Fronted. A name that is taken is a Conflict, too.
+	ReasonFrontNameTaken      = "FrontNameTaken"
+	ReasonFrontRefused        = "FrontRefused"
+	ReasonHostnameRefused     = "HostnameRefused"
+	ReasonExternalDNSNotFound = "ExternalDNSNotFound"
+	ReasonNoAddresses         = "NoAddresses"
 
 	// Pools.
 	ReasonOverlaps        = "Overlaps"

@@ -53,6 +53,12 @@ const (
 	// kube-system of the cluster that may change its rules although a copy of the
 	// cluster has some there.
 	AnnotationConfirmedCluster = "portreeve.dev/confirmed-cluster"
+	// LabelFront on a ConfigMap or DNSEndpoint of ours names the policy that it is for.
+	LabelFront = "portreeve.dev/front"
+	// AnnotationFrontNodes and AnnotationFrontPorts, on such an object, are the nodes that
+	// it names and their node ports.
+	AnnotationFrontNodes = "portreeve.dev/front-nodes"
+	AnnotationFrontPorts = "portreeve.dev/front-ports"
 	// ServiceProxyName is the value of service.kubernetes.io/service-proxy-name
 	// that takes a Service away from kube-proxy which only holds numbers in the API
 	// server: a closing companion, or a hold.

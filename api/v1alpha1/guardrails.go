@@ -68,6 +68,11 @@ type Guardrails struct {
 	// +listType=set
 	// +optional
 	SecurityGroups []SecurityGroupID `json:"securityGroups,omitempty"`
+	// DNSDomains in which policies may publish host names. Empty: none.
+	// +kubebuilder:validation:MaxItems=32
+	// +listType=set
+	// +optional
+	DNSDomains []DNSDomain `json:"dnsDomains,omitempty"`
 	// AllowedNodes are the nodes on which ports of the pool open; on others they are
 	// closed. Absent: all nodes.
 	// +optional

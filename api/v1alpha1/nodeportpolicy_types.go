@@ -107,6 +107,11 @@ type NodePortPolicySpec struct {
 	// Log has nodes write a line for connections as they begin.
 	// +optional
 	Log Log `json:"log,omitempty,omitzero"`
+
+	// Front keeps configurations and records for what stands before the nodes: nginx,
+	// HAProxy, external-dns.
+	// +optional
+	Front *Front `json:"front,omitempty"`
 }
 
 // PolicyMode says whether a policy acts.
@@ -183,11 +188,12 @@ type NodePortPolicyStatus struct {
 	// +listType=atomic
 	// +optional
 	Allocations []AllocatedPort `json:"allocations,omitempty"`
-	// Addresses to connect to, at most 8 of TotalAddresses.
+	// Addresses to connect to, at most 8 of TotalAddresses: of nodes that have proved to
+	// admit whom the policy admits. One that is listed stays while it answers.
 	// +listType=atomic
 	// +optional
 	Addresses []string `json:"addresses,omitempty"`
-	// TotalAddresses counts all addresses, listed or not.
+	// TotalAddresses counts all addresses, listed or not, as of the last status.
 	// +optional
 	TotalAddresses int32 `json:"totalAddresses,omitempty"`
 	// +optional
@@ -214,7 +220,7 @@ type NodePortPolicyStatus struct {
 	// +optional
 	ObservedGeneration int64 `json:"observedGeneration,omitempty"`
 	// Conditions: the gates Accepted, Allocated, Exposed, HostEnforced and CloudEnforced,
-	// their sum Ready, and Reconciling, Stalled, Shadowed and Conflict.
+	// their sum Ready, and Reconciling, Stalled, Shadowed, Conflict and Fronted.
 	// +listType=map
 	// +listMapKey=type
 	// +optional

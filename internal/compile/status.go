@@ -3,7 +3,6 @@ package compile
 import (
 	"cmp"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 )
@@ -41,10 +39,20 @@ type Seen struct {
 	// Hijackers are Services that take the traffic of one of the policy's ports on a
 	// node's address.
 	Hijackers []string
+	// Front is what was last done about its fronts; nil when nobody has looked.
+	Front *FrontSeen
 	// Plan is what mode Enforce would do; nil in that mode.
 	Plan *v1alpha1.PolicyPlan
 	// Clouds by firewall name; a firewall that is not there does not exist.
 	Clouds map[string]CloudSeen
+}
+
+func (s Seen) sight() Sight {
+	sight := Sight{Nodes: s.Nodes, Proof: s.Proof, Service: s.Service, Lockdown: s.Lockdown}
+	if s.Companion != nil && IsCompanion(s.Companion, s.Policy.Name) {
+		sight.Companion = s.Companion
+	}
+	return sight
 }
 
 // gate is one condition of a policy before it is written.
@@ -83,7 +91,7 @@ func Status(seen Seen, now metav1.Time) v1alpha1.NodePortPolicyStatus {
 		Plan:               seen.Plan,
 	}
 	status.NodePorts = nodePorts(status.Allocations)
-	status.Addresses, status.TotalAddresses = addresses(seen.Nodes, seen.open(), status.Allocations)
+	status.Addresses, status.TotalAddresses = seen.sight().addresses(seen.Policy, seen.open())
 	status.ClientIPPreserved, status.ClientIPReason = seen.clientIP()
 	nodes, eligible := seen.Proof.Nodes(seen.Nodes, seen.Allocations)
 	if len(seen.Allocations) > 0 {
@@ -97,6 +105,11 @@ func Status(seen Seen, now metav1.Time) v1alpha1.NodePortPolicyStatus {
 	}
 	for _, g := range append(gates, summary(gates)...) {
 		setCondition(&status.Conditions, g, seen.Policy.Generation, now)
+	}
+	if g := seen.fronted(); g != nil {
+		setCondition(&status.Conditions, *g, seen.Policy.Generation, now)
+	} else {
+		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.Fronted)
 	}
 	for _, g := range []gate{seen.shadowed(), seen.conflict()} {
 		if g.passed {
@@ -286,6 +299,9 @@ func (s Seen) conflict() gate {
 	if s.missing() && s.Unserved != nil && s.Unserved.Reason == v1alpha1.ReasonConflict {
 		return passed(v1alpha1.Conflict, v1alpha1.ReasonConflict, s.Unserved.Message)
 	}
+	if g := s.fronted(); g != nil && g.reason == v1alpha1.ReasonFrontNameTaken {
+		return passed(v1alpha1.Conflict, g.reason, g.message)
+	}
 	return waiting(v1alpha1.Conflict, v1alpha1.ReasonOK, "")
 }
 
@@ -327,40 +343,6 @@ func nodePorts(ports []v1alpha1.AllocatedPort) string {
 		texts = append(texts, strconv.Itoa(int(p.NodePort)))
 	}
 	return strings.Join(slices.Compact(texts), ",")
-}
-
-// addresses lists where clients can connect: the addresses of Ready nodes with
-// each node port, at most maxListed, and how many there are. Where the pool picks
-// nodes, only those.
-func addresses(nodes []NodeReport, open []*v1alpha1.NodePortAllocation, ports []v1alpha1.AllocatedPort) (list []string, total int32) {
-	var hosts []string
-	for _, n := range nodes {
-		if !Enforceable(n.Node) || !Ready(n.Node) || slices.ContainsFunc(open, func(a *v1alpha1.NodePortAllocation) bool {
-			return a.Spec.NodeSelector != nil && !selects(a.Spec.NodeSelector).Matches(labels.Set(n.Labels))
-		}) {
-			continue
-		}
-		for _, a := range n.Status.Addresses {
-			if a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP {
-				hosts = append(hosts, a.Address)
-			}
-		}
-	}
-	slices.Sort(hosts)
-	for _, host := range slices.Compact(hosts) {
-		previous := int32(0)
-		for _, p := range ports {
-			if p.NodePort == previous {
-				continue
-			}
-			previous = p.NodePort
-			total++
-			if len(list) < maxListed {
-				list = append(list, net.JoinHostPort(host, strconv.Itoa(int(p.NodePort))))
-			}
-		}
-	}
-	return list, total
 }
 
 // TooEarly says that somebody who is about to look has not looked yet: the

@@ -226,6 +226,7 @@ func TestStatusSaysWhereToConnectAndSinceWhen(t *testing.T) {
 	seen.Nodes[0].Labels["role"] = "edge"
 	seen.Nodes[0].Status.Addresses[0].Address = "192.0.2.7"
 	seen.Allocations[0].Spec.NodeSelector = &metav1.LabelSelector{MatchLabels: map[string]string{"role": "edge"}}
+	seen.Nodes[0].Datapath.Status.NodeLabels = LabelsHash(seen.Nodes[0].Labels)
 	seen.Allocations[0].Spec.Since = &metav1.MicroTime{Time: clock.Add(-time.Hour + time.Microsecond)}
 	status := Status(seen, metav1.NewTime(clock))
 	if len(status.Addresses) != 1 || status.Addresses[0] != "192.0.2.7:30007" || status.TotalAddresses != 1 {

@@ -13,6 +13,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/watch"
+	clientretry "k8s.io/client-go/util/retry"
 )
 
 // The fake kubelet: it registers its Node, renews the Lease (without which the
@@ -120,6 +121,9 @@ func nodeCondition(kind corev1.NodeConditionType, status corev1.ConditionStatus)
 // heartbeat renews the Lease, and says anew that the node is Ready where the
 // node lifecycle controller has come to doubt it, as after an API outage.
 func (n *Node) heartbeat(ctx context.Context) error {
+	if n.failed.Load() {
+		return nil
+	}
 	nodes := n.cluster.client.CoreV1().Nodes()
 	node, err := nodes.Get(ctx, n.Name, metav1.GetOptions{})
 	if err != nil {
@@ -136,6 +140,38 @@ func (n *Node) heartbeat(ctx context.Context) error {
 	node.Status.Conditions = n.object().Status.Conditions
 	_, err = nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{})
 	return err
+}
+
+// Fail silences the node's kubelet and says that the Node is not Ready, as the node
+// lifecycle controller does after its grace period of 40 s. What runs on the node goes
+// on; to take that away, too, see [Cluster.CutLink].
+func (n *Node) Fail(ctx context.Context) error {
+	n.failed.Store(true)
+	return n.tellReady(ctx, corev1.ConditionUnknown)
+}
+
+// Recover undoes Fail.
+func (n *Node) Recover(ctx context.Context) error {
+	n.failed.Store(false)
+	return n.tellReady(ctx, corev1.ConditionTrue)
+}
+
+func (n *Node) tellReady(ctx context.Context, ready corev1.ConditionStatus) error {
+	nodes := n.cluster.client.CoreV1().Nodes()
+	return clientretry.RetryOnConflict(clientretry.DefaultBackoff, func() error {
+		node, err := nodes.Get(ctx, n.Name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		node.Status.Conditions = n.object().Status.Conditions
+		for i := range node.Status.Conditions {
+			if node.Status.Conditions[i].Type == corev1.NodeReady {
+				node.Status.Conditions[i].Status = ready
+			}
+		}
+		_, err = nodes.UpdateStatus(ctx, node, metav1.UpdateOptions{})
+		return err
+	})
 }
 
 // renewLease writes the Lease that says the node is alive.

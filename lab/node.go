@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 )
@@ -28,6 +29,8 @@ type Node struct {
 
 	cluster *Cluster
 	member  *member
+
+	failed atomic.Bool // its kubelet is silent
 
 	mu        sync.Mutex
 	kubeProxy *Process

@@ -22,21 +22,25 @@ type Sight struct {
 	Lockdown bool
 }
 
+// Answering says whether the node admits sources to an Open allocation's number, as far
+// as that depends on the node: it is Ready, and the pool allows it. Whoever lists
+// addresses or fronts asks here.
+func Answering(n NodeReport, a *v1alpha1.NodePortAllocation) bool {
+	return Enforceable(n.Node) && Ready(n.Node) &&
+		(a.Spec.NodeSelector == nil || selects(a.Spec.NodeSelector).Matches(labels.Set(n.Labels)))
+}
+
 // Answering returns the nodes on which those whom an Open allocation admits find its
-// port: the port is carried, the node is Ready and has proved that it enforces the
-// allocation. A node that is merely behind with the last change still does what it did
+// port: the port is carried, the node is one that answers and has proved that it enforces
+// the allocation. A node that is merely behind with the last change still does what it did
 // before it, so it counts if it was listed for the number until now.
 func (s Sight) Answering(a *v1alpha1.NodePortAllocation, listed func(n NodeReport, number uint16) bool) []NodeReport {
 	if s.Lockdown || a.Spec.State != v1alpha1.AllocationOpen || s.carrier(a) == nil {
 		return nil
 	}
-	everywhere, selected := a.Spec.NodeSelector == nil, labels.Everything()
-	if !everywhere {
-		selected = selects(a.Spec.NodeSelector)
-	}
 	var out []NodeReport
 	for _, n := range s.Nodes {
-		if !Enforceable(n.Node) || !Ready(n.Node) || outOfService(n.Node) || !everywhere && !selected.Matches(labels.Set(n.Labels)) {
+		if !Answering(n, a) || outOfService(n.Node) {
 			continue
 		}
 		switch s.Proof.Missing(n, a) {

@@ -48,7 +48,7 @@ type Doors struct {
 	watch func(client.Object) error
 
 	mu sync.Mutex
-	// probed is when the kind was last looked for in vain, watched that it was found.
+	// probed is when the kind was last looked for in vain, watched says that it was found.
 	probed  time.Time
 	watched bool
 }
@@ -96,8 +96,10 @@ func (d *Doors) of(ctx context.Context, policy types.NamespacedName) (doors, err
 		d.absent()
 		return found, nil
 	}
-	if client.IgnoreNotFound(err) != nil {
-		return doors{}, err
+	if client.IgnoreNotFound(err) != nil { // it concerns only those who want records
+		d.absent()
+		found.trouble = err
+		return found, nil
 	}
 	if err == nil && compile.IsFront(one, policy.Name) {
 		found.endpoint = one

@@ -12,6 +12,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -155,9 +156,14 @@ func (r *Front) serve(ctx context.Context, front *compile.Front, have doors) (co
 	return seen, again, r.remove(ctx, leftover)
 }
 
+var noExternalDNS = &compile.Refusal{Reason: v1alpha1.ReasonExternalDNSNotFound, Waits: true, Message: "the cluster has no kind DNSEndpoint of externaldns.k8s.io/v1alpha1; install its definition with external-dns, or leave out front.dns"}
+
 func (r *Front) serveDNS(ctx context.Context, front *compile.Front, have doors) (*compile.Refusal, time.Duration, error) {
+	if have.trouble != nil {
+		return &compile.Refusal{Reason: v1alpha1.ReasonFrontRefused, Message: fmt.Sprintf("DNSEndpoints can't be read: %v; see that the manager may", have.trouble), Waits: true}, lookAgain, nil
+	}
 	if !have.dns {
-		return &compile.Refusal{Reason: v1alpha1.ReasonExternalDNSNotFound, Waits: true, Message: "the cluster has no kind DNSEndpoint of externaldns.k8s.io/v1alpha1; install its definition with external-dns, or leave out front.dns"}, probeEvery, nil
+		return noExternalDNS, probeEvery, nil
 	}
 	door := front.DNS(front.Policy.Spec.Front.DNS, have.endpoint)
 	var present client.Object
@@ -194,6 +200,8 @@ func (r *Front) write(ctx context.Context, door compile.Door, want, have client.
 			"%s %s exists and is not ours, so it is left as it is; rename or delete it, or name another in front", kindOf(want), want.GetName())}, takenAgain, nil
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
 		return nil, 0, err
+	case meta.IsNoMatchError(err), apierrors.IsNotFound(err) && kindOf(want) == compile.DNSEndpoint.Kind:
+		return noExternalDNS, lookAgain, nil // its definition has just gone
 	case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
 		return &compile.Refusal{Reason: v1alpha1.ReasonFrontRefused, Message: fmt.Sprintf(
 			"the API server refuses %s %s: %v; remove what forbids it", kindOf(want), want.GetName(), err)}, lookAgain, nil
@@ -300,8 +308,9 @@ func (r *Front) SetupWithManager(mgr ctrl.Manager) error {
 type doors struct {
 	configMaps []*corev1.ConfigMap
 	endpoint   *endpoint
-	// dns: the cluster has the kind DNSEndpoint.
-	dns bool
+	// dns: the cluster has the kind DNSEndpoint. trouble is why it can't be read.
+	dns     bool
+	trouble error
 }
 
 func (d doors) configMap(name string) *corev1.ConfigMap {

@@ -2,6 +2,7 @@ package controllers
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -98,7 +99,7 @@ func (d *Doors) of(ctx context.Context, policy types.NamespacedName) (doors, err
 	}
 	if client.IgnoreNotFound(err) != nil { // it concerns only those who want records
 		d.absent()
-		found.trouble = err
+		found.trouble = &compile.Refusal{Reason: v1alpha1.ReasonFrontRefused, Message: fmt.Sprintf("DNSEndpoints can't be read: %v; see that the manager may", err), Waits: true}
 		return found, nil
 	}
 	if err == nil && compile.IsFront(one, policy.Name) {

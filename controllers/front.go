@@ -160,7 +160,7 @@ var noExternalDNS = &compile.Refusal{Reason: v1alpha1.ReasonExternalDNSNotFound,
 
 func (r *Front) serveDNS(ctx context.Context, front *compile.Front, have doors) (*compile.Refusal, time.Duration, error) {
 	if have.trouble != nil {
-		return &compile.Refusal{Reason: v1alpha1.ReasonFrontRefused, Message: fmt.Sprintf("DNSEndpoints can't be read: %v; see that the manager may", have.trouble), Waits: true}, lookAgain, nil
+		return have.trouble, lookAgain, nil
 	}
 	if !have.dns {
 		return noExternalDNS, probeEvery, nil
@@ -310,7 +310,7 @@ type doors struct {
 	endpoint   *endpoint
 	// dns: the cluster has the kind DNSEndpoint. trouble is why it can't be read.
 	dns     bool
-	trouble error
+	trouble *compile.Refusal
 }
 
 func (d doors) configMap(name string) *corev1.ConfigMap {

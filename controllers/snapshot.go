@@ -176,14 +176,15 @@ func (s Snapshot) Allocations(ctx context.Context, policy types.NamespacedName) 
 	return list.Items, err
 }
 
-// Nodes returns every Node with its agent's report.
+// Nodes returns every Node with its agent's report. Nothing in them may be changed:
+// every policy asks for them when a node changes, and copies of all would be dear.
 func (s Snapshot) Nodes(ctx context.Context) ([]compile.NodeReport, error) {
 	var nodes corev1.NodeList
-	if err := s.List(ctx, &nodes); err != nil {
+	if err := s.List(ctx, &nodes, readOnly); err != nil {
 		return nil, err
 	}
 	var reports v1alpha1.NodeDatapathList
-	if err := s.List(ctx, &reports); err != nil {
+	if err := s.List(ctx, &reports, readOnly); err != nil {
 		return nil, err
 	}
 	byName := map[string]*v1alpha1.NodeDatapath{}

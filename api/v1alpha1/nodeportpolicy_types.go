@@ -107,6 +107,17 @@ type NodePortPolicySpec struct {
 	// Log has nodes write a line for connections as they begin.
 	// +optional
 	Log Log `json:"log,omitempty,omitzero"`
+
+	// ExternalTrafficPolicy: Cluster, any pod of the Service answers, and sees the address
+	// of a node; or Local, only those of the node that the client asked, which see the
+	// client's. Absent: Cluster, or with service InPlace what the Service says.
+	// +optional
+	ExternalTrafficPolicy ExternalTrafficPolicy `json:"externalTrafficPolicy,omitempty"`
+
+	// SessionAffinity leads a client to the pod that answered it before. Absent: none, or
+	// with service InPlace what the Service says.
+	// +optional
+	SessionAffinity *SessionAffinity `json:"sessionAffinity,omitempty"`
 }
 
 // PolicyMode says whether a policy acts.

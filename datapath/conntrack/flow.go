@@ -41,6 +41,8 @@ type flow struct {
 	// or a hostPort translates it.
 	answering     netip.Addr
 	answeringPort uint16
+	// whom it answers: another than the source where that is masqueraded.
+	answered netip.Addr
 	// As the kernel sent them. The id tells the entry from a later one of the same
 	// addresses.
 	tuple, id, zone []byte
@@ -96,6 +98,8 @@ func (f *flow) parseReply(tuple []byte) {
 			switch {
 			case typ == nl.CTA_TUPLE_IP && (inner == nl.CTA_IP_V4_SRC || inner == nl.CTA_IP_V6_SRC):
 				f.answering, _ = netip.AddrFromSlice(value)
+			case typ == nl.CTA_TUPLE_IP && (inner == nl.CTA_IP_V4_DST || inner == nl.CTA_IP_V6_DST):
+				f.answered, _ = netip.AddrFromSlice(value)
 			case typ == nl.CTA_TUPLE_PROTO && inner == ctaProtoSrcPort:
 				f.answeringPort = nfattr.Uint16(value)
 			}

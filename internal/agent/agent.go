@@ -29,6 +29,8 @@ type Config struct {
 	BootID   string    // of the running kernel
 	Backends []Backend // the ways this agent can enforce, the preferred first
 	Sweep    Sweep
+	// SweepStale is for connections that have access, and go on as it was before a switch.
+	SweepStale SweepStale
 	// Bypass returns, in order, what may carry packets to the node's ports around the
 	// rules; nil: nobody looks.
 	Bypass  func() ([]string, error)
@@ -63,9 +65,10 @@ type Agent struct {
 	alive      atomic.Int64 // Unix seconds at the end of the last round
 	ready      atomic.Bool  // the last round ended with the kernel in step
 
-	kernel  *kernel
-	journal *journal
-	guard   guard
+	kernel   *kernel
+	journal  *journal
+	guard    guard
+	switched switched
 	// compiler and applied share what did not change, so that a round costs what did.
 	compiler compile.NodeCompiler
 	// applied is what the kernel was last seen to enforce; until begun, no more of
@@ -113,6 +116,10 @@ func New(c Config) *Agent {
 		journal: newJournal(c.Log, c.Registerer),
 	}
 	a.started = time.Now()
+	a.switched.file = newArrivalsFile(c.StateDir)
+	if a.switched.settled, err = a.switched.file.load(); err != nil {
+		c.Log.Error("how traffic arrived before can't be read; starting as if it had been so", "error", err)
+	}
 	a.recall()
 	for k := range kinds {
 		a.mirrors[k] = newMirror(k, *remembered.of(k), changed)
@@ -286,6 +293,10 @@ func (a *Agent) round(ctx context.Context) outcome {
 		return o
 	}
 	o.unlogged, o.remains, o.unseen = a.kernel.unlogged, a.kernel.remains, a.unseen
+	a.switched.follow(a.applied[kindAllocations], j.use[kindAllocations], a.begun, now)
+	if next := a.resweep(ctx, want, now); next > 0 && (o.again == 0 || next < o.again) {
+		o.again = next
+	}
 	a.applied, a.begun = j.use, true
 	if a.config.Packets != nil {
 		a.journal.know(a.applied)

@@ -9,6 +9,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
 // traffic is what a policy, or a Service, says of the way from a node port to the pods;
@@ -147,4 +148,30 @@ func (l *loan[T]) settle(says, ask T) (T, *loan[T]) {
 		return own, nil
 	}
 	return ask, &loan[T]{Was: own, Is: ask}
+}
+
+// Arrival is how traffic arrives at an Open allocation, as far as nodes are concerned;
+// the zero Arrival is the ordinary way.
+type Arrival struct {
+	// Local: at pods of the node itself, which see the client.
+	Local bool `json:"local,omitempty"`
+	// Bound: each client has one pod.
+	Bound bool `json:"bound,omitempty"`
+}
+
+// ArrivalOf is what an allocation says. One whose policy is silent stands for the
+// ordinary way, which is what nearly all Services say.
+func ArrivalOf(a *v1alpha1.NodePortAllocation) Arrival {
+	return Arrival{Local: a.Spec.ExternalTrafficPolicy == v1alpha1.TrafficLocal, Bound: a.Spec.SessionAffinity != nil}
+}
+
+// Stale says which connections are none that could begin as traffic arrives next.
+func (a Arrival) Stale(next Arrival) rule.Stale {
+	return rule.Stale{Masqueraded: next.Local && !a.Local, Direct: a.Local && !next.Local, Unbound: next.Bound && !a.Bound}
+}
+
+// Narrow leaves out what is not stale any more where traffic arrives so: there may have
+// been several switches in a row.
+func (a Arrival) Narrow(stale rule.Stale) rule.Stale {
+	return rule.Stale{Masqueraded: stale.Masqueraded && a.Local, Direct: stale.Direct && !a.Local, Unbound: stale.Unbound && a.Bound}
 }

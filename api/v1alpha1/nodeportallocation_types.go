@@ -115,6 +115,9 @@ type NodePortAllocationSpec struct {
 	// forget the UDP flows that go on as before.
 	// +optional
 	SessionAffinity *SessionAffinity `json:"sessionAffinity,omitempty"`
+	// NetworkPolicy: there is to be one for the Service's pods, as long as this is there.
+	// +optional
+	NetworkPolicy bool `json:"networkPolicy,omitempty"`
 	// ExpiresAt is the end that was last accepted: an edit that can't be honoured does
 	// not put it off. Nodes close the number then, by themselves.
 	// +kubebuilder:validation:Schemaless

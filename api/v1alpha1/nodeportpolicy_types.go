@@ -118,6 +118,13 @@ type NodePortPolicySpec struct {
 	// with service InPlace what the Service says.
 	// +optional
 	SessionAffinity *SessionAffinity `json:"sessionAffinity,omitempty"`
+
+	// NetworkPolicy keeps a NetworkPolicy <policy>-nodeport, which admits to the Service's
+	// pods what the policy admits to its node ports, and the cluster's own pods and nodes
+	// unless another NetworkPolicy has a say in that. With externalTrafficPolicy Cluster it
+	// admits all nodes.
+	// +optional
+	NetworkPolicy bool `json:"networkPolicy,omitempty"`
 }
 
 // PolicyMode says whether a policy acts.

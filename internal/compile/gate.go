@@ -111,6 +111,7 @@ func (o offer) gated(spec *v1alpha1.NodePortAllocationSpec, policy *v1alpha1.Nod
 	}
 	spec.Limits, spec.Log = policy.Spec.Limits, policy.Spec.Log
 	spec.ExternalTrafficPolicy, spec.SessionAffinity = policy.Spec.ExternalTrafficPolicy, policy.Spec.SessionAffinity
+	spec.NetworkPolicy = policy.Spec.NetworkPolicy
 	if spec.Limits.NewConnectionsPerSecond > 0 {
 		spec.Limits.Burst = cmp.Or(spec.Limits.Burst, spec.Limits.NewConnectionsPerSecond)
 	}

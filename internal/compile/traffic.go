@@ -3,7 +3,9 @@ package compile
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/utils/ptr"
@@ -51,6 +53,26 @@ func trafficOf(service *corev1.ServiceSpec) traffic {
 		}
 	}
 	return t.orDefault()
+}
+
+// said says whether a Service does what is asked.
+func (t traffic) said(service *corev1.ServiceSpec) bool {
+	have := trafficOf(service)
+	return traffic{cmp.Or(t.policy, have.policy), cmp.Or(t.affinity, have.affinity)} == have
+}
+
+func (t traffic) String() string {
+	var parts []string
+	if t.policy != "" {
+		parts = append(parts, "externalTrafficPolicy "+string(t.policy))
+	}
+	switch {
+	case t.affinity == none:
+		parts = append(parts, "sessionAffinity None")
+	case t.affinity != 0:
+		parts = append(parts, fmt.Sprintf("sessionAffinity ClientIP for %d seconds", t.affinity))
+	}
+	return strings.Join(parts, " and ")
 }
 
 // apply makes a Service with node ports say it, and leaves what it says already as it

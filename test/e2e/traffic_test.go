@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -80,11 +81,8 @@ func TestASwitchOfTrafficPolicyReachesLiveFlows(t *testing.T) {
 			policy.Spec.Service, policy.Spec.Ports = carrier.mode, []v1alpha1.PolicyPort{{Port: 53}}
 			s.create(policy)
 			s.awaitReady(policy)
-			for _, a := range policy.Status.Allocations { // in place the other ports have numbers, too
-				if a.Port == 53 && a.Protocol == "UDP" {
-					s.switchUnderTraffic(policy, uint16(a.NodePort))
-				}
-			}
+			i := slices.IndexFunc(policy.Status.Allocations, func(a v1alpha1.AllocatedPort) bool { return a.Port == 53 }) // in place the others have numbers, too
+			s.switchUnderTraffic(policy, uint16(policy.Status.Allocations[i].NodePort))
 		})
 	}
 }

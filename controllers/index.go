@@ -76,19 +76,20 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		}},
 		{&corev1.Service{}, byCaptured, capturedPorts},
 		{&corev1.Service{}, byBorrower, func(o client.Object) []string { return []string{compile.Borrower(o.(*corev1.Service))} }},
-		{&corev1.Service{}, byNodePort, func(o client.Object) []string {
-			var numbers []string
-			for n := range compile.Held(o.(*corev1.Service)) {
-				numbers = append(numbers, strconv.Itoa(int(n)))
-			}
-			return numbers
-		}},
+		{&corev1.Service{}, byNodePort, heldNumbers},
 	} {
 		if err := indexer.IndexField(ctx, index.object, index.field, index.values); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func heldNumbers(o client.Object) (numbers []string) {
+	for n := range compile.Held(o.(*corev1.Service)) {
+		numbers = append(numbers, strconv.Itoa(int(n)))
+	}
+	return numbers
 }
 
 // listsOf are the prefix lists that a policy names.

@@ -293,10 +293,7 @@ func (a *Agent) round(ctx context.Context) outcome {
 		return o
 	}
 	o.unlogged, o.remains, o.unseen = a.kernel.unlogged, a.kernel.remains, a.unseen
-	a.switched.follow(a.applied[kindAllocations], j.use[kindAllocations], a.begun, now)
-	if next := a.resweep(ctx, want, now); next > 0 && (o.again == 0 || next < o.again) {
-		o.again = next
-	}
+	o.again = a.resweep(ctx, j.use, want, now, o.again)
 	a.applied, a.begun = j.use, true
 	if a.config.Packets != nil {
 		a.journal.know(a.applied)

@@ -165,9 +165,11 @@ func (s *switched) sweep(ctx context.Context, sweep SweepStale, want rule.Set, n
 	return swept, next, err
 }
 
-// resweep removes the connections that go on as their Service said before. That is no
-// part of what the node vouches for, so a failure is logged and tried again.
-func (a *Agent) resweep(ctx context.Context, want rule.Set, now time.Time) time.Duration {
+// resweep removes the connections that go on as their Service said before what is used
+// next, and returns when to have another round, again at the latest; 0 for none. That is
+// no part of what the node vouches for, so a failure is logged and tried again.
+func (a *Agent) resweep(ctx context.Context, use inputs, want rule.Set, now time.Time, again time.Duration) time.Duration {
+	a.switched.follow(a.applied[kindAllocations], use[kindAllocations], a.begun, now)
 	swept, next, err := a.switched.sweep(ctx, a.config.SweepStale, want, now)
 	a.metrics.swept.Add(float64(swept))
 	if err != nil {
@@ -177,9 +179,12 @@ func (a *Agent) resweep(ctx context.Context, want rule.Set, now time.Time) time.
 		a.log.Info("connections that went on as their Service said before", "swept", swept)
 	}
 	if next.IsZero() {
-		return 0
+		return again
 	}
-	return max(next.Sub(now), time.Millisecond)
+	if soon := max(next.Sub(now), time.Millisecond); again == 0 || soon < again {
+		return soon
+	}
+	return again
 }
 
 // claimed is the number that the allocation with the name claims, 0 for none.

@@ -14,7 +14,8 @@ import (
 func SweepStale(ctx context.Context, stale map[uint16]rule.Stale, want rule.Set) (int, error) {
 	ports := portsOf(stale).Within(want.Judged)
 	return sweep(ctx, ports, func(f flow, node map[netip.Addr]bool) bool {
-		return carried(f, node, ports, want) && f.stale(stale[f.port])
+		s := stale[f.port]
+		return carried(f, node, ports, want) && f.stale(s) || s.Unanswered && lonely(f, node, ports, want)
 	})
 }
 
@@ -33,6 +34,12 @@ func portsOf(stale map[uint16]rule.Stale) rule.ProtocolPorts {
 		ports[protocol] = rule.NewPortRanges(list...)
 	}
 	return ports
+}
+
+// lonely says whether the flow is one of somebody else to the node itself, by UDP, to which
+// nobody answers. As long as it goes on, it never gets to a Service that came later.
+func lonely(f flow, node map[netip.Addr]bool, ports rule.ProtocolPorts, want rule.Set) bool {
+	return f.protocol == rule.UDP && f.untranslated() && !f.answers && onto(f, node, ports, want)
 }
 
 // stale says whether the flow is. What a pod has with itself through a node is always

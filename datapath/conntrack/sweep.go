@@ -93,8 +93,14 @@ func lost(f flow, node map[netip.Addr]bool, ports rule.ProtocolPorts, want rule.
 // carried says whether the flow goes through one of the ports, on an address on which
 // want judges, from somebody else to somebody else.
 func carried(f flow, node map[netip.Addr]bool, ports rule.ProtocolPorts, want rule.Set) bool {
+	return !f.untranslated() && onto(f, node, ports, want)
+}
+
+// onto says whether the flow is one of somebody else to one of the ports, on an address on
+// which want judges.
+func onto(f flow, node map[netip.Addr]bool, ports rule.ProtocolPorts, want rule.Set) bool {
 	port := rule.Port{Protocol: f.protocol, Number: f.port}
-	if f.untranslated() || f.protocol == "" || !ports.Contains(port) || !node[f.destination] || node[f.source] {
+	if f.protocol == "" || !ports.Contains(port) || !node[f.destination] || node[f.source] {
 		return false
 	}
 	return len(want.Addresses) == 0 || rule.Covers(want.Addresses, netip.PrefixFrom(f.destination, f.destination.BitLen()))

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -62,7 +63,8 @@ func (p *pending) due() time.Time {
 }
 
 // follow takes in the allocations that are other ones. Where there was none, nobody had
-// a connection. begun says that the former ones are known; otherwise it is the disk that
+// a connection; but a datagram that came through before kube-proxy knew the number made
+// a flow to the node itself, and keeps it for as long as others follow. begun says that the former ones are known; otherwise it is the disk that
 // knows.
 func (s *switched) follow(from, to compile.Objects, begun bool, now time.Time) {
 	known := s.settled != nil
@@ -87,6 +89,9 @@ func (s *switched) follow(from, to compile.Objects, begun bool, now time.Time) {
 		case begun && !wasOpen, !begun && !known:
 			delete(s.pending, number)
 			s.settle(number, is)
+			if known && overUDP(change.To) {
+				s.pending[number] = &pending{arrival: is, stale: rule.Stale{Unanswered: true}, since: now}
+			}
 		case begun && was == is, last == is:
 		default:
 			s.change(number, last, is, now)
@@ -190,6 +195,12 @@ func (a *Agent) resweep(ctx context.Context, use inputs, want rule.Set, now time
 // claimed is the number that the allocation with the name claims, 0 for none.
 func claimed(name compile.Name) uint16 {
 	return compile.NumberOf(&v1alpha1.NodePortAllocation{ObjectMeta: metav1.ObjectMeta{Name: string(name)}})
+}
+
+// overUDP says whether the allocation has a port by UDP.
+func overUDP(o any) bool {
+	a, is := o.(*v1alpha1.NodePortAllocation)
+	return is && slices.Contains(a.Spec.Protocols, v1alpha1.Protocol(rule.UDP))
 }
 
 // arrivalOf is how traffic arrives at an Open allocation.

@@ -82,6 +82,22 @@ func TestWhatIsNewIsNotSwept(t *testing.T) {
 	})
 }
 
+// The gate opens at once, and kube-proxy comes later: what came in between is a flow to
+// the node itself.
+func TestANewUDPPortSweepsWhatCameTooEarly(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.allocations.put(closed(30080))
+		l.start()
+		a := arriving("Local", false)
+		a.Spec.Protocols = append(a.Spec.Protocols, "UDP")
+		a.Spec.Ports = append(a.Spec.Ports, a.Spec.Ports[0])
+		a.Spec.Ports[len(a.Spec.Ports)-1].Protocol = "UDP"
+		l.allocations.put(a)
+		l.pass(time.Minute)
+		l.wantStale(4, rule.Stale{Unanswered: true})
+	})
+}
+
 func TestASwitchThatNoAgentSawIsSweptLater(t *testing.T) {
 	inLab(t, func(l *lab) {
 		l.start()

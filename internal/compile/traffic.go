@@ -195,5 +195,8 @@ func (a Arrival) Stale(next Arrival) rule.Stale {
 // Narrow leaves out what is not stale any more where traffic arrives so: there may have
 // been several switches in a row.
 func (a Arrival) Narrow(stale rule.Stale) rule.Stale {
-	return rule.Stale{Masqueraded: stale.Masqueraded && a.Local, Direct: stale.Direct && !a.Local, Unbound: stale.Unbound && a.Bound}
+	return rule.Stale{
+		Masqueraded: stale.Masqueraded && a.Local, Direct: stale.Direct && !a.Local, Unbound: stale.Unbound && a.Bound,
+		Unanswered: stale.Unanswered,
+	}
 }

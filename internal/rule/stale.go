@@ -13,9 +13,12 @@ type Stale struct {
 	// Unbound: UDP flows that were led to a pod each, where a client has one. A TCP
 	// connection can't move.
 	Unbound bool
+	// Unanswered: UDP flows to the node itself that began before the Service had the
+	// number, and to which nobody has answered.
+	Unanswered bool
 }
 
 // Or returns what is stale by either.
 func (s Stale) Or(t Stale) Stale {
-	return Stale{s.Masqueraded || t.Masqueraded, s.Direct || t.Direct, s.Unbound || t.Unbound}
+	return Stale{s.Masqueraded || t.Masqueraded, s.Direct || t.Direct, s.Unbound || t.Unbound, s.Unanswered || t.Unanswered}
 }

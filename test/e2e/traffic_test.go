@@ -8,7 +8,9 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/lab"
@@ -91,8 +93,8 @@ func (s *scene) switchUnderTraffic(policy *v1alpha1.NodePortPolicy, port uint16)
 	s.Helper()
 	here, there := town.Nodes()[0], town.Nodes()[1]
 	client, client6 := from(officeCIDR, 1), from(officeCIDR6, 1)
-	tcp := s.hold(s.office, flow(here, client, port)) // now kube-proxy knows the port: an earlier datagram would go nowhere, and so its flow
-	udp := s.hold(s.office, datagrams(here, client, port, 5001))
+	udp := s.hold(s.office, datagrams(here, client, port, 5001)) // maybe before kube-proxy knows the port
+	tcp := s.hold(s.office, flow(here, client, port))
 	udp6 := s.hold(s.office, datagrams(here, client6, port, 5006))
 	s.answers(s.office, client, port)
 	away := s.hold(s.office, datagrams(there, client, port, 5002))
@@ -180,7 +182,7 @@ func TestClientsKeepTheirPod(t *testing.T) {
 
 // What the Service of Git says comes back when the policy goes.
 func TestWhatAServiceInPlaceSaidComesBack(t *testing.T) {
-	s := open(t, "lent", "30670-30679")
+	s := open(t, "lent", "30670-30675")
 	elder := s.nodePortService("elder", 30675)
 	elder.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
 	elder.Spec.Ports[0].TargetPort = intstr.FromInt32(lab.EchoPort)
@@ -210,4 +212,35 @@ func TestWhatAServiceInPlaceSaidComesBack(t *testing.T) {
 	if service := s.live("elder"); service.Annotations[v1alpha1.AnnotationLent] != "" || service.Spec.Ports[0].NodePort != 30675 {
 		t.Errorf("left behind: %v, %v", service.Annotations, service.Spec.Ports)
 	}
+}
+
+// The gate opens as soon as an agent hears of the port, and kube-proxy may hear of it later.
+// A client that does not wait has a flow to the node itself by then, which kube-proxy takes
+// away where endpoints are new, and in place they are not.
+func TestADatagramThatComesTooEarlyIsNotTheLastOne(t *testing.T) {
+	s := open(t, "early", "30676-30679")
+	s.eventually("the Service has endpoints", func() error {
+		var found discoveryv1.EndpointSliceList
+		if err := town.Client.List(s.ctx, &found, client.InNamespace(s.namespace)); err != nil || len(found.Items) == 0 || len(found.Items[0].Endpoints) == 0 {
+			return fmt.Errorf("%v, %d slices", err, len(found.Items))
+		}
+		return nil
+	})
+	policy := s.inPlace("shop", "shop", officeCIDR)
+	policy.Spec.Ports = []v1alpha1.PolicyPort{{Port: 53, NodePort: 30679}}
+	s.create(policy)
+	f := datagrams(town.Nodes()[0], from(officeCIDR, 1), 30679, 5001)
+	f.Timeout = 20 * time.Millisecond
+	refused := 0
+	s.eventually("a client that never waits is answered", func() error {
+		a := s.office.Ask(s.ctx, f)
+		switch a.Outcome {
+		case lab.Answered:
+			return nil
+		case lab.Refused:
+			refused++
+		}
+		return fmt.Errorf("%s", a)
+	})
+	t.Logf("refused %d times before", refused)
 }

@@ -145,13 +145,32 @@ func (r *Exposure) inPlace(ctx context.Context, policy types.NamespacedName, own
 		}
 		theirs := slices.DeleteFunc(slices.Clone(own), func(a v1alpha1.NodePortAllocation) bool { return a.Spec.Claim.Service != name })
 		want := compile.InPlace(theirs, have)
-		if equality.Semantic.DeepEqual(want.Spec, have.Spec) {
+		if equality.Semantic.DeepEqual(want, have) {
 			r.tell(own, nil)
 			continue
 		}
 		result, err := r.update(ctx, theirs, want, have)
 		if err != nil || result.RequeueAfter > 0 {
 			return result, err
+		}
+	}
+	return r.giveBack(ctx, policy, served)
+}
+
+// giveBack has the Services that the policy does not carry any more say again what they
+// did before. Their numbers may be nobody's by then, or somebody else's.
+func (r *Exposure) giveBack(ctx context.Context, policy types.NamespacedName, served map[string]bool) (reconcile.Result, error) {
+	var services corev1.ServiceList
+	if err := r.List(ctx, &services, readOnly, client.InNamespace(policy.Namespace), client.MatchingFields{byBorrower: policy.Name}); err != nil {
+		return reconcile.Result{}, err
+	}
+	for i := range services.Items {
+		have := &services.Items[i]
+		if served[have.Name] || have.DeletionTimestamp != nil {
+			continue
+		}
+		if err := r.Update(ctx, compile.Returned(have), client.FieldOwner(v1alpha1.FieldOwner)); err != nil {
+			return conflict(err)
 		}
 	}
 	return reconcile.Result{}, nil
@@ -313,7 +332,11 @@ func (r *Exposure) SetupWithManager(mgr ctrl.Manager) error {
 			return nil
 		})).
 		Watches(&corev1.Service{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
-			return append(r.Snapshot.policiesOf(ctx, o), r.released(ctx, o.(*corev1.Service))...)
+			out := append(r.Snapshot.policiesOf(ctx, o), r.released(ctx, o.(*corev1.Service))...)
+			if borrower := compile.Borrower(o.(*corev1.Service)); borrower != "" {
+				out = append(out, reconcile.Request{NamespacedName: types.NamespacedName{Namespace: o.GetNamespace(), Name: borrower}})
+			}
+			return out
 		})).
 		Complete(r)
 }

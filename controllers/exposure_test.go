@@ -61,7 +61,8 @@ func TestACompanionIsNotRefusedItsNumberByItself(t *testing.T) {
 				WithIndex(&v1alpha1.NodePortAllocation{}, byPolicy, func(o client.Object) []string {
 					return []string{policyOf(o.(*v1alpha1.NodePortAllocation)).String()}
 				}).
-				WithIndex(&corev1.Service{}, byNodePort, func(client.Object) []string { return nil }).Build()
+				WithIndex(&corev1.Service{}, byNodePort, func(client.Object) []string { return nil }).
+				WithIndex(&corev1.Service{}, byBorrower, func(client.Object) []string { return nil }).Build()
 			live := fake.NewClientBuilder().WithScheme(scheme).WithObjects(c.live...).Build()
 			now := time.Now()
 			r := &Exposure{

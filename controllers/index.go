@@ -15,15 +15,16 @@ import (
 
 // Fields by which the cache is indexed.
 const (
-	byCategory = "spec.category"           // policies
-	byPool     = "spec.poolRef.name"       // policies
-	byService  = "spec.serviceRef.name"    // policies
-	byPolicy   = "spec.claim.policy"       // allocations, as namespace/name
-	byClaimed  = "spec.claim.service"      // allocations of policies, as namespace/name
-	byNodePort = "spec.ports.nodePort"     // Services, every number they hold
-	bySet      = "spec.sources.addressSet" // policies
-	byEntity   = "spec.sources.entity"     // policies
-	byList     = "spec.sources.prefixList" // policies
+	byCategory = "spec.category"             // policies
+	byPool     = "spec.poolRef.name"         // policies
+	byService  = "spec.serviceRef.name"      // policies
+	byPolicy   = "spec.claim.policy"         // allocations, as namespace/name
+	byClaimed  = "spec.claim.service"        // allocations of policies, as namespace/name
+	byNodePort = "spec.ports.nodePort"       // Services, every number they hold
+	byBorrower = "metadata.annotations.lent" // Services, the policy that changed their fields
+	bySet      = "spec.sources.addressSet"   // policies
+	byEntity   = "spec.sources.entity"       // policies
+	byList     = "spec.sources.prefixList"   // policies
 )
 
 func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
@@ -74,19 +75,21 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 			return []string{types.NamespacedName{Namespace: claim.Namespace, Name: claim.Service}.String()}
 		}},
 		{&corev1.Service{}, byCaptured, capturedPorts},
-		{&corev1.Service{}, byNodePort, func(o client.Object) []string {
-			var numbers []string
-			for n := range compile.Held(o.(*corev1.Service)) {
-				numbers = append(numbers, strconv.Itoa(int(n)))
-			}
-			return numbers
-		}},
+		{&corev1.Service{}, byBorrower, func(o client.Object) []string { return []string{compile.Borrower(o.(*corev1.Service))} }},
+		{&corev1.Service{}, byNodePort, heldNumbers},
 	} {
 		if err := indexer.IndexField(ctx, index.object, index.field, index.values); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func heldNumbers(o client.Object) (numbers []string) {
+	for n := range compile.Held(o.(*corev1.Service)) {
+		numbers = append(numbers, strconv.Itoa(int(n)))
+	}
+	return numbers
 }
 
 // listsOf are the prefix lists that a policy names.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -156,6 +157,9 @@ func (r *Policy) see(ctx context.Context, view View, proof compile.Proof) (compi
 	if seen.Companion, err = get[corev1.Service](ctx, r, companion); err != nil {
 		return seen, err
 	}
+	if seen.Ingress, seen.NetworkPolicy, err = r.Snapshot.ingress(ctx, policyKey(view.Policy), view.Allocations); err != nil {
+		return seen, err
+	}
 	if seen.Nodes, err = r.Snapshot.Nodes(ctx); err != nil {
 		return seen, err
 	}
@@ -266,6 +270,7 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Service{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			return append(r.Snapshot.policiesOf(ctx, o), r.Snapshot.captured(ctx, o.(*corev1.Service))...)
 		})).
+		Watches(&networkingv1.NetworkPolicy{}, each(r.Snapshot.policiesBehind)).
 		Watches(&v1alpha1.AddressSet{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			if r.Snapshot.denies(ctx, o) {
 				return r.all(ctx, o)

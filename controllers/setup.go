@@ -57,6 +57,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		&Allocator{Client: c, Snapshot: snapshot, Verdicts: verdicts, Now: o.Now},
 		&Allocation{Client: c, Snapshot: snapshot, Clouds: clouds, Events: recorder, Now: o.Now},
 		&Exposure{Client: c, Snapshot: snapshot, Refusals: refusals, Now: o.Now},
+		&NetworkPolicy{Client: c, Snapshot: snapshot},
 		&Hold{Client: c, Snapshot: snapshot, Now: o.Now},
 		&CloudFirewall{Client: c, Snapshot: snapshot, Clouds: clouds, Providers: o.Providers, Owner: o.Owner, Leading: o.Leading, Now: o.Now, Events: recorder},
 		&NodeDatapath{Client: c, Events: recorder, Now: o.Now},

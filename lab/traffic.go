@@ -198,10 +198,11 @@ type Held struct {
 	// First is the answer to the first question.
 	First Answer
 
-	last atomic.Int64 // time of the latest answer, Unix ns
-	cut  chan struct{}
-	end  Answer // set before cut is closed
-	stop context.CancelFunc
+	last   atomic.Int64 // time of the latest answer, Unix ns
+	latest atomic.Pointer[Answer]
+	cut    chan struct{}
+	end    Answer // set before cut is closed
+	stop   context.CancelFunc
 }
 
 // Hold opens a connection and keeps asking over it, every 2 ms, until it is cut
@@ -214,6 +215,7 @@ func (ns *Namespace) Hold(ctx context.Context, flow Flow) (*Held, error) {
 	}
 	h := &Held{First: first, cut: make(chan struct{})}
 	h.last.Store(time.Now().UnixNano())
+	h.latest.Store(&first)
 	var held context.Context
 	held, h.stop = context.WithCancel(context.Background())
 	go h.run(held, c)
@@ -230,6 +232,7 @@ func (h *Held) run(ctx context.Context, c *conversation) {
 			return
 		}
 		h.last.Store(time.Now().UnixNano())
+		h.latest.Store(&answer)
 		pause(ctx, heartbeat)
 		if ctx.Err() != nil {
 			h.end = Answer{Outcome: Failed, Err: errors.New("closed by the holder")}
@@ -241,6 +244,10 @@ func (h *Held) run(ctx context.Context, c *conversation) {
 // LastAnswer is when the other end answered last. For a connection that was cut
 // it is the last moment at which the cut had not yet come.
 func (h *Held) LastAnswer() time.Time { return time.Unix(0, h.last.Load()) }
+
+// Latest is the answer to the latest question that was answered: over UDP another pod may
+// answer than did at first, and see another address.
+func (h *Held) Latest() Answer { return *h.latest.Load() }
 
 // Cut is closed when the connection is cut, which a silent drop makes known
 // only after the flow's Timeout; [Held.LastAnswer] tells when it really came.

@@ -72,7 +72,9 @@ const (
 
 	// Exposed.
 	ReasonServiceNameTaken = "ServiceNameTaken"
-	ReasonServiceRefused   = "ServiceRefused"
+	// ReasonNetworkPolicyNameTaken: a NetworkPolicy that is not ours has the name of the policy's own.
+	ReasonNetworkPolicyNameTaken = "NetworkPolicyNameTaken"
+	ReasonServiceRefused         = "ServiceRefused"
 
 	// HostEnforced.
 	ReasonNodesPending           = "NodesPending"

@@ -63,6 +63,9 @@ const (
 	// that takes a Service away from kube-proxy which only holds numbers in the API
 	// server: a closing companion, or a hold.
 	ServiceProxyName = "portreeve.dev"
+	// AnnotationLent on a Service in place remembers what its fields said before a policy
+	// changed them, for the day on which the policy goes.
+	AnnotationLent = "portreeve.dev/lent"
 	// FieldOwner is the field manager of everything the manager writes.
 	FieldOwner = "portreeve"
 	// CompanionSuffix turns a policy's name into its companion Service's name.

@@ -107,6 +107,17 @@ type NodePortAllocationSpec struct {
 	// Log says for which connections nodes write a line.
 	// +optional
 	Log Log `json:"log,omitempty,omitzero"`
+	// ExternalTrafficPolicy that the policy asks for; absent: none. Where it changes, nodes
+	// forget the connections that go on as before.
+	// +optional
+	ExternalTrafficPolicy ExternalTrafficPolicy `json:"externalTrafficPolicy,omitempty"`
+	// SessionAffinity that the policy asks for; absent: none. Where it changes, nodes
+	// forget the UDP flows that go on as before.
+	// +optional
+	SessionAffinity *SessionAffinity `json:"sessionAffinity,omitempty"`
+	// NetworkPolicy: there is to be one for the Service's pods, as long as this is there.
+	// +optional
+	NetworkPolicy bool `json:"networkPolicy,omitempty"`
 	// ExpiresAt is the end that was last accepted: an edit that can't be honoured does
 	// not put it off. Nodes close the number then, by themselves.
 	// +kubebuilder:validation:Schemaless

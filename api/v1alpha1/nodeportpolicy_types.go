@@ -112,6 +112,23 @@ type NodePortPolicySpec struct {
 	// HAProxy, external-dns.
 	// +optional
 	Front *Front `json:"front,omitempty"`
+	// ExternalTrafficPolicy: Cluster, any pod of the Service answers, and sees the address
+	// of a node; or Local, only those of the node that the client asked, which see the
+	// client's. Absent: Cluster, or with service InPlace what the Service says.
+	// +optional
+	ExternalTrafficPolicy ExternalTrafficPolicy `json:"externalTrafficPolicy,omitempty"`
+
+	// SessionAffinity leads a client to the pod that answered it before. Absent: none, or
+	// with service InPlace what the Service says.
+	// +optional
+	SessionAffinity *SessionAffinity `json:"sessionAffinity,omitempty"`
+
+	// NetworkPolicy keeps a NetworkPolicy <policy>-nodeport, which admits to the Service's
+	// pods what the policy admits to its node ports, and the cluster's own pods and nodes
+	// unless another NetworkPolicy has a say in that. With externalTrafficPolicy Cluster it
+	// admits all nodes.
+	// +optional
+	NetworkPolicy bool `json:"networkPolicy,omitempty"`
 }
 
 // PolicyMode says whether a policy acts.

@@ -183,7 +183,7 @@ func enforce(ctx context.Context, o options, log *slog.Logger) error {
 func offline(o options, log *slog.Logger) (agent.Config, error) {
 	boot, err := host.BootID()
 	return agent.Config{
-		Node: o.node, BootID: boot, Backends: backends(o, log), Sweep: conntrack.Sweep, Packets: nflog.Listen, Survey: o.survey(),
+		Node: o.node, BootID: boot, Backends: backends(o, log), Sweep: conntrack.Sweep, SweepStale: conntrack.SweepStale, Packets: nflog.Listen, Survey: o.survey(),
 		Host: o.host, Fallback: o.fallback,
 		StateDir: o.stateDir, CheckInterval: o.check, ReadInterval: o.read, ReportInterval: o.report,
 		Log: log, Registerer: prometheus.NewRegistry(),

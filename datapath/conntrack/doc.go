@@ -13,4 +13,8 @@
 //	                             client wrote it (before DNAT); not one of kube-ipvs0
 //	spared     everything else: a pod's masqueraded connection to somebody else's
 //	           :30080 has that port too, but not the node as its destination
+//
+// SweepStale has the flows of sources that have access find their way anew, where their
+// Service says something else than it did when they began. It asks the entry what was
+// made of it, so it may come too early, and again: what is right by now stays.
 package conntrack

@@ -30,6 +30,9 @@ const (
 	filterDstPort  = 1 << 5
 )
 
+// statusSeenReply of linux/netfilter/nf_conntrack_common.h: there were packets both ways.
+const statusSeenReply = 1 << 1
+
 // flow is the original direction of one entry, and what it takes to delete
 // exactly that entry.
 type flow struct {
@@ -41,6 +44,9 @@ type flow struct {
 	// or a hostPort translates it.
 	answering     netip.Addr
 	answeringPort uint16
+	answers       bool // it has
+	// whom it answers: another than the source where that is masqueraded.
+	answered netip.Addr
 	// As the kernel sent them. The id tells the entry from a later one of the same
 	// addresses.
 	tuple, id, zone []byte
@@ -64,6 +70,8 @@ func parse(message []byte) flow {
 			f.tuple = value
 		case nl.CTA_TUPLE_REPLY:
 			f.parseReply(value)
+		case nl.CTA_STATUS:
+			f.answers = len(value) == 4 && binary.BigEndian.Uint32(value)&statusSeenReply != 0
 		case nl.CTA_ID:
 			f.id = value
 		case nl.CTA_ZONE:
@@ -96,6 +104,8 @@ func (f *flow) parseReply(tuple []byte) {
 			switch {
 			case typ == nl.CTA_TUPLE_IP && (inner == nl.CTA_IP_V4_SRC || inner == nl.CTA_IP_V6_SRC):
 				f.answering, _ = netip.AddrFromSlice(value)
+			case typ == nl.CTA_TUPLE_IP && (inner == nl.CTA_IP_V4_DST || inner == nl.CTA_IP_V6_DST):
+				f.answered, _ = netip.AddrFromSlice(value)
 			case typ == nl.CTA_TUPLE_PROTO && inner == ctaProtoSrcPort:
 				f.answeringPort = nfattr.Uint16(value)
 			}

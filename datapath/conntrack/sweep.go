@@ -33,7 +33,14 @@ const (
 // network namespace of the calling thread and may be called again after an
 // error.
 func Sweep(ctx context.Context, ports rule.ProtocolPorts, want rule.Set) (int, error) {
-	if ports = ports.Within(want.Judged); len(ports) == 0 {
+	ports = ports.Within(want.Judged)
+	now := time.Now().Unix()
+	return sweep(ctx, ports, func(f flow, node map[netip.Addr]bool) bool { return lost(f, node, ports, want, now) })
+}
+
+// sweep deletes the connections on the ports that match.
+func sweep(ctx context.Context, ports rule.ProtocolPorts, match func(f flow, node map[netip.Addr]bool) bool) (int, error) {
+	if len(ports) == 0 {
 		return 0, nil
 	}
 	h, err := netlink.NewHandle(unix.NETLINK_ROUTE)
@@ -45,8 +52,7 @@ func Sweep(ctx context.Context, ports rule.ProtocolPorts, want rule.Set) (int, e
 	if err != nil {
 		return 0, err
 	}
-	now := time.Now().Unix()
-	victims, err := find(familiesOf(addresses.Node), ports, func(f flow) bool { return lost(f, addresses.Node, ports, want, now) })
+	victims, err := find(familiesOf(addresses.Node), ports, func(f flow) bool { return match(f, addresses.Node) })
 	if err != nil {
 		return 0, err
 	}
@@ -76,15 +82,28 @@ func Sweep(ctx context.Context, ports rule.ProtocolPorts, want rule.Set) (int, e
 // them, their packets are judged, and dropped. Forgotten, the next packet of the
 // process would make a new connection of it, begun by the node, whose replies pass.
 func lost(f flow, node map[netip.Addr]bool, ports rule.ProtocolPorts, want rule.Set, now int64) bool {
+	if !carried(f, node, ports, want) {
+		return false
+	}
 	port := rule.Port{Protocol: f.protocol, Number: f.port}
-	if f.untranslated() || f.protocol == "" || !ports.Contains(port) || !node[f.destination] || node[f.source] {
-		return false
-	}
-	if len(want.Addresses) > 0 && !rule.Covers(want.Addresses, netip.PrefixFrom(f.destination, f.destination.BitLen())) {
-		return false
-	}
 	end := want.Ports.Get(port).Expires
 	return end != 0 && end <= now || !want.Admits(port, f.source)
+}
+
+// carried says whether the flow goes through one of the ports, on an address on which
+// want judges, from somebody else to somebody else.
+func carried(f flow, node map[netip.Addr]bool, ports rule.ProtocolPorts, want rule.Set) bool {
+	return !f.untranslated() && onto(f, node, ports, want)
+}
+
+// onto says whether the flow is one of somebody else to one of the ports, on an address on
+// which want judges.
+func onto(f flow, node map[netip.Addr]bool, ports rule.ProtocolPorts, want rule.Set) bool {
+	port := rule.Port{Protocol: f.protocol, Number: f.port}
+	if f.protocol == "" || !ports.Contains(port) || !node[f.destination] || node[f.source] {
+		return false
+	}
+	return len(want.Addresses) == 0 || rule.Covers(want.Addresses, netip.PrefixFrom(f.destination, f.destination.BitLen()))
 }
 
 // familiesOf returns the families in which somebody else can have a connection to

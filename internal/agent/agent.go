@@ -30,6 +30,8 @@ type Config struct {
 	BootID   string    // of the running kernel
 	Backends []Backend // the ways this agent can enforce, the preferred first
 	Sweep    Sweep
+	// SweepStale is for connections that have access, and go on as it was before a switch.
+	SweepStale SweepStale
 	// Survey returns what in the kernel tells who carries node ports, beside an error that
 	// of it which could be seen; nil: nobody looks.
 	Survey  func() (v1alpha1.NodeFacts, error)
@@ -64,9 +66,10 @@ type Agent struct {
 	alive      atomic.Int64 // Unix seconds at the end of the last round
 	ready      atomic.Bool  // the last round ended with the kernel in step
 
-	kernel  *kernel
-	journal *journal
-	guard   guard
+	kernel   *kernel
+	journal  *journal
+	guard    guard
+	switched switched
 	// compiler and applied share what did not change, so that a round costs what did.
 	compiler compile.NodeCompiler
 	// applied is what the kernel was last seen to enforce; until begun, no more of
@@ -116,6 +119,10 @@ func New(c Config) *Agent {
 		journal: newJournal(c.Log, c.Registerer),
 	}
 	a.started = time.Now()
+	a.switched.file = newArrivalsFile(c.StateDir)
+	if a.switched.settled, err = a.switched.file.load(); err != nil {
+		c.Log.Error("how traffic arrived before can't be read; starting as if it had been so", "error", err)
+	}
 	a.recall()
 	for k := range kinds {
 		a.mirrors[k] = newMirror(k, *remembered.of(k), changed)
@@ -290,6 +297,7 @@ func (a *Agent) round(ctx context.Context) outcome {
 		return o
 	}
 	o.unlogged, o.remains, o.unseen = a.kernel.unlogged, a.kernel.remains, a.unseen
+	o.again = a.resweep(ctx, j.use, want, now, o.again)
 	a.applied, a.begun = j.use, true
 	if a.config.Packets != nil {
 		a.journal.know(a.applied)

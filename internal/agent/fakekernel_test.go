@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ type fakeKernel struct {
 	loaded  *rule.Set // nil: absent
 	calls   []string
 	swept   []rule.PortRanges
+	stale   []map[uint16]rule.Stale
 	openErr error // of the next calls
 	syncErr error
 	haveErr error
@@ -93,6 +95,16 @@ func (k *fakeKernel) Sweep(_ context.Context, ports rule.ProtocolPorts, _ rule.S
 	}
 	k.swept = append(k.swept, ports.Numbers())
 	return ports.Numbers().Len(), nil
+}
+
+// SweepStale notes what it was asked for.
+func (k *fakeKernel) SweepStale(_ context.Context, stale map[uint16]rule.Stale, _ rule.Set) (int, error) {
+	defer k.note("sweep stale")()
+	if k.sweeps != nil {
+		return 0, k.sweeps
+	}
+	k.stale = append(k.stale, maps.Clone(stale))
+	return len(stale), nil
 }
 
 // set changes the fake from outside.

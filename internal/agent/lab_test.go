@@ -103,7 +103,7 @@ func (l *lab) config(sources Sources) Config {
 		l.lines = slog.DiscardHandler
 	}
 	return Config{
-		Node: "n1", BootID: fmt.Sprintf("boot-%d", l.boots), Backends: l.backends(), Sweep: l.kernel.Sweep,
+		Node: "n1", BootID: fmt.Sprintf("boot-%d", l.boots), Backends: l.backends(), Sweep: l.kernel.Sweep, SweepStale: l.kernel.SweepStale,
 		Sources: sources, Reports: l.reports, StateDir: l.stateDir,
 		Host: l.host, Fallback: rule.NewPortRanges(rule.PortRange{First: 30000, Last: 32767}),
 		CheckInterval: checkInterval, ReadInterval: l.readInterval, ReportInterval: reportInterval,

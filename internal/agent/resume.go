@@ -292,7 +292,7 @@ func (a *Agent) Forget() error {
 			return fmt.Errorf("take the ports %v out of net.ipv4.ip_local_reserved_ports, which this agent had put there: %w", a.node.Reserved, err)
 		}
 	}
-	for _, file := range []string{a.keeper.file.path, a.node.file.path} {
+	for _, file := range []string{a.keeper.file.path, a.node.file.path, a.switched.file.path} {
 		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -213,6 +213,7 @@ func closed(spec v1alpha1.NodePortAllocationSpec, now metav1.MicroTime) v1alpha1
 	}
 	spec.State, spec.ClosedAt, spec.Grandfathered = v1alpha1.AllocationClosed, &now, false
 	spec.Mode, spec.Limits, spec.Log = "", v1alpha1.Limits{}, v1alpha1.Log{}
+	spec.ExternalTrafficPolicy, spec.SessionAffinity = "", nil
 	spec.Ports = slices.Clone(spec.Ports)
 	for i := range spec.Ports {
 		p := &spec.Ports[i]

@@ -57,6 +57,7 @@ func Companion(namespace, policy string, own []v1alpha1.NodePortAllocation, serv
 	}
 	want.Spec.Selector = service.Spec.Selector
 	want.Spec.PublishNotReadyAddresses = service.Spec.PublishNotReadyAddresses
+	trafficAsked(sorted).orDefault().apply(&want.Spec)
 	// The primary family of a Service never changes.
 	if have == nil || (len(have.Spec.IPFamilies) > 0 && len(service.Spec.IPFamilies) > 0 && have.Spec.IPFamilies[0] == service.Spec.IPFamilies[0]) {
 		want.Spec.IPFamilies = service.Spec.IPFamilies

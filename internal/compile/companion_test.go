@@ -76,8 +76,7 @@ func TestCompanionKeepsWhatItDoesNotDecide(t *testing.T) {
 	have.Annotations = map[string]string{"note": "of a person"}
 	have.Labels["team"] = "payments"
 	have.Spec.ClusterIP, have.Spec.ClusterIPs = "10.96.0.9", []string{"10.96.0.9"}
-	have.Spec.SessionAffinity = corev1.ServiceAffinityClientIP
-	have.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	have.Spec.TrafficDistribution = ptr.To(corev1.ServiceTrafficDistributionPreferSameZone)
 	before := have.DeepCopy()
 	if got := Companion("shop", "shop", seen.Allocations, seen.Service, have); !equality.Semantic.DeepEqual(got, have) {
 		t.Errorf("settled, and yet changed:\n%+v\n%+v", have, got)
@@ -93,7 +92,7 @@ func TestCompanionKeepsWhatItDoesNotDecide(t *testing.T) {
 		t.Error("the input was changed")
 	}
 	if got.UID != "c1" || got.ResourceVersion != "77" || got.Annotations["note"] == "" || got.Labels["team"] == "" ||
-		got.Spec.ClusterIP != "10.96.0.9" || got.Spec.SessionAffinity != corev1.ServiceAffinityClientIP || got.Spec.ExternalTrafficPolicy != corev1.ServiceExternalTrafficPolicyLocal {
+		got.Spec.ClusterIP != "10.96.0.9" || *got.Spec.TrafficDistribution != corev1.ServiceTrafficDistributionPreferSameZone {
 		t.Errorf("lost: %+v", got)
 	}
 }

@@ -11,7 +11,23 @@ import (
 	"github.com/portreeve/portreeve/api/v1alpha1"
 )
 
+// exposed is the gate of what carries the ports, and of the NetworkPolicy behind them.
 func (s Seen) exposed() gate {
+	g := s.carried()
+	if !g.passed || len(s.open()) == 0 {
+		return g
+	}
+	behind, said := s.restricted()
+	if behind != nil {
+		return *behind
+	}
+	if said != "" {
+		g.message += "; " + said
+	}
+	return g
+}
+
+func (s Seen) carried() gate {
 	name := s.Policy.Name + v1alpha1.CompanionSuffix
 	open := s.open()
 	inPlace := slices.DeleteFunc(slices.Clone(open), func(a *v1alpha1.NodePortAllocation) bool { return a.Spec.Carrier != v1alpha1.ServiceInPlace })
@@ -44,6 +60,9 @@ func (s Seen) exposedByCompanion(open []*v1alpha1.NodePortAllocation, name strin
 	case len(s.Companion.Spec.Selector) == 0:
 		return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("Service %s has no selector yet", name))
 	}
+	if want := trafficAsked(open).orDefault(); trafficOf(&s.Companion.Spec) != want {
+		return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("waits for Service %s to say %s", name, want))
+	}
 	carried := carriedBy(s.Companion)
 	for _, a := range open {
 		if !containsAll(carried[NumberOf(a)], a.Spec.Protocols) {
@@ -60,6 +79,9 @@ func (s Seen) exposedInPlace(open []*v1alpha1.NodePortAllocation) gate {
 		return stalled(v1alpha1.Exposed, s.Unexposed.Reason, s.Unexposed.Message)
 	case s.Service == nil:
 		return waiting(v1alpha1.Exposed, v1alpha1.ReasonServiceNotFound, fmt.Sprintf("Service %s does not exist; create it", name))
+	}
+	if want := trafficAsked(open); !want.said(&s.Service.Spec) {
+		return waiting(v1alpha1.Exposed, v1alpha1.ReasonProgressing, fmt.Sprintf("waits for Service %s to say %s; if somebody else writes it again and again, take it out there", name, want))
 	}
 	carried := Held(s.Service)
 	for _, a := range open {

@@ -110,6 +110,8 @@ func (o offer) gated(spec *v1alpha1.NodePortAllocationSpec, policy *v1alpha1.Nod
 		spec.Mode = v1alpha1.ModeAudit
 	}
 	spec.Limits, spec.Log = policy.Spec.Limits, policy.Spec.Log
+	spec.ExternalTrafficPolicy, spec.SessionAffinity = policy.Spec.ExternalTrafficPolicy, policy.Spec.SessionAffinity
+	spec.NetworkPolicy = policy.Spec.NetworkPolicy
 	if spec.Limits.NewConnectionsPerSecond > 0 {
 		spec.Limits.Burst = cmp.Or(spec.Limits.Burst, spec.Limits.NewConnectionsPerSecond)
 	}

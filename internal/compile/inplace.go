@@ -52,7 +52,7 @@ func (w *Wish) inPlace(named []chosenPort, service *corev1.Service, cluster Clus
 
 // InPlace returns the Service as it must be to carry the policy's allocations in
 // place, or have itself when nothing is to change. What the policy's allocations do
-// not decide stays as it is.
+// not decide stays as it is, and what they decide no longer becomes as it was.
 //
 // An Open number goes to its port. A Closed one is taken from the Service, unless it
 // was the Service's before the policy came. A ClusterIP Service becomes one with node
@@ -79,6 +79,12 @@ func InPlace(own []v1alpha1.NodePortAllocation, have *corev1.Service) *corev1.Se
 		want.Spec.Type = corev1.ServiceTypeClusterIP
 		want.Spec.ExternalTrafficPolicy = ""
 	}
+	carriers := slices.DeleteFunc(pointers(own), func(a *v1alpha1.NodePortAllocation) bool { return a.Spec.Carrier != v1alpha1.ServiceInPlace })
+	borrower := ""
+	if len(carriers) > 0 {
+		borrower = carriers[0].Spec.Claim.Policy
+	}
+	lend(want, borrower, trafficAsked(carriers))
 	return want
 }
 

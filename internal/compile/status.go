@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -34,6 +35,10 @@ type Seen struct {
 	Nodes              []NodeReport
 	Proof              Proof
 	Places             Places
+	// NetworkPolicy is that of the policy's name, nil when absent, and Ingress what it is
+	// to be made of; nil when nobody asks for it.
+	NetworkPolicy *networkingv1.NetworkPolicy
+	Ingress       *Ingress
 	// Lockdown: every port is closed by the installation.
 	Lockdown bool
 	// Hijackers are Services that take the traffic of one of the policy's ports on a

@@ -40,7 +40,7 @@ type Front struct {
 
 // Door is one object of a front as it must be.
 type Door struct {
-	// Spec says where it is and whose; Data or Records are all its content.
+	// ObjectMeta says where it is and whose; Data or Records are all its content.
 	metav1.ObjectMeta
 	Data    map[string]string
 	Records []any

@@ -306,6 +306,22 @@ func TestExplainNamesTheSquatterAndTheAuditWhoIsNotDeclared(t *testing.T) {
 	}
 }
 
+// Too open: nodes pass what stood on the number before the pool.
+func TestExplainNamesWhatStoodThereBefore(t *testing.T) {
+	s := open(t, "explain-elder", "30875-30876")
+	s.audits()
+	s.create(s.nodePortService("elder", 30878))
+	s.answers(s.street, from(streetCIDR, 1), 30878)
+	edit(s, s.pool, func(p *v1alpha1.NodePortPool) { p.Spec.Ranges = append(p.Spec.Ranges, "30877-30879") })
+	s.awaitState(30878, v1alpha1.AllocationForeign)
+	a := s.explains("30878", from(streetCIDR, 1), explain.Open, "", "")
+	s.tooOpen(a, explain.GateAllocation, explain.ReasonGrandfathered)
+	s.answers(s.street, from(streetCIDR, 1), 30878)
+	if out, status := s.plugin("auditors", "audit", "--fail-on", "Grandfathered"); status != 1 || !strings.Contains(out, "explain-elder/elder") {
+		t.Errorf("exit status %d: %s", status, out)
+	}
+}
+
 // What can't be read is an error, and nobody takes it for nothing.
 func TestThePluginFailsWhereItMayNotRead(t *testing.T) {
 	s := open(t, "no-rights", "30895-30899")

@@ -11,10 +11,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/operator-framework/api/crds"
 	"github.com/operator-framework/api/pkg/manifests"
+	"github.com/operator-framework/api/pkg/operators/v1alpha1"
 	"github.com/operator-framework/api/pkg/validation"
 	"github.com/operator-framework/api/pkg/validation/errors"
 	"github.com/operator-framework/operator-registry/alpha/declcfg"
+	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
+	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
+	apischema "k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	"sigs.k8s.io/yaml"
 )
 
@@ -141,6 +146,27 @@ func TestValidatorsHaveNothingToSayOfTheBundle(t *testing.T) {
 	}
 	if results < 10 || len(loaded.V1CRDs) != 7 {
 		t.Errorf("only %d results for %d definitions", results, len(loaded.V1CRDs))
+	}
+}
+
+// OLM's own definition takes the ClusterServiceVersion, and knows all of its fields.
+func TestOLMTakesTheClusterServiceVersion(t *testing.T) {
+	files := bundle(t, checkedIn)
+	text := files["bundle/manifests/portreeve.clusterserviceversion.yaml"]
+	if err := yaml.UnmarshalStrict([]byte(text), &v1alpha1.ClusterServiceVersion{}); err != nil {
+		t.Error(err)
+	}
+	var schema apiextensions.JSONSchemaProps
+	definition := crds.ClusterServiceVersion().Spec.Versions[0].Schema.OpenAPIV3Schema
+	if err := apiextensionsv1.Convert_v1_JSONSchemaProps_To_apiextensions_JSONSchemaProps(definition, &schema, nil); err != nil {
+		t.Fatal(err)
+	}
+	validator, _, err := apischema.NewSchemaValidator(&schema)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, problem := range apischema.ValidateCustomResource(nil, map[string]any(clusterServiceVersion(t, files)), validator) {
+		t.Error(problem)
 	}
 }
 

@@ -235,6 +235,35 @@ func grants(t *testing.T, spec Object, list, account string, rules any) {
 	t.Errorf("%s do not give %s %v", list, account, rules)
 }
 
+// What the Dockerfiles copy is there, and .dockerignore lets it in.
+func TestDockerfilesCopyWhatTheyMay(t *testing.T) {
+	ignored, err := os.ReadFile(filepath.Join(root, ".dockerignore"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := bundle(t, checkedIn)
+	copied := 0
+	for _, file := range []string{"bundle.Dockerfile", "catalog.Dockerfile"} {
+		for line := range strings.Lines(files[file]) {
+			words := strings.Fields(line)
+			if len(words) != 3 || words[0] != "COPY" {
+				continue
+			}
+			copied++
+			top, _, _ := strings.Cut(words[1], "/")
+			if !strings.Contains(string(ignored), "\n!"+top+"\n") {
+				t.Errorf("%s copies %s, which .dockerignore keeps out", file, words[1])
+			}
+			if !slices.ContainsFunc(files.Paths(), func(path string) bool { return strings.HasPrefix(path, words[1]+"/") }) {
+				t.Errorf("%s copies %s, which is not there", file, words[1])
+			}
+		}
+	}
+	if copied != 4 {
+		t.Errorf("%d folders are copied", copied)
+	}
+}
+
 // Every image that anything runs is named where mirrors look for it.
 func TestRelatedImagesAreAllImages(t *testing.T) {
 	files := bundle(t, checkedIn)

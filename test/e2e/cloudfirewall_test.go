@@ -16,6 +16,7 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/cloud/cloudtest"
+	"github.com/portreeve/portreeve/test/health"
 	"github.com/portreeve/portreeve/test/stage"
 )
 
@@ -53,6 +54,8 @@ func TestACloudThatIsObservedIsNotChanged(t *testing.T) {
 	s.create(policy)
 	s.awaitReason(policy, v1alpha1.CloudEnforced, v1alpha1.ReasonObserving)
 	f := s.firewallSays(v1alpha1.ReasonObserving)
+	health.Check(t, policy, health.Paused)
+	health.Check(t, f, health.Paused)
 	if p := f.Status.Plan; p == nil || p.TotalAdd != 1 || p.TotalRemove != 0 || !strings.Contains(strings.Join(p.Add, " "), "30580") {
 		t.Errorf("status.plan is %+v", p)
 	}

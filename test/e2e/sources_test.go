@@ -9,6 +9,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/test/health"
 )
 
 // set makes an AddressSet that every namespace may refer to.
@@ -132,6 +133,7 @@ func TestLockdownClosesEverything(t *testing.T) {
 		}
 	})
 	s.awaitReason(policy, v1alpha1.Ready, v1alpha1.ReasonLockdown)
+	health.Check(t, policy, health.Paused)
 	s.installation(func(p *v1alpha1.Portreeve) { p.Spec.Lockdown = false })
 	s.answers(s.office, from(officeCIDR, 2), port)
 	s.awaitReady(policy)

@@ -19,6 +19,7 @@ const (
 	byPool     = "spec.poolRef.name"       // policies
 	byService  = "spec.serviceRef.name"    // policies
 	byPolicy   = "spec.claim.policy"       // allocations, as namespace/name
+	byGateways = "spec.gateways.set"       // Open allocations
 	byClaimed  = "spec.claim.service"      // allocations of policies, as namespace/name
 	byNodePort = "spec.ports.nodePort"     // Services, every number they hold
 	bySet      = "spec.sources.addressSet" // policies
@@ -65,6 +66,12 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		}},
 		{&v1alpha1.NodePortAllocation{}, byPolicy, func(o client.Object) []string {
 			return []string{policyOf(o.(*v1alpha1.NodePortAllocation)).String()}
+		}},
+		{&v1alpha1.NodePortAllocation{}, byGateways, func(o client.Object) []string {
+			if choice := compile.GatewayChoiceOf(o.(*v1alpha1.NodePortAllocation)); choice != nil {
+				return []string{string(choice.Set)}
+			}
+			return nil
 		}},
 		{&v1alpha1.NodePortAllocation{}, byClaimed, func(o client.Object) []string {
 			claim := o.(*v1alpha1.NodePortAllocation).Spec.Claim

@@ -181,13 +181,17 @@ const (
 )
 
 // urgency compares a status with the last written one. Addresses alone are no
-// reason to write: a node that joins must not rewrite every policy.
+// reason to write, as a node that joins must not rewrite every policy; those of gateways
+// are, after a while, when they no longer answer.
 func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urgent {
 	if compile.TooEarly(seen) {
 		return nothing
 	}
+	misleads := seen.Misleads(before)
 	before.Addresses, before.TotalAddresses = after.Addresses, after.TotalAddresses
 	switch {
+	case equality.Semantic.DeepEqual(before, after) && misleads: // not at once: a fail-over is one write, not one for each policy
+		return doubt
 	case equality.Semantic.DeepEqual(before, after):
 		return nothing
 	case before.ObservedGeneration != after.ObservedGeneration,
@@ -266,6 +270,7 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 			}
 			return r.Snapshot.policiesUsing(ctx, o)
 		})).
+		Watches(&v1alpha1.GatewaySet{}, each(r.ofGateways)).
 		Watches(&v1alpha1.Portreeve{}, each(r.all), ofSpec).
 		Watches(&corev1.Namespace{}, each(r.inNamespace), ofLabels).
 		Watches(&v1alpha1.NodePortPool{}, each(r.all), ofSpec).
@@ -283,6 +288,15 @@ func (r *Policy) all(ctx context.Context, _ client.Object) []reconcile.Request {
 		return nil
 	}
 	return requests(list.Items, policyKey)
+}
+
+// ofGateways returns the policies whose gateways the set has.
+func (r *Policy) ofGateways(ctx context.Context, set client.Object) []reconcile.Request {
+	var own v1alpha1.NodePortAllocationList
+	if err := r.List(ctx, &own, readOnly, client.MatchingFields{byGateways: set.GetName()}); err != nil {
+		return nil
+	}
+	return requests(own.Items, policyOf)
 }
 
 func (r *Policy) inNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {

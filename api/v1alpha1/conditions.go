@@ -75,6 +75,7 @@ const (
 	ReasonNodesPending           = "NodesPending"
 	ReasonNodesFailing           = "NodesFailing"
 	ReasonNoNodes                = "NoNodes"
+	ReasonNoGateways             = "NoGateways"
 	ReasonLockdown               = "Lockdown"
 	ReasonEnforcementUnsupported = "EnforcementUnsupported"
 

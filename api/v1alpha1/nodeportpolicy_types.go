@@ -107,6 +107,11 @@ type NodePortPolicySpec struct {
 	// Log has nodes write a line for connections as they begin.
 	// +optional
 	Log Log `json:"log,omitempty,omitzero"`
+
+	// Gateways are the nodes that answer, within those that the pool allows. Absent: all
+	// of these.
+	// +optional
+	Gateways *Gateways `json:"gateways,omitempty"`
 }
 
 // PolicyMode says whether a policy acts.

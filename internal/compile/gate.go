@@ -150,7 +150,7 @@ func (s Seen) hostProved() gate {
 	if s.auditing() {
 		return waiting(v1alpha1.HostEnforced, v1alpha1.ReasonAudit, "every Ready node passes and logs what would be dropped, from the sources that the pool allows; set mode Enforce to drop it")
 	}
-	return passed(v1alpha1.HostEnforced, v1alpha1.ReasonOK, "every Ready node has proved it")
+	return passed(v1alpha1.HostEnforced, v1alpha1.ReasonOK, "every Ready node has proved it"+s.silent())
 }
 
 // auditUnheard says whether a node has yet to hear whom the allocation's pool lets it

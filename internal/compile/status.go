@@ -3,7 +3,6 @@ package compile
 import (
 	"cmp"
 	"fmt"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -12,7 +11,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 )
@@ -83,7 +81,7 @@ func Status(seen Seen, now metav1.Time) v1alpha1.NodePortPolicyStatus {
 		Plan:               seen.Plan,
 	}
 	status.NodePorts = nodePorts(status.Allocations)
-	status.Addresses, status.TotalAddresses = addresses(seen.Nodes, seen.open(), status.Allocations)
+	status.Addresses, status.TotalAddresses = seen.addresses(status.Allocations)
 	nodes, eligible := seen.Proof.Nodes(seen.Nodes, seen.Allocations)
 	if len(seen.Allocations) > 0 {
 		status.Nodes = &nodes
@@ -228,6 +226,8 @@ func (s Seen) hostEnforced(nodes v1alpha1.NodesStatus, eligible int) gate {
 			"lockdown: Portreeve %s closes every port; set spec.lockdown to false to open them again", v1alpha1.InstallationName))
 	case eligible == 0:
 		return waiting(v1alpha1.HostEnforced, v1alpha1.ReasonNoNodes, "no Linux node is Ready; nothing is reachable")
+	case nodes.Enforced == v1alpha1.EnforcedAll && s.unanswered() != "":
+		return waiting(v1alpha1.HostEnforced, v1alpha1.ReasonNoGateways, s.unanswered())
 	case nodes.Enforced == v1alpha1.EnforcedAll:
 		return s.hostProved()
 	}
@@ -326,40 +326,6 @@ func nodePorts(ports []v1alpha1.AllocatedPort) string {
 		texts = append(texts, strconv.Itoa(int(p.NodePort)))
 	}
 	return strings.Join(slices.Compact(texts), ",")
-}
-
-// addresses lists where clients can connect: the addresses of Ready nodes with
-// each node port, at most maxListed, and how many there are. Where the pool picks
-// nodes, only those.
-func addresses(nodes []NodeReport, open []*v1alpha1.NodePortAllocation, ports []v1alpha1.AllocatedPort) (list []string, total int32) {
-	var hosts []string
-	for _, n := range nodes {
-		if !Enforceable(n.Node) || !Ready(n.Node) || slices.ContainsFunc(open, func(a *v1alpha1.NodePortAllocation) bool {
-			return a.Spec.NodeSelector != nil && !selects(a.Spec.NodeSelector).Matches(labels.Set(n.Labels))
-		}) {
-			continue
-		}
-		for _, a := range n.Status.Addresses {
-			if a.Type == corev1.NodeInternalIP || a.Type == corev1.NodeExternalIP {
-				hosts = append(hosts, a.Address)
-			}
-		}
-	}
-	slices.Sort(hosts)
-	for _, host := range slices.Compact(hosts) {
-		previous := int32(0)
-		for _, p := range ports {
-			if p.NodePort == previous {
-				continue
-			}
-			previous = p.NodePort
-			total++
-			if len(list) < maxListed {
-				list = append(list, net.JoinHostPort(host, strconv.Itoa(int(p.NodePort))))
-			}
-		}
-	}
-	return list, total
 }
 
 // TooEarly says that somebody who is about to look has not looked yet: the

@@ -31,6 +31,8 @@ func of(objects ...any) (in inputs) {
 			add(kindAllocations, &o)
 		case v1alpha1.AddressSet:
 			add(kindAddressSets, &o)
+		case v1alpha1.GatewaySet:
+			add(kindGatewaySets, &o)
 		case v1alpha1.Portreeve:
 			add(kindInstallation, &o)
 		case metav1.PartialObjectMetadata:

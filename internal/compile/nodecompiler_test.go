@@ -50,7 +50,7 @@ func edit(t *rapid.T, in *NodeInput) {
 		}
 		return from
 	}
-	switch rapid.IntRange(0, 16).Draw(t, "what") {
+	switch rapid.IntRange(0, 17).Draw(t, "what") {
 	case 0:
 		in.Pools = with(in.Pools, anyPool(t))
 	case 1:
@@ -72,6 +72,11 @@ func edit(t *rapid.T, in *NodeInput) {
 		}), 0, 3).Draw(t, "exempt")
 	case 9:
 		in.Pools = counted(in.Pools)
+	case 17:
+		in.Node = rapid.SampledFrom([]string{"a", "b"}).Draw(t, "node")
+		in.GatewaySets = with(in.GatewaySets, v1alpha1.GatewaySet{
+			ObjectMeta: metav1.ObjectMeta{Name: "gw"}, Spec: v1alpha1.GatewaySetSpec{Nodes: []v1alpha1.ObjectName{rapid.SampledFrom([]v1alpha1.ObjectName{"a", "b"}).Draw(t, "gateway")}},
+		})
 	case 10, 11:
 		in.Allocations = remove(in.Allocations)
 	case 12, 13, 14, 15:
@@ -91,6 +96,9 @@ func plainAllocation(t *rapid.T) v1alpha1.NodePortAllocation {
 	}
 	if after := rapid.IntRange(1, 6).Draw(t, "ends"); after < 3 {
 		a.Spec.ExpiresAt = &metav1.Time{Time: clock.Add(time.Duration(after) * time.Second)}
+	}
+	if rapid.Bool().Draw(t, "gateways") {
+		a.Spec.Gateways = &v1alpha1.ClaimedGateways{Active: 1, Set: "gw"}
 	}
 	a.Spec.Ports = []v1alpha1.ClaimedPort{port}
 	return a

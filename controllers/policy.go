@@ -213,6 +213,8 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 		return transition
 	case proved(before) && !seen.Lockdown && onlySilent(after.Nodes):
 		return doubt
+	case proved(before) && hostReason(after) == v1alpha1.ReasonNoGateways: // the next one is about to take over
+		return settling
 	}
 	return transition
 }
@@ -222,6 +224,13 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 func proved(status v1alpha1.NodePortPolicyStatus) bool {
 	c := meta.FindStatusCondition(status.Conditions, v1alpha1.HostEnforced)
 	return c != nil && (c.Status == metav1.ConditionTrue || c.Reason == v1alpha1.ReasonAudit)
+}
+
+func hostReason(status v1alpha1.NodePortPolicyStatus) string {
+	if c := meta.FindStatusCondition(status.Conditions, v1alpha1.HostEnforced); c != nil {
+		return c.Reason
+	}
+	return ""
 }
 
 // onlySilent says whether all failing nodes have merely not reported yet.

@@ -119,6 +119,7 @@ func TestOneGatewayAnswersAndTheNextTakesOver(t *testing.T) {
 	}
 	s.answeredBy(first, numbers...)
 	s.lists(web, first)
+	s.lists(api, first)
 
 	// One write moves both, in time, and the first does not come back for being Ready again.
 	registered := []string{s.allocation(numbers[0]).ResourceVersion, s.allocation(numbers[1]).ResourceVersion}
@@ -131,6 +132,12 @@ func TestOneGatewayAnswersAndTheNextTakesOver(t *testing.T) {
 		t.Logf("the next gateway answered %s after the first was not Ready", took)
 	}
 	s.answeredBy(second, numbers...)
+	for _, p := range []*v1alpha1.NodePortPolicy{web, api} {
+		before := p.ResourceVersion
+		if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(p), p); err != nil || p.ResourceVersion != before {
+			t.Errorf("the fail-over wrote the status of policy %s (%v)", p.Name, err)
+		}
+	}
 	s.eventually(first.Name+" is Ready again", func() error { return s.nodeReady(first.Name) })
 	s.lists(web, second)
 	s.lists(api, second)

@@ -190,6 +190,20 @@ func TestTheNameOfAGatewaySetIsWhatItIsChosenBy(t *testing.T) {
 	}
 }
 
+// Who forges a set, or writes one for other labels, brings no node to answer that the
+// pool or the policy does not pick.
+func TestAGatewaySetMovesNoPortToOtherNodes(t *testing.T) {
+	a := claiming(1, selector("edge"), &metav1.LabelSelector{MatchLabels: map[string]string{"zone": "a"}})
+	sets := GatewaySets{a.Spec.Gateways.Set: {Spec: v1alpha1.GatewaySetSpec{Nodes: nodeNames("n")}}}
+	for labels, want := range map[[2]string]bool{{"edge", "a"}: true, {"core", "a"}: false, {"edge", "b"}: false} {
+		n := node("n")
+		n.Labels = map[string]string{"role": labels[0], "zone": labels[1]}
+		if got := Answering(n, a, sets); got != want {
+			t.Errorf("%v answers: %v", labels, got)
+		}
+	}
+}
+
 func TestAnAgentThatIsTooLateIsLost(t *testing.T) {
 	at := func(seconds int) time.Time { return clock.Add(time.Duration(seconds) * time.Second) }
 	read := func(allocations, sets string, changes ...func(*NodeReport)) NodeReport {

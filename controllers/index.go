@@ -36,7 +36,7 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&v1alpha1.NodePortPolicy{}, byCategory, func(o client.Object) []string {
 			return []string{o.(*v1alpha1.NodePortPolicy).Spec.Category}
 		}},
-		{&v1alpha1.NodePortPolicy{}, byPool, func(o client.Object) []string { return poolsOf(o.(*v1alpha1.NodePortPolicy)) }},
+		{&v1alpha1.NodePortPolicy{}, byPool, func(o client.Object) []string { return poolNamed(o.(*v1alpha1.NodePortPolicy)) }},
 		{&v1alpha1.NodePortPolicy{}, bySet, func(o client.Object) []string {
 			var names []string
 			for _, s := range o.(*v1alpha1.NodePortPolicy).Spec.Sources {
@@ -86,8 +86,8 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 	return nil
 }
 
-// poolsOf is the pool that a policy names.
-func poolsOf(policy *v1alpha1.NodePortPolicy) []string {
+// poolNamed is the pool that a policy names, if it names one.
+func poolNamed(policy *v1alpha1.NodePortPolicy) []string {
 	if ref := policy.Spec.PoolRef; ref != nil {
 		return []string{string(ref.Name)}
 	}

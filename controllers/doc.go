@@ -11,6 +11,7 @@
 //	allocation.go     port number       updates and deletes one NodePortAllocation
 //	exposure.go       policy            its companion Service
 //	pool.go           NodePortPool      Foreign allocations; the pool's status
+//	gatewayset.go     GatewaySet        which nodes are gateways
 //	nodeaddresses.go  one for all       AddressSets with the addresses of Nodes
 //	cloudfirewall.go  CloudFirewall     security group rules; the firewall's status
 //	front.go          policy            the ConfigMaps and the DNSEndpoint of its fronts

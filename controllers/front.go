@@ -290,6 +290,7 @@ func (r *Front) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.NodePortPool{}, each(r.fronted), ofSpec).
 		Watches(&v1alpha1.Portreeve{}, each(r.fronted), ofSpec).
 		Watches(&corev1.Node{}, gatheredKeys(func(ctx context.Context, _, _ client.Object) []reconcile.Request { return r.fronted(ctx, nil) }), nodeMatters).
+		Watches(&v1alpha1.GatewaySet{}, gatheredKeys(func(ctx context.Context, _, _ client.Object) []reconcile.Request { return r.fronted(ctx, nil) })).
 		Watches(&v1alpha1.NodeDatapath{}, gatheredKeys(func(ctx context.Context, before, after client.Object) []reconcile.Request {
 			was, _ := before.(*v1alpha1.NodeDatapath)
 			is, _ := after.(*v1alpha1.NodeDatapath)

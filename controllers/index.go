@@ -19,6 +19,7 @@ const (
 	byPool     = "spec.poolRef.name"         // policies
 	byService  = "spec.serviceRef.name"      // policies
 	byPolicy   = "spec.claim.policy"         // allocations, as namespace/name
+	byGateways = "spec.gateways.set"         // Open allocations
 	byClaimed  = "spec.claim.service"        // allocations of policies, as namespace/name
 	byNodePort = "spec.ports.nodePort"       // Services, every number they hold
 	byBorrower = "metadata.annotations.lent" // Services, the policy that changed their fields
@@ -36,12 +37,7 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&v1alpha1.NodePortPolicy{}, byCategory, func(o client.Object) []string {
 			return []string{o.(*v1alpha1.NodePortPolicy).Spec.Category}
 		}},
-		{&v1alpha1.NodePortPolicy{}, byPool, func(o client.Object) []string {
-			if ref := o.(*v1alpha1.NodePortPolicy).Spec.PoolRef; ref != nil {
-				return []string{string(ref.Name)}
-			}
-			return nil
-		}},
+		{&v1alpha1.NodePortPolicy{}, byPool, func(o client.Object) []string { return poolNamed(o.(*v1alpha1.NodePortPolicy)) }},
 		{&v1alpha1.NodePortPolicy{}, bySet, func(o client.Object) []string {
 			var names []string
 			for _, s := range o.(*v1alpha1.NodePortPolicy).Spec.Sources {
@@ -67,6 +63,7 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&v1alpha1.NodePortAllocation{}, byPolicy, func(o client.Object) []string {
 			return []string{policyOf(o.(*v1alpha1.NodePortAllocation)).String()}
 		}},
+		{&v1alpha1.NodePortAllocation{}, byGateways, func(o client.Object) []string { return gatewaysOf(o.(*v1alpha1.NodePortAllocation)) }},
 		{&v1alpha1.NodePortAllocation{}, byClaimed, func(o client.Object) []string {
 			claim := o.(*v1alpha1.NodePortAllocation).Spec.Claim
 			if claim.Policy == "" {
@@ -90,6 +87,22 @@ func heldNumbers(o client.Object) (numbers []string) {
 		numbers = append(numbers, strconv.Itoa(int(n)))
 	}
 	return numbers
+}
+
+// poolNamed is the pool that a policy names, if it names one.
+func poolNamed(policy *v1alpha1.NodePortPolicy) []string {
+	if ref := policy.Spec.PoolRef; ref != nil {
+		return []string{string(ref.Name)}
+	}
+	return nil
+}
+
+// gatewaysOf is the GatewaySet that an Open allocation names.
+func gatewaysOf(a *v1alpha1.NodePortAllocation) []string {
+	if choice := compile.GatewayChoiceOf(a); choice != nil {
+		return []string{string(choice.Set)}
+	}
+	return nil
 }
 
 // listsOf are the prefix lists that a policy names.

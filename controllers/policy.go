@@ -219,6 +219,8 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 		return transition
 	case proved(before) && !seen.Lockdown && onlySilent(after.Nodes):
 		return doubt
+	case proved(before) && hostReason(after) == v1alpha1.ReasonNoGateways: // the next one is about to take over
+		return settling
 	}
 	return transition
 }
@@ -228,6 +230,13 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 func proved(status v1alpha1.NodePortPolicyStatus) bool {
 	c := meta.FindStatusCondition(status.Conditions, v1alpha1.HostEnforced)
 	return c != nil && (c.Status == metav1.ConditionTrue || c.Reason == v1alpha1.ReasonAudit)
+}
+
+func hostReason(status v1alpha1.NodePortPolicyStatus) string {
+	if c := meta.FindStatusCondition(status.Conditions, v1alpha1.HostEnforced); c != nil {
+		return c.Reason
+	}
+	return ""
 }
 
 // onlySilent says whether all failing nodes have merely not reported yet.
@@ -277,6 +286,7 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 			}
 			return r.Snapshot.policiesUsing(ctx, o)
 		})).
+		Watches(&v1alpha1.GatewaySet{}, each(r.ofGateways)).
 		Watches(&v1alpha1.Portreeve{}, each(r.all), ofSpec).
 		Watches(&corev1.Namespace{}, each(r.inNamespace), ofLabels).
 		Watches(&v1alpha1.NodePortPool{}, each(r.all), ofSpec).
@@ -297,6 +307,15 @@ func (r *Policy) all(ctx context.Context, _ client.Object) []reconcile.Request {
 		return nil
 	}
 	return requests(list.Items, policyKey)
+}
+
+// ofGateways returns the policies whose gateways the set has.
+func (r *Policy) ofGateways(ctx context.Context, set client.Object) []reconcile.Request {
+	var own v1alpha1.NodePortAllocationList
+	if err := r.List(ctx, &own, readOnly, client.MatchingFields{byGateways: set.GetName()}); err != nil {
+		return nil
+	}
+	return requests(own.Items, policyOf)
 }
 
 func (r *Policy) inNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {

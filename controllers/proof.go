@@ -11,7 +11,7 @@ import (
 	"github.com/portreeve/portreeve/internal/compile"
 )
 
-// Proof judges marks by how far allocations and AddressSets have been read. Read it
+// Proof judges marks by how far allocations, AddressSets and GatewaySets have been read. Read it
 // before the allocations it is to judge.
 func (s Snapshot) Proof(ctx context.Context) (compile.Proof, error) {
 	var reports v1alpha1.NodeDatapathList
@@ -28,7 +28,19 @@ func (s Snapshot) Proof(ctx context.Context) (compile.Proof, error) {
 	if err != nil {
 		return compile.Proof{}, err
 	}
-	proof := compile.Proof{Listed: listed, ListedSets: sets}
+	gateways, err := s.listed(ctx, s.ListedGateways, &v1alpha1.GatewaySet{}, &v1alpha1.GatewaySetList{}, reports.Items,
+		func(m v1alpha1.Marks) string { return m.GatewaySets })
+	if err != nil {
+		return compile.Proof{}, err
+	}
+	proof := compile.Proof{Listed: listed, ListedSets: sets, ListedGateways: gateways, Gateways: compile.GatewaySets{}}
+	var chosen v1alpha1.GatewaySetList
+	if err := s.List(ctx, &chosen, readOnly); err != nil {
+		return compile.Proof{}, err
+	}
+	for i := range chosen.Items {
+		proof.Gateways[v1alpha1.ObjectName(chosen.Items[i].Name)] = &chosen.Items[i]
+	}
 	installation, err := s.Installation(ctx)
 	if installation != nil {
 		proof.Installation = installation.ResourceVersion

@@ -42,7 +42,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	c, live := mgr.GetClient(), mgr.GetAPIReader()
 	recorder := mgr.GetEventRecorder("portreeve")
 	snapshot := Snapshot{
-		Reader: c, Live: live, Cache: mgr.GetCache(), Listed: &Listed{}, ListedSets: &Listed{}, Resolved: &Resolved{},
+		Reader: c, Live: live, Cache: mgr.GetCache(), Listed: &Listed{}, ListedSets: &Listed{}, ListedGateways: &Listed{}, Resolved: &Resolved{},
 		NodePorts: &NodePortRange{Client: c, Namespace: o.Namespace, Now: o.Now}, Namespace: o.Namespace, Now: o.Now,
 	}
 	verdicts, refusals, clouds, fronts := NewVerdicts(), NewVerdicts(), NewClouds(), NewFronts()
@@ -59,6 +59,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		&Exposure{Client: c, Snapshot: snapshot, Refusals: refusals, Now: o.Now},
 		&NetworkPolicy{Client: c, Snapshot: snapshot},
 		&Hold{Client: c, Snapshot: snapshot, Now: o.Now},
+		&GatewaySet{Client: c, Snapshot: snapshot, Now: o.Now},
 		&CloudFirewall{Client: c, Snapshot: snapshot, Clouds: clouds, Providers: o.Providers, Owner: o.Owner, Leading: o.Leading, Now: o.Now, Events: recorder},
 		&NodeDatapath{Client: c, Events: recorder, Now: o.Now},
 		&Policy{Client: c, Snapshot: snapshot, Verdicts: verdicts, Refusals: refusals, Clouds: clouds, Fronts: fronts, Now: o.Now},

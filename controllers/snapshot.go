@@ -31,10 +31,10 @@ type Snapshot struct {
 	client.Reader
 	// Live reads past the cache.
 	Live client.Reader
-	// Cache, Listed and ListedSets tell how far allocations and AddressSets have been
-	// read.
-	Cache              cache.Cache
-	Listed, ListedSets *Listed
+	// Cache, Listed, ListedSets and ListedGateways tell how far allocations, AddressSets
+	// and GatewaySets have been read.
+	Cache                              cache.Cache
+	Listed, ListedSets, ListedGateways *Listed
 	// Resolved remembers pools and AddressSets; nil: nothing is remembered.
 	Resolved *Resolved
 	// NodePorts knows the API server's node-port range; nil where nobody does.

@@ -86,14 +86,16 @@ var factsMatter = ctrlbuilder.WithPredicates(predicate.Funcs{
 
 // nodeMatters drops heartbeats: only readiness, boot, labels, taints and
 // addresses of a node change what is concluded from it.
-var nodeMatters = ctrlbuilder.WithPredicates(predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+var nodeMatters = ctrlbuilder.WithPredicates(predicate.Funcs{UpdateFunc: nodeChanged})
+
+func nodeChanged(e event.UpdateEvent) bool {
 	before, after := e.ObjectOld.(*corev1.Node), e.ObjectNew.(*corev1.Node)
 	return compile.Ready(before) != compile.Ready(after) ||
 		before.Status.NodeInfo.BootID != after.Status.NodeInfo.BootID ||
 		!equality.Semantic.DeepEqual(before.Spec.Taints, after.Spec.Taints) ||
 		!equality.Semantic.DeepEqual(before.Labels, after.Labels) ||
 		!equality.Semantic.DeepEqual(before.Status.Addresses, after.Status.Addresses)
-}})
+}
 
 // numberName is the name of the allocation of a number.
 func numberName(n uint16) string { return strconv.Itoa(int(n)) }

@@ -39,6 +39,10 @@ type Fingerprinter interface {
 	Fingerprint() (uint64, error)
 }
 
+// Silent is a Datapath that can't refuse: whom a gate refuses it drops like everybody
+// else. What it is asked for is read as rule.Set.Silenced.
+type Silent interface{ Silent() }
+
 // What a datapath logs goes to the netlink log group LogGroup, where package nflog
 // reads it, with LogPrefix and the Reason before it. Only a packet that begins a
 // connection is logged; connections that nobody tracks (NOTRACK) need not be.

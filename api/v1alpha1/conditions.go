@@ -80,6 +80,7 @@ const (
 	ReasonNodesPending           = "NodesPending"
 	ReasonNodesFailing           = "NodesFailing"
 	ReasonNoNodes                = "NoNodes"
+	ReasonNoGateways             = "NoGateways"
 	ReasonLockdown               = "Lockdown"
 	ReasonEnforcementUnsupported = "EnforcementUnsupported"
 

@@ -26,6 +26,7 @@ var schemeBuilder = runtime.NewSchemeBuilder(func(s *runtime.Scheme) error {
 		&NodeDatapath{}, &NodeDatapathList{},
 		&AddressSet{}, &AddressSetList{},
 		&Portreeve{}, &PortreeveList{},
+		&GatewaySet{}, &GatewaySetList{},
 	)
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
@@ -49,6 +50,9 @@ const (
 	// through which they were looked up.
 	LabelPrefixList         = "portreeve.dev/prefix-list"
 	AnnotationCloudFirewall = "portreeve.dev/cloud-firewall"
+	// AnnotationChosenFrom on a GatewaySet says, for people, how many of which nodes it
+	// is to have.
+	AnnotationChosenFrom = "portreeve.dev/chosen-from"
 	// AnnotationConfirmedCluster on a CloudFirewall is the UID of the namespace
 	// kube-system of the cluster that may change its rules although a copy of the
 	// cluster has some there.

@@ -85,6 +85,9 @@ type Marks struct {
 	// Installation: the resource version up to which the Portreeve object is in force.
 	// +optional
 	Installation string `json:"installation,omitempty"`
+	// GatewaySets: the resource version up to which GatewaySets are in force.
+	// +optional
+	GatewaySets string `json:"gatewaySets,omitempty"`
 }
 
 // Repairs counts how often the kernel was found not to enforce what it had been seen to.

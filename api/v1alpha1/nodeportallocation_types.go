@@ -95,6 +95,10 @@ type NodePortAllocationSpec struct {
 	// closed. Absent: all nodes.
 	// +optional
 	NodeSelector *LabelSelector `json:"nodeSelector,omitempty"`
+	// Gateways picks among those the nodes that answer; the others refuse the sources.
+	// Absent: all of them answer.
+	// +optional
+	Gateways *ClaimedGateways `json:"gateways,omitempty"`
 	// Mode Audit: nodes also pass, and log, who is in the pool's allowed sources and
 	// would be dropped, as long as the pool allows it; clouds admit them. Absent:
 	// nobody but the sources.

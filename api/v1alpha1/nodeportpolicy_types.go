@@ -129,6 +129,10 @@ type NodePortPolicySpec struct {
 	// admits all nodes.
 	// +optional
 	NetworkPolicy bool `json:"networkPolicy,omitempty"`
+	// Gateways are the nodes that answer, within those that the pool allows. Absent: all
+	// of these.
+	// +optional
+	Gateways *Gateways `json:"gateways,omitempty"`
 }
 
 // PolicyMode says whether a policy acts.

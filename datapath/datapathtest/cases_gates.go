@@ -20,6 +20,7 @@ func gates() rule.Set {
 		"sctp/30051 alice audited=world connections=4294967295 persecond=4294967295 burst=4294967295 log=accepted lines=4294967295",
 		"tcp/30052 log=denied lines=3", fmt.Sprintf("tcp/30053 audited=world expires=%d", past),
 		fmt.Sprintf("tcp/30054 alice expires=%d log=denied", past), "tcp/30055 alice",
+		"tcp/30056 refused=alice", "udp/30056 refused=alice log=denied lines=3", fmt.Sprintf("sctp/30056 refused=world expires=%d", soon),
 	)
 }
 

@@ -18,6 +18,9 @@ import (
 
 func (w *World) expectHave(want rule.Set) {
 	w.t.Helper()
+	if w.silent() {
+		want = want.Silenced()
+	}
 	have, err := w.Have()
 	if err != nil {
 		w.t.Errorf("Have: %v", err)

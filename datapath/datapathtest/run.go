@@ -65,6 +65,8 @@ func cases() []testCase {
 		{"a denied source is dropped on every judged number", denied},
 		{"a source that comes to be denied is cut, and another is not", deniedCut},
 		{"no sync that denies or stops denying drops whom both admit", deniedNoGap},
+		{"whom a gate refuses is told so at once, and nobody else is", refusal},
+		{"a source that comes to be refused is told so mid-connection", refusedMidConnection},
 		{"an audited source passes beside those who are admitted", auditedSource},
 		{"a source has so many connections to a port at a time", limitsConnections},
 		{"a source begins so many connections to a port a second", limitsPerSecond},

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // The kernels at hand have no SCTP sockets, so both ends of the handshake's
@@ -72,6 +74,21 @@ func serveSCTP(t testing.TB, n *Namespace, family int, port uint16) {
 	}()
 }
 
+// hearErrors has reading fail when an ICMP error comes back, whichever socket of that
+// protocol and those addresses the packet was sent from.
+func hearErrors(conn *net.IPConn, family int) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	level, option := unix.IPPROTO_IP, unix.IP_RECVERR
+	if family == 6 {
+		level, option = unix.IPPROTO_IPV6, unix.IPV6_RECVERR
+	}
+	refused := raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 1) })
+	return errors.Join(refused, err)
+}
+
 // probeSCTP sends one INIT and waits for its INIT ACK.
 func probeSCTP(n *Namespace, from, to netip.AddrPort, patience time.Duration) (verdict, error) {
 	family := 6
@@ -83,6 +100,9 @@ func probeSCTP(n *Namespace, from, to netip.AddrPort, patience time.Duration) (v
 		return "", err
 	}
 	defer conn.Close()
+	if err := hearErrors(conn.(*net.IPConn), family); err != nil {
+		return "", err
+	}
 	if _, err := conn.WriteTo(sctpInit(from.Port(), to.Port(), 0, chunkInit), &net.IPAddr{IP: to.Addr().AsSlice()}); err != nil {
 		return "", err
 	}
@@ -96,7 +116,7 @@ func probeSCTP(n *Namespace, from, to netip.AddrPort, patience time.Duration) (v
 			return dropped, nil
 		}
 		if err != nil {
-			return "", err
+			return verdictOf(err)
 		}
 		if size >= 13 && binary.BigEndian.Uint16(b[2:]) == from.Port() && b[12] == chunkInitAck {
 			return answered, nil

@@ -75,7 +75,7 @@ func imageOf(s rule.Set, now int64) *image {
 	for id, prefixes := range s.Classes {
 		entries[id] = split(prefixes)
 	}
-	for port, gate := range s.Ports.All {
+	for port, gate := range s.Silenced().Ports.All {
 		if list := entries[gate.Class]; len(list) > 0 {
 			im.admit[port] = list
 		}

@@ -27,7 +27,10 @@ type Datapath struct {
 	settled bool
 }
 
-var _ datapath.Datapath = (*Datapath)(nil)
+var (
+	_ datapath.Datapath = (*Datapath)(nil)
+	_ datapath.Silent   = (*Datapath)(nil)
+)
 
 // New opens the datapath in the given mode, or, when it is empty, in the one
 // that Detect finds. It changes nothing in the kernel.
@@ -49,6 +52,10 @@ func New(mode Mode) (*Datapath, error) {
 	}
 	return &Datapath{detection: detection, sets: sets, skeletons: skeletons}, nil
 }
+
+// Silent implements datapath.Silent: REJECT exists in the filter table only, which sees
+// node ports when they are rewritten, or not at all.
+func (d *Datapath) Silent() {}
 
 // Detection returns the mode in use and what it was chosen by.
 func (d *Datapath) Detection() Detection { return d.detection }

@@ -14,8 +14,10 @@
 //	           protocol . number in @ends                  jump ended
 //	           number in @audited                          goto audited
 //	                                                       drop
-//	gate       source in @class                            accept
+//	gate       source in @class                            accept, or goto refused
 //	           (nothing else: back to judge, which drops)
+//	refused    TCP                                         reset
+//	                                                       ICMP port unreachable
 //
 // Accept ends this chain only: other hooks still see the packet. To fall off the
 // end of a gate's chain is to be dropped, so an empty chain is a closed one.

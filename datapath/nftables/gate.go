@@ -21,6 +21,9 @@ type chain struct {
 // class has sources.
 func chainsOf(g rule.Gate, in func(rule.ClassID) []family, mute bool) []chain {
 	name, pass := chainOf(g), accept()
+	if g.Refuse {
+		pass = gotoChain(chainRefused)
+	}
 	main, behind := chain{name: name}, []chain(nil)
 	if g.Log.Accepted {
 		passed := chain{name + ".passed", append(logLines(mute, g.Log.PerSecond, datapath.Accepted), on("", accept()))}

@@ -25,6 +25,7 @@ const (
 	chainAudited = "audited" // packets to numbers that are audited
 	chainDenied  = "denied"  // packets of sources that pass nowhere
 	chainEnded   = "ended"   // packets to ports whose gate has ended
+	chainRefused = "refused" // packets of sources that are told so
 )
 
 // priority of the hook: after conntrack (-200), which tells replies from originals
@@ -83,6 +84,9 @@ func chainOf(g rule.Gate) string {
 	if g.Class != "" {
 		fmt.Fprintf(&b, ".class-%s", g.Class)
 	}
+	if g.Refuse {
+		b.WriteString(".refuse")
+	}
 	if g.Audit != "" {
 		fmt.Fprintf(&b, ".audit-%s", g.Audit)
 	}
@@ -117,6 +121,8 @@ func gateOf(chain string) (g rule.Gate, ok bool) {
 		switch kind {
 		case "class":
 			g.Class = rule.ClassID(value)
+		case "refuse":
+			g.Refuse = true
 		case "audit":
 			g.Audit = rule.ClassID(value)
 		case "limits":

@@ -34,6 +34,7 @@ func (s state) fixedChains() []chain {
 		{chainAudited, auditedRules(s.mute)},
 		{chainDenied, deniedRules(s.mute)},
 		{chainEnded, []line{on("", drop())}},
+		{chainRefused, refusedRules()},
 		{chainJudge, judgeRules(s.variant())},
 		{chainHook, hookRules()},
 	}

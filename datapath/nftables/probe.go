@@ -31,10 +31,10 @@ func probe() (lacking, error) {
 		verdict, ok := l.exprs[len(l.exprs)-1].(*expr.Verdict)
 		return ok && verdict.Chain != ""
 	})
-	if err := try(0, fixedSets(), judge); err != nil && !cannot(err) {
+	if err := try(0, fixedSets(), append(judge, refusedRules()...)); err != nil && !cannot(err) {
 		return lacks, fmt.Errorf("ask what nf_tables can do: %w", err)
 	} else if err != nil {
-		return lacks, fmt.Errorf("the kernel refuses nf_tables (CONFIG_NF_TABLES_INET, nft_ct, nft_fib_inet; capability NET_ADMIN): %w: %w", datapath.ErrUnsupported, err)
+		return lacks, fmt.Errorf("the kernel refuses nf_tables (CONFIG_NF_TABLES_INET, nft_ct, nft_fib_inet, nft_reject_inet; capability NET_ADMIN): %w: %w", datapath.ErrUnsupported, err)
 	}
 	lacks.owner = try(owned, nil, nil) != nil
 	log := lineSet(datapath.Accepted, 1)

@@ -76,6 +76,15 @@ func deniedRules(mute bool) []line {
 	return append(atMostRules(mute, datapath.Denied), on("", drop()))
 }
 
+// refusedRules answer as a host does on whose port nobody listens. The kernel takes the
+// answer's way from the packet, and bounds how many ICMP errors it sends.
+func refusedRules() []line {
+	return []line{
+		on("", protocolIs(unix.IPPROTO_TCP), []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_TCP_RST}}),
+		on("", []expr.Any{&expr.Reject{Type: unix.NFT_REJECT_ICMPX_UNREACH, Code: unix.NFT_REJECT_ICMPX_PORT_UNREACH}}),
+	}
+}
+
 func atMostRules(mute bool, reason datapath.Reason) []line {
 	if mute {
 		return nil

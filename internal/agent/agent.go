@@ -275,7 +275,7 @@ func (a *Agent) round(ctx context.Context) outcome {
 	o.vanished, o.again = j.vanished, j.again
 	a.kernel.wish = j.use.firewall()
 	numbers, arming := a.armed(j.use)
-	want, problems := a.compiler.Compile(j.use.node(now, arming.exemptPorts()))
+	want, problems := a.compiler.Compile(j.use.node(a.config.Node, now, arming.exemptPorts()))
 	if end := a.compiler.NextEnd(); !end.IsZero() && (o.again == 0 || end.Sub(now) < o.again) {
 		o.again = end.Sub(now)
 	}

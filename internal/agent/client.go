@@ -55,6 +55,7 @@ func (c *Client) Sources() Sources {
 		kindPools:        c.follow(kindPools, fields.Everything()),
 		kindAllocations:  c.follow(kindAllocations, fields.Everything()),
 		kindAddressSets:  c.follow(kindAddressSets, fields.Everything()),
+		kindGatewaySets:  c.follow(kindGatewaySets, fields.Everything()),
 		kindInstallation: c.follow(kindInstallation, named(v1alpha1.InstallationName)),
 		kindNode:         c.ownNode(),
 	}

@@ -17,6 +17,7 @@ func TestClientAsksForNoMoreThanItNeeds(t *testing.T) {
 		kindPools:        "/apis/portreeve.dev/v1alpha1/nodeportpools?",
 		kindAllocations:  "/apis/portreeve.dev/v1alpha1/nodeportallocations?",
 		kindAddressSets:  "/apis/portreeve.dev/v1alpha1/addresssets?",
+		kindGatewaySets:  "/apis/portreeve.dev/v1alpha1/gatewaysets?",
 		kindInstallation: "/apis/portreeve.dev/v1alpha1/portreeves?fieldSelector=metadata.name%3Dcluster",
 		kindNode:         "/api/v1/nodes?fieldSelector=metadata.name%3Dn1",
 	}

@@ -6,7 +6,8 @@
 //	  pools ────────► mirror ┐                                         ▲ │
 //	  allocations ──► mirror ┤                                         │ │
 //	  AddressSets ──► mirror ┼► guard ─► compile.Node ─► Datapath.Sync ┘ │
-//	  installation ─► mirror ┤    │         (pure)      Sweep            │
+//	  GatewaySets ──► mirror ┤    │         (pure)      Sweep            │
+//	  installation ─► mirror ┤    │                                      │
 //	  own Node ─────► mirror ┘    └ has a kind vanished?                 │
 //	                  (as of a                                           │
 //	                   version)                                          ▼

@@ -239,6 +239,7 @@ type (
 	fakePools        = fakeKind[v1alpha1.NodePortPool, *v1alpha1.NodePortPool]
 	fakeAllocations  = fakeKind[v1alpha1.NodePortAllocation, *v1alpha1.NodePortAllocation]
 	fakeSets         = fakeKind[v1alpha1.AddressSet, *v1alpha1.AddressSet]
+	fakeGateways     = fakeKind[v1alpha1.GatewaySet, *v1alpha1.GatewaySet]
 	fakeInstallation = fakeKind[v1alpha1.Portreeve, *v1alpha1.Portreeve]
 	fakeNode         = fakeKind[metav1.PartialObjectMetadata, *metav1.PartialObjectMetadata]
 )
@@ -258,6 +259,12 @@ func newFakeAllocations(h *history) *fakeAllocations {
 func newFakeSets(h *history) *fakeSets {
 	return newFakeKind(h, func(items []v1alpha1.AddressSet, version string) runtime.Object {
 		return &v1alpha1.AddressSetList{ListMeta: metav1.ListMeta{ResourceVersion: version}, Items: items}
+	})
+}
+
+func newFakeGateways(h *history) *fakeGateways {
+	return newFakeKind(h, func(items []v1alpha1.GatewaySet, version string) runtime.Object {
+		return &v1alpha1.GatewaySetList{ListMeta: metav1.ListMeta{ResourceVersion: version}, Items: items}
 	})
 }
 

@@ -128,7 +128,7 @@ func vanishedSince(have, want rule.Set, read inputs) (vanished []kind) {
 
 func admitsAnybody(s rule.Set) bool {
 	for _, gate := range s.Ports.All {
-		if gate.Class != "" || gate.Audit != "" {
+		if gate.Class != "" && !gate.Refuse || gate.Audit != "" {
 			return true
 		}
 	}

@@ -31,6 +31,8 @@ func of(objects ...any) (in inputs) {
 			add(kindAllocations, &o)
 		case v1alpha1.AddressSet:
 			add(kindAddressSets, &o)
+		case v1alpha1.GatewaySet:
+			add(kindGatewaySets, &o)
 		case v1alpha1.Portreeve:
 			add(kindInstallation, &o)
 		case metav1.PartialObjectMetadata:
@@ -118,6 +120,14 @@ func TestGuard(t *testing.T) {
 		}},
 		{"allocations and their sets vanish together", of(a, openTo(30080, "s"), set("s")), []step{
 			{0, of(a), []string{"30080", "a", "s"}, []kind{kindAllocations, kindAddressSets}, 0},
+		}},
+		{"a GatewaySet nobody names goes at once", of(a, through(30080, "gw"), gateways("gw", "n1"), gateways("gx", "n1")), []step{
+			{0, of(a, through(30080, "gw"), gateways("gw", "n1")), []string{"30080", "a", "gw"}, nil, 0},
+		}},
+		{"the last GatewaySet in use stays until it is used no more", of(a, through(30080, "gw"), gateways("gw", "n1")), []step{
+			{0, of(a, through(30080, "gw")), []string{"30080", "a", "gw"}, []kind{kindGatewaySets}, 0},
+			{time.Second, of(a, through(30080, "gw"), gateways("gw", "n2")), []string{"30080", "a", "gw"}, nil, 0},
+			{time.Minute, of(a, closed(30080)), []string{"30080", "a"}, nil, 0},
 		}},
 		{"the installation may go", of(a, installation(false)), []step{{0, of(a), []string{"a"}, nil, 0}}},
 		{"but not in lockdown", of(a, installation(true)), []step{

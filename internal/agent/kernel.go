@@ -63,6 +63,9 @@ func (k *kernel) enforce(ctx context.Context, want rule.Set) error {
 	if err := k.opened(); err != nil {
 		return err
 	}
+	if _, silent := k.datapath.(datapath.Silent); silent {
+		want = want.Silenced()
+	}
 	same := k.sure && want.Equal(k.inforce)
 	if same && !k.due {
 		return nil

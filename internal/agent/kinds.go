@@ -22,6 +22,7 @@ const (
 	kindAllocations
 	kindInstallation // after the allocations: the guard asks whether one of them admits the cluster
 	kindAddressSets  // after both: the guard asks which of them are in use
+	kindGatewaySets  // likewise
 	kindNode         // the agent's own, of which the labels matter, and one annotation
 	kinds            // how many there are
 )
@@ -52,6 +53,7 @@ var traits = [kinds]struct {
 		vanished: "the Portreeve object is gone, but what it ordered stays: lockdown, denyAddressSets, clusterCIDRs; to end that, create the object again with spec.lockdown: false and without the others",
 	},
 	kindAddressSets: {resource: "addresssets", example: &v1alpha1.AddressSet{}, labelled: true, mayGo: unused, stays: denied},
+	kindGatewaySets: {resource: "gatewaysets", example: &v1alpha1.GatewaySet{}, mayGo: unnamed},
 	kindNode: {
 		resource: "nodes", example: &metav1.PartialObjectMetadata{}, labelled: true, labelsOnly: true, annotation: carrier.GatewayAnnotation,
 		vanished: "this node's Node object is gone, and its last labels still hold; let the kubelet register it again",
@@ -77,6 +79,13 @@ func uses(a *v1alpha1.NodePortAllocation, set *v1alpha1.AddressSet) bool {
 	return a.Spec.State == v1alpha1.AllocationOpen && slices.ContainsFunc(a.Spec.Ports, func(p v1alpha1.ClaimedPort) bool {
 		return slices.Contains(p.AddressSets, v1alpha1.ObjectName(set.Name)) || len(p.Entities) > 0 && compile.IsNodeSet(set) ||
 			isList && slices.Contains(p.PrefixLists, list)
+	})
+}
+
+// unnamed: no allocation looks there for its gateways.
+func unnamed(set metav1.Object, use inputs) bool {
+	return !anyOf(use[kindAllocations], func(a *v1alpha1.NodePortAllocation) bool {
+		return a.Spec.Gateways != nil && string(a.Spec.Gateways.Set) == set.GetName()
 	})
 }
 
@@ -113,9 +122,9 @@ type Sources [kinds]cache.ListerWatcherWithContext
 type inputs [kinds]compile.Objects
 
 // node returns what a node must judge by at that time.
-func (in inputs) node(now time.Time, exempt []rule.Port) compile.NodeInput {
+func (in inputs) node(name string, now time.Time, exempt []rule.Port) compile.NodeInput {
 	out := compile.NodeInput{
-		Pools: in[kindPools], Allocations: in[kindAllocations], AddressSets: in[kindAddressSets],
+		Pools: in[kindPools], Allocations: in[kindAllocations], AddressSets: in[kindAddressSets], GatewaySets: in[kindGatewaySets], Node: name,
 		Installation: only[v1alpha1.Portreeve](in[kindInstallation]),
 		Unlabelled:   true, Now: now, Exempt: exempt,
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/compile"
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
 func TestAChangedAddressSetReachesTheKernelAndMovesItsMarkOnly(t *testing.T) {
@@ -292,4 +293,63 @@ func TestAnAPIServerWithoutTheKindIsNamed(t *testing.T) {
 		l.wantMark(kindAllocations, version)
 		l.wantAdmits(30080, "203.0.113.7", false)
 	})
+}
+
+// through is an open port on which the nodes of a GatewaySet answer.
+func through(number uint16, set v1alpha1.ObjectName) v1alpha1.NodePortAllocation {
+	a := open(number, "203.0.113.0/24")
+	a.Spec.Gateways = &v1alpha1.ClaimedGateways{Active: 1, Set: set}
+	return a
+}
+
+func gateways(name string, nodes ...v1alpha1.ObjectName) v1alpha1.GatewaySet {
+	return v1alpha1.GatewaySet{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: v1alpha1.GatewaySetSpec{Nodes: nodes}}
+}
+
+func TestAFailOverReachesTheKernelAndMovesItsMarkOnly(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.allocations.put(through(30082, "gw"))
+		l.start()
+		l.wantAdmits(30082, "203.0.113.7", false) // the set is not there yet
+		before := l.status().Marks
+		before.GatewaySets = l.gateways.put(gateways("gw", "n1"))
+		l.pass(roundPause)
+		l.wantAdmits(30082, "203.0.113.7", true)
+		if got := l.status().Marks; got != before {
+			t.Errorf("marks %+v, want %+v", got, before)
+		}
+		l.kernel.take()
+		l.gateways.put(gateways("gw", "n2"))
+		l.pass(roundPause)
+		l.wantAdmits(30082, "203.0.113.7", false)
+		l.wantAdmits(30080, "203.0.113.7", true)
+		l.wantCalls("sync", "sweep")
+		if got := l.kernel.lastSweep().Strings(); !slices.Equal(got, []string{"30082"}) {
+			t.Errorf("swept %v, want 30082", got)
+		}
+	})
+}
+
+// A kernel that can't refuse drops, which is no damage.
+func TestWhatCannotRefuseDrops(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		inLab(t, func(l *lab) {
+			l.kernel.silent, l.readInterval = silent, checkInterval
+			l.gateways.put(gateways("gw", "n2"))
+			l.allocations.put(through(30082, "gw"))
+			l.start()
+			l.pass(3 * checkInterval)
+			l.wantReason(v1alpha1.ReasonOK)
+			port := rule.Port{Protocol: rule.TCP, Number: 30082}
+			l.kernel.set(func() {
+				if refuses := len(l.kernel.loaded.Refused(port)) > 0; refuses == silent || !l.kernel.loaded.Judged.Contains(30082) {
+					t.Errorf("silent: %v, refuses: %v", silent, refuses)
+				}
+			})
+			l.wantAdmits(30082, "203.0.113.7", false)
+			if repairs := l.status().Repairs; repairs != nil {
+				t.Errorf("silent: %v, repairs %+v", silent, repairs)
+			}
+		})
+	}
 }

@@ -37,6 +37,7 @@ type lab struct {
 	pools        *fakePools
 	allocations  *fakeAllocations
 	sets         *fakeSets
+	gateways     *fakeGateways
 	installation *fakeInstallation
 	node         *fakeNode
 	reports      *fakeReports
@@ -64,7 +65,7 @@ func inLab(t *testing.T, test func(l *lab)) {
 		h := &history{version: 99}
 		l := &lab{
 			t: t, kernel: &fakeKernel{}, history: h, pools: newFakePools(h), allocations: newFakeAllocations(h),
-			sets: newFakeSets(h), installation: newFakeInstallation(h), node: newFakeNode(h),
+			sets: newFakeSets(h), gateways: newFakeGateways(h), installation: newFakeInstallation(h), node: newFakeNode(h),
 			reports: &fakeReports{uid: "node-uid"}, host: &fakeHost{booted: time.Now().Add(-time.Hour)}, boots: 1, stateDir: t.TempDir(), stop: func() {},
 		}
 		l.node.put(node(map[string]string{"zone": "a"}))
@@ -79,7 +80,7 @@ func inLab(t *testing.T, test func(l *lab)) {
 func (l *lab) fakes() [kinds]fake {
 	return [kinds]fake{
 		kindPools: l.pools, kindAllocations: l.allocations, kindAddressSets: l.sets,
-		kindInstallation: l.installation, kindNode: l.node,
+		kindGatewaySets: l.gateways, kindInstallation: l.installation, kindNode: l.node,
 	}
 }
 

@@ -25,7 +25,7 @@ type versions struct {
 func (v *versions) of(k kind) *string {
 	return [kinds]*string{
 		kindPools: &v.Pools, kindAllocations: &v.Allocations, kindAddressSets: &v.AddressSets,
-		kindInstallation: &v.Installation, kindNode: &v.Node,
+		kindInstallation: &v.Installation, kindGatewaySets: &v.GatewaySets, kindNode: &v.Node,
 	}[k]
 }
 

@@ -129,7 +129,7 @@ func TestMarksFile(t *testing.T) {
 	if m, err := f.load(); err != nil || m != (memory{}) {
 		t.Errorf("no file: %v, %v", m, err)
 	}
-	want := memory{versions: versions{Marks: v1alpha1.Marks{Pools: "12", Allocations: "34", AddressSets: "56", Installation: "78"}, Node: "90"}}
+	want := memory{versions: versions{Marks: v1alpha1.Marks{Pools: "12", Allocations: "34", AddressSets: "56", Installation: "78", GatewaySets: "67"}, Node: "90"}}
 	if err := f.save(want); err != nil {
 		t.Fatal(err)
 	}

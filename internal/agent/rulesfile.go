@@ -30,6 +30,7 @@ type kept struct {
 type keptPort struct {
 	Port    string       `json:"port"` // "tcp/30080"
 	Class   rule.ClassID `json:"class,omitempty"`
+	Refuse  bool         `json:"refuse,omitempty"`
 	Audit   rule.ClassID `json:"audit,omitempty"`
 	Limits  rule.Limits  `json:"limits,omitzero"`
 	Log     rule.Log     `json:"log,omitzero"`
@@ -45,7 +46,7 @@ func keep(node string, seq int64, now time.Time, s rule.Set) kept {
 		Ports: make([]keptPort, 0, s.Ports.Len()), Classes: s.Classes, Denied: s.Denied, Addresses: s.Addresses,
 	}
 	for port, g := range s.Ports.All {
-		k.Ports = append(k.Ports, keptPort{port.String(), g.Class, g.Audit, g.Limits, g.Log, g.Expires})
+		k.Ports = append(k.Ports, keptPort{port.String(), g.Class, g.Refuse, g.Audit, g.Limits, g.Log, g.Expires})
 	}
 	return k
 }
@@ -86,7 +87,7 @@ func (k kept) gates(s rule.Set) (rule.Gates, error) {
 	gates := rule.Gates{}.Edit()
 	for _, p := range k.Ports {
 		port, err := p.read(s)
-		gate := rule.Gate{Class: p.Class, Audit: p.Audit, Limits: p.Limits, Log: p.Log, Expires: p.Expires}
+		gate := rule.Gate{Class: p.Class, Refuse: p.Refuse, Audit: p.Audit, Limits: p.Limits, Log: p.Log, Expires: p.Expires}
 		switch {
 		case err != nil:
 			return rule.Gates{}, err

@@ -37,7 +37,7 @@ func draw(t *rapid.T) rule.Set {
 	for range rapid.IntRange(0, 20).Draw(t, "ports") {
 		port := rule.Port{Protocol: rapid.SampledFrom(rule.Protocols).Draw(t, "protocol"), Number: number.Draw(t, "number")}
 		gates[port] = rule.Terms{
-			Sources: prefixes("sources"), Audited: prefixes("audited"),
+			Sources: prefixes("sources"), Audited: prefixes("audited"), Refuse: rapid.Bool().Draw(t, "refuse"),
 			Limits:  rule.Limits{Connections: rapid.Uint32().Draw(t, "connections"), PerSecond: rapid.Uint32().Draw(t, "rate"), Burst: rapid.Uint32().Draw(t, "burst")},
 			Log:     rule.Log{Denied: rapid.Bool().Draw(t, "denied"), Accepted: rapid.Bool().Draw(t, "accepted"), PerSecond: rapid.Uint32().Draw(t, "lines")},
 			Expires: rapid.Int64Min(0).Draw(t, "expires"),
@@ -73,7 +73,7 @@ func TestRulesComeBackFromTheDiskAsTheyWere(t *testing.T) {
 // older agent would enforce the rules without it.
 func TestEveryFieldOfTheRulesIsKept(t *testing.T) {
 	for of, want := range map[reflect.Type]int{
-		reflect.TypeFor[rule.Set](): 6, reflect.TypeFor[rule.Gate](): 5, reflect.TypeFor[rule.Limits](): 3, reflect.TypeFor[rule.Log](): 3,
+		reflect.TypeFor[rule.Set](): 6, reflect.TypeFor[rule.Gate](): 6, reflect.TypeFor[rule.Limits](): 3, reflect.TypeFor[rule.Log](): 3,
 	} {
 		if of.NumField() != want {
 			t.Errorf("%s has %d fields, and %d of them are kept: see kept and keptPort", of, of.NumField(), want)

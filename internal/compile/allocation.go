@@ -144,6 +144,7 @@ func (w *Wish) Claim(wanted Number, pool string) v1alpha1.NodePortAllocationSpec
 		Protocols:      protocolsOf(wanted.Ports),
 		CloudFirewalls: gates(policy, offer.pool.Spec.CloudFirewalls),
 		NodeSelector:   offer.pool.Spec.Guardrails.AllowedNodes,
+		Gateways:       gatewaysOf(policy, offer.pool.Spec.Guardrails.AllowedNodes),
 		Carrier:        cmp.Or(policy.Spec.Service, v1alpha1.ServiceCompanion),
 		ExpiresAt:      policy.Spec.ExpiresAt,
 	}
@@ -212,7 +213,7 @@ func closed(spec v1alpha1.NodePortAllocationSpec, now metav1.MicroTime) v1alpha1
 		return spec
 	}
 	spec.State, spec.ClosedAt, spec.Grandfathered = v1alpha1.AllocationClosed, &now, false
-	spec.Mode, spec.Limits, spec.Log = "", v1alpha1.Limits{}, v1alpha1.Log{}
+	spec.Mode, spec.Limits, spec.Log, spec.Gateways = "", v1alpha1.Limits{}, v1alpha1.Log{}, nil
 	spec.ExternalTrafficPolicy, spec.SessionAffinity = "", nil
 	spec.Ports = slices.Clone(spec.Ports)
 	for i := range spec.Ports {

@@ -7,7 +7,6 @@ import (
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/labels"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 )
@@ -22,14 +21,6 @@ type Sight struct {
 	Lockdown bool
 }
 
-// Answering says whether the node admits sources to an Open allocation's number, as far
-// as that depends on the node: it is Ready, and the pool allows it. Whoever lists
-// addresses or fronts asks here.
-func Answering(n NodeReport, a *v1alpha1.NodePortAllocation) bool {
-	return Enforceable(n.Node) && Ready(n.Node) &&
-		(a.Spec.NodeSelector == nil || selects(a.Spec.NodeSelector).Matches(labels.Set(n.Labels)))
-}
-
 // Answering returns the nodes on which those whom an Open allocation admits find its
 // port: the port is carried, the node is one that answers and has proved that it enforces
 // the allocation. A node that is merely behind with the last change still does what it did
@@ -40,7 +31,7 @@ func (s Sight) Answering(a *v1alpha1.NodePortAllocation, listed func(n NodeRepor
 	}
 	var out []NodeReport
 	for _, n := range s.Nodes {
-		if !Answering(n, a) || outOfService(n.Node) {
+		if !Answering(n, a, s.Proof.Gateways) || outOfService(n.Node) {
 			continue
 		}
 		switch s.Proof.Missing(n, a) {

@@ -227,7 +227,7 @@ func (f Front) answers() bool {
 func (f Front) Waiting() bool {
 	return slices.ContainsFunc(f.open(), func(a *v1alpha1.NodePortAllocation) bool {
 		return slices.ContainsFunc(f.Sight.Nodes, func(n NodeReport) bool {
-			return Answering(n, a) && f.Sight.Proof.Missing(n, a) != ""
+			return Answering(n, a, f.Sight.Proof.Gateways) && f.Sight.Proof.Missing(n, a) != ""
 		})
 	})
 }

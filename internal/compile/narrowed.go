@@ -16,6 +16,9 @@ func narrowed(spec v1alpha1.NodePortAllocationSpec, policy *v1alpha1.NodePortPol
 	if i := slices.IndexFunc(cluster.Pools, func(p Pool) bool { return p.Name == spec.Pool }); i >= 0 {
 		pool = cluster.Pools[i].NodePortPool
 		spec.NodeSelector = pool.Spec.Guardrails.AllowedNodes
+		if spec.Gateways != nil && spec.Gateways.Set != "" { // which is chosen among those
+			spec.Gateways = inSet(*spec.Gateways, spec.NodeSelector)
+		}
 	}
 	if ends := policy.Spec.ExpiresAt; ends != nil && (spec.ExpiresAt == nil || ends.Before(spec.ExpiresAt)) {
 		spec.ExpiresAt = ends

@@ -25,8 +25,11 @@ type NodeInput struct {
 	Pools       Objects // *v1alpha1.NodePortPool
 	Allocations Objects // *v1alpha1.NodePortAllocation
 	AddressSets Objects // *v1alpha1.AddressSet
+	GatewaySets Objects // *v1alpha1.GatewaySet
 	// Installation is nil where there is none.
 	Installation *v1alpha1.Portreeve
+	// Node is the name by which GatewaySets list the node.
+	Node string
 	// Labels are the node's own.
 	Labels map[string]string
 	// Unlabelled: the labels are not known, and a selector, which may exclude labels,
@@ -49,7 +52,8 @@ type NodeInput struct {
 // an Open allocation: the world is never opened by a list of networks. An exempt port
 // admits everybody as long as no allocation has its number and its pool leaves alone
 // what stood there before. In lockdown nobody is admitted anywhere. What the
-// installation denies is denied on every number.
+// installation denies is denied on every number. A node that is no gateway of an Open
+// allocation refuses whom it admits elsewhere.
 func Node(in NodeInput) (rule.Set, []NodeProblem) { return new(NodeCompiler).Compile(in) }
 
 // nodeRules are what holds for all ports of a node alike.
@@ -61,6 +65,8 @@ type nodeRules struct {
 	strict           []rule.PortRange // those that pass nobody because it was there before
 	safe             rule.PortRanges  // never judged
 	places           Places
+	gateways         Objects
+	node             string
 	labels           map[string]string
 	unlabelled       bool
 	lockdown         bool
@@ -71,7 +77,7 @@ type nodeRules struct {
 
 func newNodeRules(in NodeInput) *nodeRules {
 	pools := Copies[v1alpha1.NodePortPool](in.Pools)
-	n := &nodeRules{labels: in.Labels, unlabelled: in.Unlabelled}
+	n := &nodeRules{gateways: in.GatewaySets, node: in.Node, labels: in.Labels, unlabelled: in.Unlabelled}
 	n.places = NewPlaces(pools, Copies[v1alpha1.AddressSet](in.AddressSets)).Within(in.Installation)
 	n.addPools(pools, in.Installation)
 	if in.Installation != nil {

@@ -102,8 +102,11 @@ func readNodeInput(t *testing.T, doc string, in *NodeInput) {
 		in.AddressSets = with(in.AddressSets, decode[v1alpha1.AddressSet](t, doc))
 	case "Portreeve":
 		in.Installation = ptr.To(decode[v1alpha1.Portreeve](t, doc))
+	case "GatewaySet":
+		in.GatewaySets = with(in.GatewaySets, decode[v1alpha1.GatewaySet](t, doc))
 	case "Node":
-		in.Labels = decode[corev1.Node](t, doc).Labels
+		node := decode[corev1.Node](t, doc)
+		in.Node, in.Labels = node.Name, node.Labels
 	default:
 		t.Fatalf("unknown kind %q", kind.Kind)
 	}
@@ -131,6 +134,9 @@ func verdict(t *testing.T, set rule.Set, packet string) string {
 	case !set.Judged.Contains(port.Number):
 		return "not judged"
 	case !set.Admits(port, addr):
+		if rule.Covers(set.Refused(port), netip.PrefixFrom(addr, addr.BitLen())) {
+			return "refuse"
+		}
 		return "drop"
 	case set.Audited.Contains(port.Number):
 		return "pass, audited"

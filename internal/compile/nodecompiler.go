@@ -101,6 +101,7 @@ func (in NodeInput) differs(last NodeInput) bool {
 		poolsDiffer(last.Pools, in.Pools) ||
 		(in.Installation == nil) != (last.Installation == nil) ||
 		in.Installation != last.Installation && !reflect.DeepEqual(in.Installation.Spec, last.Installation.Spec) ||
+		in.GatewaySets != last.GatewaySets && !in.GatewaySets.Equal(last.GatewaySets) || in.Node != last.Node ||
 		in.Unlabelled != last.Unlabelled || !maps.Equal(in.Labels, last.Labels) ||
 		!slices.Equal(in.Exempt, last.Exempt)
 }

@@ -50,7 +50,7 @@ func edit(t *rapid.T, in *NodeInput) {
 		}
 		return from
 	}
-	switch rapid.IntRange(0, 16).Draw(t, "what") {
+	switch rapid.IntRange(0, 17).Draw(t, "what") {
 	case 0:
 		in.Pools = with(in.Pools, anyPool(t))
 	case 1:
@@ -72,6 +72,11 @@ func edit(t *rapid.T, in *NodeInput) {
 		}), 0, 3).Draw(t, "exempt")
 	case 9:
 		in.Pools = counted(in.Pools)
+	case 17:
+		in.Node = rapid.SampledFrom([]string{"a", "b"}).Draw(t, "node")
+		in.GatewaySets = with(in.GatewaySets, v1alpha1.GatewaySet{
+			ObjectMeta: metav1.ObjectMeta{Name: "gw"}, Spec: v1alpha1.GatewaySetSpec{Nodes: []v1alpha1.ObjectName{rapid.SampledFrom([]v1alpha1.ObjectName{"a", "b"}).Draw(t, "gateway")}},
+		})
 	case 10, 11:
 		in.Allocations = remove(in.Allocations)
 	case 12, 13, 14, 15:
@@ -91,6 +96,9 @@ func plainAllocation(t *rapid.T) v1alpha1.NodePortAllocation {
 	}
 	if after := rapid.IntRange(1, 6).Draw(t, "ends"); after < 3 {
 		a.Spec.ExpiresAt = &metav1.Time{Time: clock.Add(time.Duration(after) * time.Second)}
+	}
+	if rapid.Bool().Draw(t, "gateways") {
+		a.Spec.Gateways = &v1alpha1.ClaimedGateways{Active: 1, Set: "gw"}
 	}
 	a.Spec.Ports = []v1alpha1.ClaimedPort{port}
 	return a
@@ -124,6 +132,22 @@ func TestNodeCompilerLooksAtWhatChanged(t *testing.T) {
 	}
 	if changed != 1 || c.rules != rules {
 		t.Errorf("%d ports changed, and all were looked at: %v", changed, c.rules != rules)
+	}
+}
+
+func TestNodeCompilerHearsOfAFailOver(t *testing.T) {
+	in, c := manyPorts(3), NodeCompiler{}
+	a := in.Allocations.Get("10001").(*v1alpha1.NodePortAllocation).DeepCopy()
+	a.Spec.Gateways = &v1alpha1.ClaimedGateways{Active: 1, Set: "gw"}
+	in.Node, in.Allocations = "a", in.Allocations.With("10001", a)
+	port := rule.Port{Protocol: rule.TCP, Number: 10001}
+	for _, active := range nodeNames("b a b") {
+		in.GatewaySets = Objects{}
+		in.GatewaySets = with(in.GatewaySets, *gatewaySet("1", active))
+		set, _ := c.Compile(in)
+		if answers := len(set.Sources(port)) > 0; answers != (active == "a") || answers == (len(set.Refused(port)) > 0) {
+			t.Errorf("%s is the gateway: a answers: %v", active, answers)
+		}
 	}
 }
 

@@ -89,11 +89,12 @@ func (n *portRules) admitWorld(a *v1alpha1.NodePortAllocation, number uint16) {
 }
 
 // addOpen judges an Open allocation until its end. On a node that is not selected it
-// admits nobody, and logs what it drops all the same.
+// admits nobody, and logs what it drops all the same. On one that is no gateway it
+// refuses whom others admit, so that they need not wait to try the next.
 func (n *portRules) addOpen(a *v1alpha1.NodePortAllocation, number uint16) {
 	terms := rule.Terms{Limits: limitsOf(a), Log: LogOf(a)}
 	switch ends := a.Spec.ExpiresAt; {
-	case n.unlabelled && a.Spec.NodeSelector != nil, Ended(a, n.now):
+	case n.unlabelled && judgesLabels(a), Ended(a, n.now):
 		return
 	case !slices.Contains(knownModes, a.Spec.Mode):
 		n.problem(number, "NodePortAllocation %s: mode %q is not known to this agent, so nobody is admitted; upgrade it", a.Name, a.Spec.Mode)
@@ -102,6 +103,7 @@ func (n *portRules) addOpen(a *v1alpha1.NodePortAllocation, number uint16) {
 		terms.Expires = ends.Unix()
 	}
 	if a.Spec.NodeSelector == nil || selects(a.Spec.NodeSelector).Matches(labels.Set(n.labels)) {
+		terms.Refuse = !isGateway(a.Spec.Gateways, n.node, n.labels, n.gatewaySet)
 		n.admitSources(a, number, terms)
 		return
 	}
@@ -118,7 +120,7 @@ func (n *portRules) admitSources(a *v1alpha1.NodePortAllocation, number uint16, 
 	for _, p := range a.Spec.Ports {
 		listed[p.Protocol]++
 	}
-	terms.Audited = n.places.Audited(a)
+	audited := n.places.Audited(a)
 	for _, p := range a.Spec.Ports {
 		port, ok := n.port(a, p.Protocol, number)
 		if !ok {
@@ -129,9 +131,24 @@ func (n *portRules) admitSources(a *v1alpha1.NodePortAllocation, number uint16, 
 			n.problem(number, "NodePortAllocation %s: ports lists %s %d times, so nobody is admitted by it; keep one", a.Name, p.Protocol, listed[p.Protocol])
 			continue
 		}
-		terms.Sources = n.admitted(a, p, number)
+		terms.Sources, terms.Audited = n.admitted(a, p, number), audited
+		if terms.Refuse && len(audited) > 0 { // an audit passes nobody here either
+			terms.Sources, terms.Audited = slices.Concat(terms.Sources, audited), nil
+		}
 		n.terms[port] = terms
 	}
+}
+
+func (n *nodeRules) gatewaySet(name v1alpha1.ObjectName) *v1alpha1.GatewaySet {
+	if o := n.gateways.Get(Name(name)); o != nil {
+		return o.(*v1alpha1.GatewaySet)
+	}
+	return nil
+}
+
+// judgesLabels says whether it depends on a node's labels what the node does.
+func judgesLabels(a *v1alpha1.NodePortAllocation) bool {
+	return a.Spec.NodeSelector != nil || a.Spec.Gateways != nil && a.Spec.Gateways.NodeSelector != nil
 }
 
 // admitted is who passes a port, the same slice for the same words without problems:

@@ -59,6 +59,9 @@ type Proof struct {
 	Listed string
 	// ListedSets is the same for AddressSets.
 	ListedSets string
+	// ListedGateways is the same for GatewaySets, and Gateways are those we have read.
+	ListedGateways string
+	Gateways       GatewaySets
 	// Places are the AddressSets and pools as we have read them.
 	Places Places
 	// Installation is the resource version of the Portreeve object, "" without one.
@@ -109,19 +112,38 @@ func (p Proof) Missing(n NodeReport, a *v1alpha1.NodePortAllocation) string {
 }
 
 // missingOpen looks at what an Open allocation depends on besides itself: AddressSets,
-// denied ones and those with addresses of Nodes among them, the labels of the node,
-// the installation.
+// denied ones and those with addresses of Nodes among them, its GatewaySet, the labels of
+// the node, the installation.
 func (p Proof) missingOpen(n NodeReport, a *v1alpha1.NodePortAllocation) string {
 	marks := n.Datapath.Status.Marks
 	switch c := enforcedCondition(n.Datapath); {
 	case c != nil && c.Status == metav1.ConditionFalse && c.Reason == v1alpha1.ReasonVanished:
 		return c.Reason // the rules are of another time: a lockdown that is gone, for example
-	case a.Spec.NodeSelector != nil && n.Datapath.Status.NodeLabels != LabelsHash(n.Labels),
+	case judgesLabels(a) && n.Datapath.Status.NodeLabels != LabelsHash(n.Labels),
 		p.Installation != "" && !AtLeast(marks.Installation, p.Installation),
 		p.auditUnheard(a, marks):
 		return NodePending
 	}
+	if missing := p.missingGateways(marks, a); missing != "" {
+		return missing
+	}
 	return p.missingSets(marks, a)
+}
+
+// missingGateways looks at the GatewaySet of an Open allocation. That nobody answers
+// because it is not there yet is proof of nothing.
+func (p Proof) missingGateways(marks v1alpha1.Marks, a *v1alpha1.NodePortAllocation) string {
+	if a.Spec.Gateways == nil || a.Spec.Gateways.Set == "" {
+		return ""
+	}
+	set := p.Gateways[a.Spec.Gateways.Set]
+	switch {
+	case set == nil || !AtLeast(marks.GatewaySets, set.ResourceVersion):
+		return NodePending
+	case !AtLeast(p.ListedGateways, marks.GatewaySets):
+		return NodeUnconfirmed
+	}
+	return ""
 }
 
 // missingSets looks at the AddressSets that decide about an Open allocation.

@@ -56,6 +56,11 @@ var statusCases = []statusCase{
 	}, []string{"HostEnforced False EnforcementUnsupported", "stalled EnforcementUnsupported"}},
 	{"a node that is not Ready need not prove", func(s *Seen) { s.Nodes[0] = node("a", notReady, ungated) }, nil},
 	{"no node is Ready", func(s *Seen) { s.Nodes = []NodeReport{node("a", notReady)} }, []string{"HostEnforced False NoNodes", "in progress NoNodes"}},
+	{"its gateways are not chosen yet", func(s *Seen) { s.gateways() }, []string{"HostEnforced False NodesPending", "in progress NodesPending"}},
+	{"a node has not heard of a fail-over", func(s *Seen) { s.gateways(gatewaySet("61", "a")) }, []string{"HostEnforced False NodesPending", "in progress NodesPending"}},
+	{"one gateway answers", func(s *Seen) { s.gateways(gatewaySet("60", "a")) }, nil},
+	{"no gateway is left", func(s *Seen) { s.gateways(gatewaySet("60")) }, []string{"HostEnforced False NoGateways", "in progress NoGateways"}},
+	{"the only gateway is not Ready", func(s *Seen) { s.gateways(gatewaySet("60", "c")); s.Nodes = append(s.Nodes, node("c", notReady)) }, []string{"HostEnforced False NoGateways", "in progress NoGateways"}},
 	{"a closing number is not proved closed", func(s *Seen) { s.second("30008").ResourceVersion = "101"; s.close(1) }, []string{"HostEnforced False NodesPending", "in progress NodesPending"}},
 
 	// CloudEnforced

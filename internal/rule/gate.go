@@ -7,6 +7,9 @@ import "net/netip"
 type Gate struct {
 	// Class may pass.
 	Class ClassID
+	// Refuse: Class does not pass either, but is told so at once, TCP by a reset and
+	// the rest by an ICMP error. Everybody else is dropped, and learns nothing.
+	Refuse bool
 	// Audit passes as well, and is logged as what would be dropped.
 	Audit ClassID
 	// Limits bound what one source of Class may do.
@@ -35,6 +38,7 @@ type Log struct {
 // Terms are what Build makes a gate of; see Gate.
 type Terms struct {
 	Sources, Audited []netip.Prefix
+	Refuse           bool
 	Limits           Limits
 	Log              Log
 	Expires          int64
@@ -43,7 +47,10 @@ type Terms struct {
 // canonical leaves out what has no effect, so that gates which do the same are
 // equal.
 func (g Gate) canonical() Gate {
-	if g.Class == "" {
+	if g.Refuse = g.Refuse && g.Class != ""; g.Refuse {
+		g.Audit = ""
+	}
+	if g.Class == "" || g.Refuse {
 		g.Limits, g.Log.Accepted = Limits{}, false
 	}
 	if g.Audit == g.Class {
@@ -63,4 +70,20 @@ func (g Gate) canonical() Gate {
 		return Gate{}
 	}
 	return g
+}
+
+// passing is the class that may pass, "" for none.
+func (g Gate) passing() ClassID {
+	if g.Refuse {
+		return ""
+	}
+	return g.Class
+}
+
+// silenced drops whom the gate refuses.
+func (g Gate) silenced() Gate {
+	if g.Refuse {
+		g = Gate{Log: g.Log}
+	}
+	return g.canonical()
 }

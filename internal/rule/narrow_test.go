@@ -22,6 +22,7 @@ func TestNarrowed(t *testing.T) {
 	set := func(sources ...string) Set {
 		return NewSet(pool, map[Port][]netip.Prefix{tcp: prefixes(sources...)})
 	}
+	refusing := Build(pool, map[Port]Terms{tcp: {Sources: prefixes("10.0.0.0/8"), Refuse: true}})
 	world := map[Port][]netip.Prefix{}
 	for _, p := range Protocols {
 		world[Port{p, 30000}] = World
@@ -37,6 +38,9 @@ func TestNarrowed(t *testing.T) {
 		{"a source shrank", set("10.0.0.0/8"), set("10.0.0.0/16"), []string{"30000"}},
 		{"a source went", set("10.0.0.0/8", "2001:db8::/48"), set("10.0.0.0/8"), []string{"30000"}},
 		{"the port closed", set("10.0.0.0/8"), set(), []string{"30000"}},
+		{"a source came to be refused", set("10.0.0.0/8"), refusing, []string{"30000"}},
+		{"a source is no longer refused", refusing, set("10.0.0.0/8"), nil},
+		{"a source is refused no more, and dropped", refusing, set(), nil},
 		{"the pool came", Set{}, NewSet(pool, nil), []string{"30000-30009"}},
 		{"the pool came, open to the world", Set{}, NewSet(nil, world), nil},
 		{"the pool went", NewSet(pool, nil), Set{}, nil},

@@ -20,6 +20,7 @@ type ClassID string
 //
 // On an audited number, what would be dropped is passed and logged instead; what
 // a gate lets in is passed in silence, as anywhere. A denied source passes nowhere.
+// Whom a gate refuses is told so, and nobody else is.
 //
 // A Set is immutable: build it with NewSet, Build or a Builder, never write to its map.
 type Set struct {
@@ -93,16 +94,38 @@ func NameClass(canonical []netip.Prefix) ClassID {
 
 // Sources returns the canonical prefixes that the port's gate admits; none when
 // it admits nobody.
-func (s Set) Sources(p Port) []netip.Prefix { return s.Classes[s.Ports.Get(p).Class] }
+func (s Set) Sources(p Port) []netip.Prefix { return s.Classes[s.Ports.Get(p).passing()] }
+
+// Refused returns the canonical prefixes that the port's gate refuses; none when it
+// refuses nobody.
+func (s Set) Refused(p Port) []netip.Prefix {
+	if gate := s.Ports.Get(p); gate.Refuse {
+		return s.Classes[gate.Class]
+	}
+	return nil
+}
+
+// Silenced returns the set that drops whom this one refuses, for a datapath that can't
+// refuse.
+func (s Set) Silenced() Set {
+	ports := s.Ports.Edit()
+	for port, gate := range s.Ports.All {
+		if gate.Refuse {
+			ports.Set(port, gate.silenced())
+		}
+	}
+	s.Ports = ports.Table()
+	return s
+}
 
 // Passing returns the canonical prefixes that pass the port's gate, be it only
 // because it audits; none when nobody passes.
 func (s Set) Passing(p Port) []netip.Prefix {
 	gate := s.Ports.Get(p)
 	if gate.Audit == "" {
-		return s.Classes[gate.Class]
+		return s.Classes[gate.passing()]
 	}
-	return Canonical(slices.Concat(s.Classes[gate.Class], s.Classes[gate.Audit]))
+	return Canonical(slices.Concat(s.Classes[gate.passing()], s.Classes[gate.Audit]))
 }
 
 // Admits says whether a packet from source to the port would pass, be it only

@@ -17,7 +17,7 @@ import (
 func TestShortNamesAndCategory(t *testing.T) {
 	want := map[string]string{
 		"NodePortPolicy": "npp", "NodePortPool": "nppool", "NodePortAllocation": "npa",
-		"CloudFirewall": "cfw", "NodeDatapath": "nodedp", "AddressSet": "addrset", "Portreeve": "reeve",
+		"CloudFirewall": "cfw", "NodeDatapath": "nodedp", "AddressSet": "addrset", "Portreeve": "reeve", "GatewaySet": "gwset",
 	}
 	for _, k := range kinds(t) {
 		names := k.Spec.Names

@@ -156,10 +156,12 @@ func TestDefaults(t *testing.T) {
 		"CloudFirewall":      {"spec.resync": "5m", "spec.endpoint": nil, "spec.mode": "Enforce", "spec.drift": "Repair", "spec.onBudget": "Fail", "spec.deletionPolicy": "Retain", "spec.credentials": nil, "spec.priority": nil, "status.observedGeneration": int64(-1)},
 		"NodePortAllocation": {"spec.grandfathered": nil, "spec.closedAt": nil, "spec.carrier": nil, "spec.since": nil, "status": nil},
 		"NodeDatapath":       {"status": nil},
+		"GatewaySet":         {"spec.nodes": nil, "status": nil},
 	}
 	smallest := map[string]string{
 		"NodePortPool":       `{category: web, team: payments, ranges: ["30000"], allocateTo: {}, guardrails: {}}`,
 		"AddressSet":         `{}`,
+		"GatewaySet":         `{}`,
 		"NodePortPolicy":     `{category: web, serviceRef: {name: shop}}`,
 		"CloudFirewall":      `{provider: AWS, region: eu-central-1, groups: [{id: sg-1}]}`,
 		"NodePortAllocation": `{state: Foreign, protocols: [TCP], claim: {}, pool: web, team: payments}`,

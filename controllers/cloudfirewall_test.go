@@ -139,6 +139,7 @@ func TestAFirewallThatOnlyObservesGoesAndLeavesItsRules(t *testing.T) {
 	if _, done, err := r.finish(t.Context(), &f); !done || err != nil || len(f.Finalizers) > 0 {
 		t.Errorf("done %v, %v, finalizers %v", done, err, f.Finalizers)
 	}
+	close(said.Events)
 	if event := <-said.Events; !strings.Contains(event, "RulesLeft") || !strings.Contains(event, "sg-1 (1);") || len(account.Rules("sg-1")) != 1 {
 		t.Errorf("event %q", event)
 	}

@@ -36,12 +36,7 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&v1alpha1.NodePortPolicy{}, byCategory, func(o client.Object) []string {
 			return []string{o.(*v1alpha1.NodePortPolicy).Spec.Category}
 		}},
-		{&v1alpha1.NodePortPolicy{}, byPool, func(o client.Object) []string {
-			if ref := o.(*v1alpha1.NodePortPolicy).Spec.PoolRef; ref != nil {
-				return []string{string(ref.Name)}
-			}
-			return nil
-		}},
+		{&v1alpha1.NodePortPolicy{}, byPool, func(o client.Object) []string { return poolNamed(o.(*v1alpha1.NodePortPolicy)) }},
 		{&v1alpha1.NodePortPolicy{}, bySet, func(o client.Object) []string {
 			var names []string
 			for _, s := range o.(*v1alpha1.NodePortPolicy).Spec.Sources {
@@ -67,12 +62,7 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		{&v1alpha1.NodePortAllocation{}, byPolicy, func(o client.Object) []string {
 			return []string{policyOf(o.(*v1alpha1.NodePortAllocation)).String()}
 		}},
-		{&v1alpha1.NodePortAllocation{}, byGateways, func(o client.Object) []string {
-			if choice := compile.GatewayChoiceOf(o.(*v1alpha1.NodePortAllocation)); choice != nil {
-				return []string{string(choice.Set)}
-			}
-			return nil
-		}},
+		{&v1alpha1.NodePortAllocation{}, byGateways, func(o client.Object) []string { return gatewaysOf(o.(*v1alpha1.NodePortAllocation)) }},
 		{&v1alpha1.NodePortAllocation{}, byClaimed, func(o client.Object) []string {
 			claim := o.(*v1alpha1.NodePortAllocation).Spec.Claim
 			if claim.Policy == "" {
@@ -92,6 +82,22 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		if err := indexer.IndexField(ctx, index.object, index.field, index.values); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// poolNamed is the pool that a policy names, if it names one.
+func poolNamed(policy *v1alpha1.NodePortPolicy) []string {
+	if ref := policy.Spec.PoolRef; ref != nil {
+		return []string{string(ref.Name)}
+	}
+	return nil
+}
+
+// gatewaysOf is the GatewaySet that an Open allocation names.
+func gatewaysOf(a *v1alpha1.NodePortAllocation) []string {
+	if choice := compile.GatewayChoiceOf(a); choice != nil {
+		return []string{string(choice.Set)}
 	}
 	return nil
 }

@@ -145,8 +145,11 @@ func (s Seen) auditing() bool {
 }
 
 // hostProved is the gate once every node has proved what it is to do. An audit is as
-// wished, and enforces nothing.
+// wished, and enforces nothing; that every node refuses is not.
 func (s Seen) hostProved() gate {
+	if why := s.unanswered(); why != "" {
+		return waiting(v1alpha1.HostEnforced, v1alpha1.ReasonNoGateways, why)
+	}
 	if s.auditing() {
 		return waiting(v1alpha1.HostEnforced, v1alpha1.ReasonAudit, "every Ready node passes and logs what would be dropped, from the sources that the pool allows; set mode Enforce to drop it")
 	}

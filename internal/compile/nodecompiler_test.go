@@ -135,6 +135,22 @@ func TestNodeCompilerLooksAtWhatChanged(t *testing.T) {
 	}
 }
 
+func TestNodeCompilerHearsOfAFailOver(t *testing.T) {
+	in, c := manyPorts(3), NodeCompiler{}
+	a := in.Allocations.Get("10001").(*v1alpha1.NodePortAllocation).DeepCopy()
+	a.Spec.Gateways = &v1alpha1.ClaimedGateways{Active: 1, Set: "gw"}
+	in.Node, in.Allocations = "a", in.Allocations.With("10001", a)
+	port := rule.Port{Protocol: rule.TCP, Number: 10001}
+	for _, active := range nodeNames("b a b") {
+		in.GatewaySets = Objects{}
+		in.GatewaySets = with(in.GatewaySets, *gatewaySet("1", active))
+		set, _ := c.Compile(in)
+		if answers := len(set.Sources(port)) > 0; answers != (active == "a") || answers == (len(set.Refused(port)) > 0) {
+			t.Errorf("%s is the gateway: a answers: %v", active, answers)
+		}
+	}
+}
+
 func TestNodeCompilerEndsInTime(t *testing.T) {
 	in, c := manyPorts(3), NodeCompiler{}
 	for i, name := range []Name{"10002", "10000", "10001"} {

@@ -226,8 +226,6 @@ func (s Seen) hostEnforced(nodes v1alpha1.NodesStatus, eligible int) gate {
 			"lockdown: Portreeve %s closes every port; set spec.lockdown to false to open them again", v1alpha1.InstallationName))
 	case eligible == 0:
 		return waiting(v1alpha1.HostEnforced, v1alpha1.ReasonNoNodes, "no Linux node is Ready; nothing is reachable")
-	case nodes.Enforced == v1alpha1.EnforcedAll && s.unanswered() != "":
-		return waiting(v1alpha1.HostEnforced, v1alpha1.ReasonNoGateways, s.unanswered())
 	case nodes.Enforced == v1alpha1.EnforcedAll:
 		return s.hostProved()
 	}

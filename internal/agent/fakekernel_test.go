@@ -24,6 +24,17 @@ type fakeKernel struct {
 	sweeps  error
 	print   uint64
 	slow    time.Duration // how long it takes to read
+	silent  bool          // it can't refuse
+}
+
+// silentKernel is one that drops whom it should refuse.
+type silentKernel struct{ *fakeKernel }
+
+// Silent implements datapath.Silent.
+func (silentKernel) Silent() {}
+
+func (k silentKernel) Sync(ctx context.Context, want rule.Set) error {
+	return k.fakeKernel.Sync(ctx, want.Silenced())
 }
 
 // Fingerprint implements datapath.Fingerprinter.
@@ -42,6 +53,9 @@ func (k *fakeKernel) note(call string) func() {
 func (k *fakeKernel) open() (datapath.Datapath, string, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	if k.silent {
+		return silentKernel{k}, "fake", k.openErr
+	}
 	return k, "fake", k.openErr
 }
 

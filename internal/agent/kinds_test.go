@@ -13,6 +13,7 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/compile"
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
 func TestAChangedAddressSetReachesTheKernelAndMovesItsMarkOnly(t *testing.T) {
@@ -327,4 +328,28 @@ func TestAFailOverReachesTheKernelAndMovesItsMarkOnly(t *testing.T) {
 			t.Errorf("swept %v, want 30082", got)
 		}
 	})
+}
+
+// A kernel that can't refuse drops, which is no damage.
+func TestWhatCannotRefuseDrops(t *testing.T) {
+	for _, silent := range []bool{false, true} {
+		inLab(t, func(l *lab) {
+			l.kernel.silent, l.readInterval = silent, checkInterval
+			l.gateways.put(gateways("gw", "n2"))
+			l.allocations.put(through(30082, "gw"))
+			l.start()
+			l.pass(3 * checkInterval)
+			l.wantReason(v1alpha1.ReasonOK)
+			port := rule.Port{Protocol: rule.TCP, Number: 30082}
+			l.kernel.set(func() {
+				if refuses := len(l.kernel.loaded.Refused(port)) > 0; refuses == silent || !l.kernel.loaded.Judged.Contains(30082) {
+					t.Errorf("silent: %v, refuses: %v", silent, refuses)
+				}
+			})
+			l.wantAdmits(30082, "203.0.113.7", false)
+			if repairs := l.status().Repairs; repairs != nil {
+				t.Errorf("silent: %v, repairs %+v", silent, repairs)
+			}
+		})
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"pgregory.net/rapid"
 
@@ -236,6 +237,26 @@ func TestAnAgentThatIsTooLateIsLost(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestStatusSaysWhoCannotRefuse(t *testing.T) {
+	for _, c := range []struct {
+		node, datapath string
+		says           bool
+	}{{"b", "iptables (nft)", true}, {"b", "nftables", false}, {"a", "iptables (legacy)", false}} {
+		seen := healthy()
+		seen.gateways(gatewaySet("60", "a"))
+		for _, n := range seen.Nodes {
+			if n.Name == c.node {
+				n.Datapath.Status.Datapath = c.datapath
+			}
+		}
+		status := Status(seen, metav1.NewTime(clock))
+		message := meta.FindStatusCondition(status.Conditions, v1alpha1.HostEnforced).Message
+		if strings.Contains(message, "drop instead of refusing") != c.says {
+			t.Errorf("%s with %s: %s", c.node, c.datapath, message)
+		}
 	}
 }
 

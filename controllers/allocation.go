@@ -63,6 +63,9 @@ func (r *Allocation) Reconcile(ctx context.Context, key reconcile.Request) (reco
 		return conflict(r.remove(ctx, a))
 	}
 	if !equality.Semantic.DeepEqual(*want, a.Spec) {
+		if err := r.Snapshot.prepareGateways(ctx, r.Client, a.Spec, *want); err != nil {
+			return reconcile.Result{}, err
+		}
 		if want.State != a.Spec.State {
 			delete(a.Annotations, v1alpha1.AnnotationRelease) // it was meant for one closing
 		}

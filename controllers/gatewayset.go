@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -42,7 +43,7 @@ func (r *GatewaySet) Reconcile(ctx context.Context, key reconcile.Request) (reco
 		return reconcile.Result{}, err
 	}
 	if len(own.Items) == 0 {
-		return conflict(r.remove(ctx, have, key.Name))
+		return r.remove(ctx, have, key.Name)
 	}
 	nodes, err := r.Snapshot.Nodes(ctx)
 	if err != nil || len(nodes) == 0 {
@@ -50,31 +51,76 @@ func (r *GatewaySet) Reconcile(ctx context.Context, key reconcile.Request) (reco
 	}
 	choice := compile.GatewayChoiceOf(&own.Items[0])
 	lost, again := r.lost(key.Name, have, own.Items, nodes)
-	want := &v1alpha1.GatewaySet{ObjectMeta: metav1.ObjectMeta{Name: key.Name, Annotations: map[string]string{v1alpha1.AnnotationChosenFrom: choice.From}}}
 	if have == nil {
-		want.Spec.Nodes = choice.Choose(nil, nodes, lost)
-		return conflict(r.Create(ctx, want, client.FieldOwner(v1alpha1.FieldOwner)))
+		return conflict(r.Create(ctx, newGatewaySet(choice, choice.Choose(nil, nodes, lost)), client.FieldOwner(v1alpha1.FieldOwner)))
 	}
-	want.Spec.Nodes = choice.Choose(have.Spec.Nodes, nodes, lost)
-	if slices.Equal(want.Spec.Nodes, have.Spec.Nodes) {
+	want := choice.Choose(have.Spec.Nodes, nodes, lost)
+	if slices.Equal(want, have.Spec.Nodes) {
 		return reconcile.Result{RequeueAfter: again}, nil
 	}
-	have.Spec = want.Spec // the resource version makes a lost race a conflict
+	have.Spec.Nodes = want // the resource version makes a lost race a conflict
 	if result, err := conflict(r.Update(ctx, have, client.FieldOwner(v1alpha1.FieldOwner))); err != nil || result.RequeueAfter > 0 {
 		return result, err
 	}
 	return reconcile.Result{RequeueAfter: again}, nil
 }
 
+// unnamedFor is how long a set that no allocation names is left: one of them may be about
+// to, or the cache does not show it yet.
+const unnamedFor = 5 * time.Second
+
+// prepareGateways makes the set that an allocation is about to name: nodes refuse what
+// names one that is not there, and so would cut those who are connected. Who was active
+// before stays so if possible.
+func (s Snapshot) prepareGateways(ctx context.Context, c client.Client, had, want v1alpha1.NodePortAllocationSpec) error {
+	choice := compile.GatewayChoiceOf(&v1alpha1.NodePortAllocation{Spec: want})
+	if choice == nil || had.Gateways != nil && had.Gateways.Set == choice.Set {
+		return nil
+	}
+	set, err := get[v1alpha1.GatewaySet](ctx, s, client.ObjectKey{Name: string(choice.Set)})
+	if err != nil || set != nil {
+		return err
+	}
+	nodes, err := s.Nodes(ctx)
+	if err != nil || len(nodes) == 0 {
+		return err
+	}
+	var active []v1alpha1.ObjectName
+	if had.Gateways != nil && had.Gateways.Set != "" {
+		before, err := get[v1alpha1.GatewaySet](ctx, s, client.ObjectKey{Name: string(had.Gateways.Set)})
+		if err != nil {
+			return err
+		}
+		if before != nil {
+			active = before.Spec.Nodes
+		}
+	}
+	err = c.Create(ctx, newGatewaySet(choice, choice.Choose(active, nodes, nil)), client.FieldOwner(v1alpha1.FieldOwner))
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}
+
+func newGatewaySet(choice *compile.GatewayChoice, nodes []v1alpha1.ObjectName) *v1alpha1.GatewaySet {
+	return &v1alpha1.GatewaySet{
+		ObjectMeta: metav1.ObjectMeta{Name: string(choice.Set), Annotations: map[string]string{v1alpha1.AnnotationChosenFrom: choice.From}},
+		Spec:       v1alpha1.GatewaySetSpec{Nodes: nodes},
+	}
+}
+
 // remove deletes a set that no Open allocation names: by then no node goes by it.
-func (r *GatewaySet) remove(ctx context.Context, have *v1alpha1.GatewaySet, name string) error {
+func (r *GatewaySet) remove(ctx context.Context, have *v1alpha1.GatewaySet, name string) (reconcile.Result, error) {
 	r.mu.Lock()
 	delete(r.lags, name)
 	r.mu.Unlock()
 	if have == nil {
-		return nil
+		return reconcile.Result{}, nil
 	}
-	return r.Delete(ctx, have, client.Preconditions{UID: ptr.To(have.UID), ResourceVersion: ptr.To(have.ResourceVersion)})
+	if left := have.CreationTimestamp.Add(unnamedFor).Sub(r.Now()); left > 0 {
+		return reconcile.Result{RequeueAfter: left}, nil
+	}
+	return conflict(r.Delete(ctx, have, client.Preconditions{UID: ptr.To(have.UID), ResourceVersion: ptr.To(have.ResourceVersion)}))
 }
 
 // lost returns the nodes whose agents have long not done what the set and its

@@ -207,6 +207,23 @@ func TestNodesThatAreNoGatewaysRefuse(t *testing.T) {
 	edit(s, web, func(p *v1alpha1.NodePortPolicy) { p.Spec.Gateways = nil })
 	s.awaitReady(web)
 	s.answers(s.office, from(officeCIDR, 1), number)
+	// Who is connected to a node that becomes the gateway, and stays it, is not cut.
+	held, err := s.office.Hold(s.ctx, flow(gateway, from(officeCIDR, 2), number))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	edit(s, web, func(p *v1alpha1.NodePortPolicy) { p.Spec.Gateways = centralized(gateway) })
+	s.awaitReady(web)
+	s.answeredBy(gateway, number)
+	edit(s, web, func(p *v1alpha1.NodePortPolicy) { p.Spec.Gateways = centralized(town.Nodes()...) })
+	s.awaitReady(web)
+	s.answeredBy(gateway, number)
+	select {
+	case <-held.Cut():
+		t.Errorf("a connection to the gateway was cut: %s", held.End())
+	default:
+	}
 	edit(s, web, func(p *v1alpha1.NodePortPolicy) {
 		p.Spec.Gateways = &v1alpha1.Gateways{Mode: v1alpha1.GatewaysCentralized, NodeSelector: &metav1.LabelSelector{MatchLabels: map[string]string{"no-such": "label"}}}
 	})

@@ -195,18 +195,26 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 	}
 	lost, gained := compile.AddressLost(before, after), compile.AddressGained(before, after)
 	before.Addresses, before.TotalAddresses = after.Addresses, after.TotalAddresses
-	switch {
-	case equality.Semantic.DeepEqual(before, after) && !lost && !gained:
+	if equality.Semantic.DeepEqual(before, after) {
+		switch {
+		case lost:
+			return progress
+		case gained:
+			return doubt // a node that came back may go again
+		}
 		return nothing
-	case equality.Semantic.DeepEqual(before, after) && !lost:
-		return doubt // a node that came back may go again
-	case before.ObservedGeneration != after.ObservedGeneration,
-		!slices.Equal(before.Allocations, after.Allocations):
+	}
+	if before.ObservedGeneration != after.ObservedGeneration || !slices.Equal(before.Allocations, after.Allocations) {
 		if meta.IsStatusConditionTrue(after.Conditions, v1alpha1.Ready) || meta.IsStatusConditionTrue(after.Conditions, v1alpha1.Stalled) {
 			return transition
 		}
 		return settling
 	}
+	return urgencyOfGates(before, after, seen)
+}
+
+// urgencyOfGates is that of a status of the same wish with the same numbers.
+func urgencyOfGates(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urgent {
 	changed := func(kind string) bool {
 		return meta.IsStatusConditionTrue(before.Conditions, kind) != meta.IsStatusConditionTrue(after.Conditions, kind)
 	}

@@ -61,7 +61,7 @@ func run(only string) (bool, error) {
 		return false, err
 	}
 	soak := os.Getenv("PORTREEVE_SCALE") == "soak"
-	limit := "-timeout=20m"
+	limit := "-timeout=40m"
 	if soak {
 		limit = "-timeout=6h"
 	}

@@ -54,9 +54,10 @@ func TestAFailOverIsNoNewsUntilItSettles(t *testing.T) {
 		"nobody answers, just now":            {ok, none, compile.Seen{}, settling},
 		"nobody answered, and one does again": {none, ok, compile.Seen{}, transition},
 		"nodes have yet to hear":              {ok, pending, compile.Seen{}, doubt},
-		"the address of the former gateway":   {former, now, moved, progress},
+		"the address of the former gateway":   {former, now, moved, doubt},
 		"the address of the present one":      {now, now, moved, nothing},
 		"a node that joined, all answer":      {former, both, everywhere, doubt},
+		"a node that went, all answered":      {both, now, everywhere, progress},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got := urgency(c.before, c.after, c.seen); got != c.want {

@@ -197,10 +197,10 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 	before.Addresses, before.TotalAddresses = after.Addresses, after.TotalAddresses
 	if equality.Semantic.DeepEqual(before, after) {
 		switch {
-		case lost:
+		case lost && !seen.Gated():
 			return progress
-		case gained:
-			return doubt // a node that came back may go again
+		case lost, gained: // a node that came back may go again; a fail-over is one write, not at once one for each policy
+			return doubt
 		}
 		return nothing
 	}

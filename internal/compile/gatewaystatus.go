@@ -13,8 +13,8 @@ func (s Seen) answers(n NodeReport, open []*v1alpha1.NodePortAllocation) bool {
 	return !slices.ContainsFunc(open, func(a *v1alpha1.NodePortAllocation) bool { return !Answering(n, a, s.Proof.Gateways) })
 }
 
-// gated says whether the policy's numbers have gateways.
-func (s Seen) gated() bool {
+// Gated says whether the policy's numbers have gateways.
+func (s Seen) Gated() bool {
 	return slices.ContainsFunc(s.open(), func(a *v1alpha1.NodePortAllocation) bool { return a.Spec.Gateways != nil })
 }
 
@@ -32,7 +32,7 @@ func (s Seen) unanswered() string {
 // silent says that some of the nodes that are to refuse can only drop, "" if none.
 func (s Seen) silent() string {
 	open := s.open()
-	if !s.gated() || !slices.ContainsFunc(s.Nodes, func(n NodeReport) bool {
+	if !s.Gated() || !slices.ContainsFunc(s.Nodes, func(n NodeReport) bool {
 		return Enforceable(n.Node) && Ready(n.Node) && n.Datapath != nil && strings.HasPrefix(n.Datapath.Status.Datapath, "iptables") && !s.answers(n, open)
 	}) {
 		return ""

@@ -97,7 +97,7 @@ func (s *scene) tooOpen(a explain.PortAnswer, gate, reason string) {
 }
 
 func TestExplainSaysWhoIsKeptOutAndWhy(t *testing.T) {
-	s := open(t, "explained", "30850-30859")
+	s := open(t, "tellwhy", "30850-30859")
 	s.audits()
 	edit(s, s.pool, func(p *v1alpha1.NodePortPool) { p.Spec.CoolDown = &metav1.Duration{Duration: time.Hour} })
 	policy := s.policy("shop", officeCIDR)

@@ -31,7 +31,7 @@ cp -a /etc /mnt/etc
 mount --bind /mnt/etc /etc
 for d in /run /var/lib /var/log; do mount -t tmpfs -o mode=755 house $d; done
 mkdir -p /run/dbus /run/lock
-if [ -e /sbin/modprobe ]; then mount --bind "$(command -v true)" /sbin/modprobe; fi
+if [ -e /sbin/modprobe ]; then mount --bind /bin/true /sbin/modprobe; fi
 for verb in "" -save -restore; do
 	for base in iptables ip6tables; do
 		ln -sf "$(command -v $base-$1$verb)" /etc/alternatives/$base$verb

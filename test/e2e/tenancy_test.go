@@ -115,6 +115,9 @@ func TestAReservedNumberIsNamed(t *testing.T) {
 	edit(s, s.pool, func(p *v1alpha1.NodePortPool) {
 		p.Spec.Reserved = []v1alpha1.ReservedPorts{{Ports: "31030-31033", Reason: "legacy balancer"}}
 	})
+	s.eventually("the manager has seen it", func() error { // a number that was given before stays given
+		return s.ready(s.pool, func() []metav1.Condition { return s.pool.Status.Conditions })
+	})
 	policy := s.policy("shop", officeCIDR)
 	policy.Spec.Ports[0].NodePort = 31031
 	s.create(policy)

@@ -233,9 +233,12 @@ func TestARuleThatDropsAheadOfOursIsSaid(t *testing.T) {
 	policy := s.policy("shop", officeCIDR, officeCIDR6)
 	s.create(policy)
 	s.awaitReason(policy, v1alpha1.CloudEnforced, v1alpha1.ReasonHidden)
-	if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(f), f); err != nil || len(f.Status.Groups) != 1 || len(f.Status.Groups[0].Hiding) != 1 {
-		t.Errorf("status.groups is %+v, %v", f.Status.Groups, err)
-	}
+	s.eventually("the firewall says what hides", func() error { // its status may come after the policy's
+		if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(f), f); err != nil || len(f.Status.Groups) != 1 || len(f.Status.Groups[0].Hiding) != 1 {
+			return fmt.Errorf("status.groups is %+v, %v", f.Status.Groups, err)
+		}
+		return nil
+	})
 	edit(s, f, func(f *v1alpha1.CloudFirewall) { f.Spec.Priority = ptr.To[int32](2) })
 	s.awaitReady(policy)
 	ours := 0

@@ -5,3 +5,6 @@ var Documented = documented
 
 // OwnerTag is the signature's key.
 const OwnerTag = ownerTag
+
+// ReadBody makes bodies that are only read.
+var ReadBody = readBody

@@ -12,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go/middleware"
 
 	"github.com/portreeve/portreeve/cloud"
 )
@@ -68,6 +69,7 @@ func (o Options) config(ctx context.Context) (sdk.Config, error) {
 	options := []func(*config.LoadOptions) error{
 		config.WithRegion(o.Region),
 		config.WithHTTPClient(awshttp.NewBuildableClient().WithTimeout(callTimeout)),
+		config.WithAPIOptions([]func(*middleware.Stack) error{readBody}),
 		config.WithRetryer(func() sdk.Retryer {
 			return retry.NewStandard(func(so *retry.StandardOptions) {
 				so.MaxAttempts, so.MaxBackoff = attempts, maxBackoff

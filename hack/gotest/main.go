@@ -67,6 +67,7 @@ func run(only string) (bool, error) {
 	}
 
 	tally := newTally(os.Stdout)
+	tally.again = !soak
 	var errs []error
 	if only != "lab" {
 		race := []string{"-race"}
@@ -87,8 +88,15 @@ func run(only string) (bool, error) {
 		_ = compile.Run()
 		errs = append(errs, gotest(tally, []string{"-p=1", "-count=1", limit}, lab))
 	}
+	errs = append(errs, tally.settle(onceMore))
 	tally.close()
 	return tally.failed == 0, errors.Join(errs...)
+}
+
+// onceMore runs a package's failed tests again, as they were run before.
+func onceMore(tally *tally, s suspended) error {
+	run := fmt.Sprintf("-run=^(%s)$", strings.Join(s.tests, "|"))
+	return gotest(tally, append(slices.Clone(s.flags), run, fmt.Sprintf("-count=%d", timesAgain)), []string{s.end.Package})
 }
 
 // packages are the two kinds of packages of the module.
@@ -135,14 +143,15 @@ func gotest(tally *tally, flags, pkgs []string, before ...string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	failed := tally.failed
+	tally.flags = flags
+	failed, held := tally.failed, len(tally.suspended)
 	readErr := tally.read(out)
 	if readErr != nil {
 		_, _ = io.Copy(io.Discard, out) // so that go test can end
 	}
 	err = cmd.Wait()
 	var exit *exec.ExitError
-	if errors.As(err, &exit) && tally.failed > failed {
+	if errors.As(err, &exit) && (tally.failed > failed || len(tally.suspended) > held) {
 		err = nil // told, and counted
 	}
 	return errors.Join(readErr, err)

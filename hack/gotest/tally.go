@@ -30,6 +30,11 @@ type tally struct {
 	skips                   map[string]int // by reason
 	note                    string         // for the closing line
 
+	again     bool     // whether a failure may be a moment's
+	flags     []string // of the go test that is read
+	suspended []suspended
+	unsteady  []string // packages and tests
+
 	packages map[string]*pkg
 	builds   map[string]string // compilers' output by import path
 }
@@ -86,9 +91,8 @@ func (t *tally) take(e event) {
 	}
 }
 
-// finish counts and prints a package that has ended with e.
-func (t *tally) finish(p *pkg, e event) {
-	before := t.failed
+// count counts the tests of a package that has ended.
+func (t *tally) count(p *pkg) {
 	for test, outcome := range p.outcome {
 		switch {
 		case outcome == "skip":
@@ -100,6 +104,15 @@ func (t *tally) finish(p *pkg, e event) {
 			t.passed++
 		}
 	}
+}
+
+// finish counts and prints a package that has ended with e.
+func (t *tally) finish(p *pkg, e event) {
+	if t.suspends(p, e) {
+		return
+	}
+	before := t.failed
+	t.count(p)
 	if e.Action == "fail" && t.failed == before {
 		t.failed++ // it didn't compile, or died outside any test
 	}
@@ -169,9 +182,13 @@ func (t *tally) close() {
 		}
 		fmt.Fprintf(t.out, "skipped %d: %s\n", t.skips[reason], reason)
 	}
+	t.unsteadily(t.out)
 	line := fmt.Sprintf("%d passed, %d failed, %d skipped", t.passed, t.failed, t.skipped)
 	if noIPv6 > 0 {
 		line += fmt.Sprintf(" (%d for want of IPv6)", noIPv6)
+	}
+	if len(t.unsteady) > 0 {
+		line += fmt.Sprintf("; %d of them UNSTEADY", len(t.unsteady))
 	}
 	if t.note != "" {
 		line += "; " + t.note

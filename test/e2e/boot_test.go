@@ -57,7 +57,7 @@ func (s *scene) silentOn(node *lab.Node, c *lab.Client, source string, number ui
 	s.Helper()
 	s.eventually(fmt.Sprintf("%s is silent for %s on %d", node.Name, c.Name, number), func() error {
 		if a := c.Ask(s.ctx, flow(node, from(source, 1), number)); a.Outcome != lab.TimedOut {
-			return fmt.Errorf("%s", a)
+			return fmt.Errorf("BREACH: %s", a)
 		}
 		return nil
 	})

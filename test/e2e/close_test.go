@@ -193,7 +193,7 @@ func (s *scene) silentSoon(c *lab.Client, source netip.AddrPort, port uint16) {
 		f.Timeout = 300 * time.Millisecond
 		s.eventually(node.Name+" drops", func() error {
 			if a := c.Ask(s.ctx, f); a.Outcome != lab.TimedOut {
-				return fmt.Errorf("%s", a)
+				return fmt.Errorf("BREACH: %s", a)
 			}
 			return nil
 		})

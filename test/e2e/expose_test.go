@@ -84,7 +84,7 @@ func TestTCPAndUDPOfOneServicePortShareANumber(t *testing.T) {
 		})
 		f.From, f.Timeout = from(streetCIDR, 1), 300*time.Millisecond
 		if a := s.street.Ask(s.ctx, f); a.Outcome != lab.TimedOut {
-			t.Errorf("%s: UDP from the street: %s, want it dropped", node.Name, a)
+			t.Errorf("BREACH: %s: UDP from the street: %s, want it dropped", node.Name, a)
 		}
 	}
 }

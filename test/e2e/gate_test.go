@@ -75,7 +75,7 @@ func TestAClientBeginsNoMoreConnectionsThanItsLimit(t *testing.T) {
 		}
 	}
 	if most := 4 + 1 + int(time.Since(start)/time.Second); begun < 4 || begun > most {
-		t.Errorf("%d connections in %s, want from 4 to %d", begun, time.Since(start), most)
+		t.Errorf("BREACH: %d connections in %s, want from 4 to %d", begun, time.Since(start), most)
 	}
 	s.answered(s.office, node, 2, port) // another address has its own
 	s.answered(s.office, node, 1, port) // and this one in a second
@@ -237,7 +237,7 @@ func (s *scene) dropped(c *lab.Client, node *lab.Node, n int, port uint16) {
 	f := flow(node, from(officeCIDR, n), port)
 	f.Timeout = 300 * time.Millisecond
 	if a := c.Ask(s.ctx, f); a.Outcome != lab.TimedOut {
-		s.Errorf("%s: address %d: %s, want it dropped", node.Name, n, a)
+		s.Errorf("BREACH: %s: address %d: %s, want it dropped", node.Name, n, a)
 	}
 }
 

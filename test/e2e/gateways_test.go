@@ -37,7 +37,10 @@ func (s *scene) expect(c *lab.Client, node *lab.Node, source netip.AddrPort, num
 		if want == lab.TimedOut {
 			f.Timeout = 300 * time.Millisecond
 		}
-		if a := c.Ask(s.ctx, f); a.Outcome != want {
+		switch a := c.Ask(s.ctx, f); {
+		case a.Outcome == lab.Answered && want != lab.Answered:
+			return fmt.Errorf("BREACH: %s", a)
+		case a.Outcome != want:
 			return fmt.Errorf("%s", a)
 		}
 		return nil

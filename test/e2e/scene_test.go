@@ -338,7 +338,7 @@ func (s *scene) silent(c *lab.Client, source netip.AddrPort, number uint16) {
 		f := flow(node, source, number)
 		f.Timeout = 300 * time.Millisecond
 		if a := c.Ask(s.ctx, f); a.Outcome != lab.TimedOut {
-			s.Errorf("%s: %s from %s to %d: %s, want it dropped", node.Name, c.Name, source.Addr(), number, a)
+			s.Errorf("BREACH: %s: %s from %s to %d: %s, want it dropped", node.Name, c.Name, source.Addr(), number, a)
 		}
 	}
 }

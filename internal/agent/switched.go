@@ -64,8 +64,8 @@ func (p *pending) due() time.Time {
 
 // follow takes in the allocations that are other ones. Where there was none, nobody had
 // a connection; but a datagram that came through before kube-proxy knew the number made
-// a flow to the node itself, and keeps it for as long as others follow. begun says that the former ones are known; otherwise it is the disk that
-// knows.
+// a flow to the node itself, and keeps it for as long as others follow. begun says that
+// the former ones are known; otherwise it is the disk that knows.
 func (s *switched) follow(from, to compile.Objects, begun bool, now time.Time) {
 	known := s.settled != nil
 	if s.pending == nil {

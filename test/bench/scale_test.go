@@ -85,10 +85,6 @@ func fromCold(b *testing.B, n int, hold bool) {
 	var allocated, exposed time.Duration
 	for exposed == 0 {
 		alive(ctx, b)
-		if os.Getenv("DEBUG") != "" {
-			fmt.Println(time.Since(began), population(ctx, b, "NodePortAllocation", ""), population(ctx, b, "Service", "")-population(ctx, b, "Service", "portreeve-system")-services, population(ctx, b, "Service", "portreeve-system"))
-			time.Sleep(2 * time.Second)
-		}
 		if allocated == 0 && population(ctx, b, "NodePortAllocation", "") >= n {
 			allocated = time.Since(began)
 		}

@@ -18,6 +18,9 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+
+	"github.com/go-logr/logr"
+	"sigs.k8s.io/controller-runtime/pkg/log"
 )
 
 const usage = "usage: go run ./test/demo [up | down]"
@@ -37,6 +40,7 @@ func run(args []string) int {
 	// shut down from another process.
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
+	log.SetLogger(logr.Discard()) // what libraries log is no part of the story
 	say := newNarrator(ctx, os.Stdout)
 	switch command {
 	case "":

@@ -71,7 +71,7 @@ func (p *play) perform(ctx context.Context) {
 			p.kept.close()
 		}
 	}()
-	for _, act := range []func(context.Context) error{p.watch, p.expose, p.knock, p.prove, p.byHand, p.revoke, p.remove} {
+	for _, act := range []func(context.Context) error{p.watch, p.expose, p.knock, p.prove, p.explain, p.gateways, p.byHand, p.revoke, p.remove} {
 		err := act(ctx)
 		if ctx.Err() != nil {
 			return

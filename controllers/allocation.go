@@ -322,6 +322,12 @@ func (r *Allocation) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.CloudFirewall{}, each(func(ctx context.Context, _ client.Object) []reconcile.Request { // it narrows to groups, or only observes
 			return r.ofPolicies(ctx, r.Snapshot.policiesWithGroups(ctx))
 		}), ofSpec).
+		Watches(&v1alpha1.CloudFirewall{}, each(func(ctx context.Context, o client.Object) []reconcile.Request { // it may stand before other nodes
+			return r.behind(ctx, func(f *v1alpha1.CloudFirewall) bool { return f.Name == o.GetName() })
+		}), ofSpec).
+		Watches(&corev1.Node{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
+			return r.behind(ctx, func(f *v1alpha1.CloudFirewall) bool { return compile.StandsBefore(f, o.GetLabels()) })
+		}), nodeLabels).
 		Watches(&v1alpha1.NodeDatapath{}, each(r.matching(isClosed))).
 		Watches(&corev1.Node{}, each(r.matching(isClosed)), nodeMatters).
 		WatchesRawSource(source.Channel(r.Clouds.cleared, handler.EnqueueRequestsFromMapFunc(r.matching(isClosed)))).
@@ -346,6 +352,27 @@ func (r *Allocation) ofPolicies(ctx context.Context, policies []reconcile.Reques
 		out = append(out, requests(own, allocationKey)...)
 	}
 	return out
+}
+
+// behind returns the open allocations of pools that name one of the firewalls.
+func (r *Allocation) behind(ctx context.Context, which func(*v1alpha1.CloudFirewall) bool) []reconcile.Request {
+	var firewalls v1alpha1.CloudFirewallList
+	var pools v1alpha1.NodePortPoolList
+	if err := r.List(ctx, &firewalls, readOnly); err != nil {
+		return nil // only a cache that was stopped fails here
+	}
+	if err := r.List(ctx, &pools, readOnly); err != nil {
+		return nil
+	}
+	named := map[string]bool{}
+	for _, p := range pools.Items {
+		named[p.Name] = slices.ContainsFunc(firewalls.Items, func(f v1alpha1.CloudFirewall) bool {
+			return which(&f) && slices.Contains(p.Spec.CloudFirewalls, v1alpha1.ObjectName(f.Name))
+		})
+	}
+	return r.matching(func(a *v1alpha1.NodePortAllocation) bool {
+		return a.Spec.State == v1alpha1.AllocationOpen && named[a.Spec.Pool]
+	})(ctx, nil)
 }
 
 // heldInPlace returns the numbers of the Service that a policy carries in place: they

@@ -108,7 +108,13 @@ func (s Snapshot) Cluster(ctx context.Context) (compile.Cluster, error) {
 		return compile.Cluster{}, err
 	}
 	cluster := s.Resolved.of(limits, installation, pools.Items, sets.Items)
-	cluster.Places = cluster.Places.Behind(firewalls.Items)
+	var nodes []*corev1.Node
+	if compile.Selective(firewalls.Items) {
+		if nodes, err = s.nodes(ctx); err != nil {
+			return compile.Cluster{}, err
+		}
+	}
+	cluster.Places = cluster.Places.Behind(firewalls.Items, nodes...)
 	cluster.Now = s.now()
 	return cluster, nil
 }
@@ -174,6 +180,19 @@ func (s Snapshot) Allocations(ctx context.Context, policy types.NamespacedName) 
 		return cmp.Compare(compile.NumberOf(&a), compile.NumberOf(&b))
 	})
 	return list.Items, err
+}
+
+// nodes returns every Node. Nothing in them may be changed.
+func (s Snapshot) nodes(ctx context.Context) ([]*corev1.Node, error) {
+	var list corev1.NodeList
+	if err := s.List(ctx, &list, readOnly); err != nil {
+		return nil, err
+	}
+	out := make([]*corev1.Node, len(list.Items))
+	for i := range list.Items {
+		out[i] = &list.Items[i]
+	}
+	return out, nil
 }
 
 // Nodes returns every Node with its agent's report. Nothing in them may be changed:

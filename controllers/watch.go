@@ -74,6 +74,9 @@ var ofLabels = ctrlbuilder.WithPredicates(predicate.Funcs{
 	},
 })
 
+// nodeLabels lets through nodes that come, go, or get other labels.
+var nodeLabels = ctrlbuilder.WithPredicates(predicate.LabelChangedPredicate{})
+
 // factsMatter lets through reports that tell something else than before of who carries
 // node ports on their node.
 var factsMatter = ctrlbuilder.WithPredicates(predicate.Funcs{

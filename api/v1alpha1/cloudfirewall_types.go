@@ -115,6 +115,10 @@ type CloudFirewallSpec struct {
 	// +kubebuilder:validation:XValidation:rule="self.all(g, !has(g.id) || self.exists_one(h, has(h.id) && h.id == g.id))",message="groups names the same id twice; name each group once"
 	// +listType=atomic
 	Groups []SecurityGroup `json:"groups"`
+	// NodeSelector picks the nodes to which the groups are attached. A policy that none of
+	// them can answer for gets no rules here. Absent: all nodes.
+	// +optional
+	NodeSelector *LabelSelector `json:"nodeSelector,omitempty"`
 	// Credentials for the cloud; absent: those the cloud's SDK finds by itself.
 	// +optional
 	Credentials *CloudCredentials `json:"credentials,omitempty"`

@@ -429,6 +429,11 @@ func (in *CloudFirewallSpec) DeepCopyInto(out *CloudFirewallSpec) {
 			(*in)[i].DeepCopyInto(&(*out)[i])
 		}
 	}
+	if in.NodeSelector != nil {
+		in, out := &in.NodeSelector, &out.NodeSelector
+		*out = new(LabelSelector)
+		(*in).DeepCopyInto(*out)
+	}
 	if in.Credentials != nil {
 		in, out := &in.Credentials, &out.Credentials
 		*out = new(CloudCredentials)

@@ -142,7 +142,7 @@ func (w *Wish) Claim(wanted Number, pool string) v1alpha1.NodePortAllocationSpec
 		Pool:           pool,
 		Team:           offer.pool.Spec.Team,
 		Protocols:      protocolsOf(wanted.Ports),
-		CloudFirewalls: gates(policy, offer.pool.Spec.CloudFirewalls),
+		CloudFirewalls: offer.firewalls,
 		NodeSelector:   offer.pool.Spec.Guardrails.AllowedNodes,
 		Gateways:       gatewaysOf(policy, offer.pool.Spec.Guardrails.AllowedNodes),
 		Carrier:        cmp.Or(policy.Spec.Service, v1alpha1.ServiceCompanion),

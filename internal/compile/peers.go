@@ -27,6 +27,8 @@ func ownNetworks(p v1alpha1.ClaimedPort) []v1alpha1.CIDR {
 	return all
 }
 
+func (p Places) enforces(firewall v1alpha1.ObjectName) bool { return p.walls[firewall].enforces }
+
 // refuseGroup says why a security group may not be a source, "" if it may, or is none.
 func (p Places) refuseGroup(field string, id v1alpha1.SecurityGroupID, policy *v1alpha1.NodePortPolicy, r rails) string {
 	what := fmt.Sprintf("%s.securityGroup %q", field, id)
@@ -35,34 +37,16 @@ func (p Places) refuseGroup(field string, id v1alpha1.SecurityGroupID, policy *v
 		return ""
 	case !slices.Contains(r.groups, id):
 		return fmt.Sprintf("%s is not allowed in pool %s, so the source admits nobody; ask the platform team to list it in guardrails.securityGroups", what, r.pool)
-	case len(gates(policy, r.firewalls)) == 0:
+	}
+	switch firewalls := p.facing(policy, r); {
+	case len(firewalls) == 0:
 		return what + " has no cloud firewall to know its members, so the source admits nobody; name a cloud firewall of the pool, or take securityGroup out to admit all of the cidr"
-	case !slices.ContainsFunc(gates(policy, r.firewalls), p.enforces):
-		return fmt.Sprintf("%s is judged by no cloud, for none of %s exists and enforces, so the source admits nobody; set mode: Enforce there, or take securityGroup out to admit all of the cidr", what, joinNames(gates(policy, r.firewalls)))
+	case !slices.ContainsFunc(firewalls, p.enforces):
+		return fmt.Sprintf("%s is judged by no cloud, for none of %s exists and enforces, so the source admits nobody; set mode: Enforce there, or take securityGroup out to admit all of the cidr", what, joinNames(firewalls))
+	case !p.judged(policy, r, firewalls):
+		return fmt.Sprintf("%s is judged by no cloud on nodes that %s do not stand before (nodeSelector), so the source admits nobody; ask for the same labels in gateways.nodeSelector, or take securityGroup out to admit all of the cidr", what, joinNames(firewalls))
 	}
 	return ""
-}
-
-// Behind returns the places as they are behind the cloud firewalls. One that only observes
-// narrows nobody to a group.
-func (p Places) Behind(firewalls []v1alpha1.CloudFirewall) Places {
-	p.gates = make(map[v1alpha1.ObjectName]bool, len(firewalls))
-	for i := range firewalls {
-		p.gates[v1alpha1.ObjectName(firewalls[i].Name)] = firewalls[i].Spec.Mode != v1alpha1.CloudObserve
-	}
-	return p
-}
-
-func (p Places) enforces(firewall v1alpha1.ObjectName) bool { return p.gates[firewall] }
-
-// gates are the cloud firewalls of the policy in a pool, whose list it may narrow.
-func gates(policy *v1alpha1.NodePortPolicy, pool []v1alpha1.ObjectName) []v1alpha1.ObjectName {
-	names := slices.Clone(pool)
-	if policy.Spec.CloudFirewalls != nil {
-		names = slices.DeleteFunc(names, func(f v1alpha1.ObjectName) bool { return !slices.Contains(policy.Spec.CloudFirewalls, f) })
-	}
-	slices.Sort(names)
-	return names
 }
 
 // clouded returns, canonically, whom a cloud admits to one of an allocation's ports by

@@ -25,8 +25,9 @@ type Places struct {
 	nodes   place
 	cluster []netip.Prefix
 	denied  []v1alpha1.ObjectName
-	// gates are the cloud firewalls, and which of them enforce; see Behind.
-	gates map[v1alpha1.ObjectName]bool
+	// walls are the cloud firewalls, and ground the labels of the nodes; see Behind.
+	walls  map[v1alpha1.ObjectName]wall
+	ground []labels.Set
 }
 
 // place is an AddressSet.
@@ -48,7 +49,8 @@ type rails struct {
 	sets, firewalls  []v1alpha1.ObjectName
 	lists            []v1alpha1.PrefixListID
 	groups           []v1alpha1.SecurityGroupID
-	version          string // of the pool
+	version          string          // of the pool
+	nodes            labels.Selector // on which its ports may answer
 }
 
 // NewPlaces reads AddressSets and the guard-rails of pools. What can't be read in
@@ -100,6 +102,7 @@ func railsOf(pool *v1alpha1.NodePortPool) rails {
 	if g.MaxCIDRs != nil {
 		r.maxCIDRs = int(*g.MaxCIDRs)
 	}
+	r.nodes = orAll(g.AllowedNodes)
 	for _, c := range g.AllowedSources {
 		if prefix, ok := parseCIDR(c); ok {
 			r.within = append(r.within, prefix)

@@ -25,6 +25,7 @@ type scene struct {
 	pools        []v1alpha1.NodePortPool
 	sets         []v1alpha1.AddressSet
 	firewalls    []v1alpha1.CloudFirewall
+	nodes        []*corev1.Node
 	installation *v1alpha1.Portreeve
 	namespace    map[string]string // labels of the policy's
 	// policy is the one that is played, nil when it is gone; rivals are the others.
@@ -92,6 +93,8 @@ func (s *scene) read(t *testing.T, doc string) {
 		s.sets = append(s.sets, decode[v1alpha1.AddressSet](t, doc))
 	case "CloudFirewall":
 		s.firewalls = append(s.firewalls, decode[v1alpha1.CloudFirewall](t, doc))
+	case "Node":
+		s.nodes = append(s.nodes, ptr.To(decode[corev1.Node](t, doc)))
 	case "Portreeve":
 		s.installation = ptr.To(decode[v1alpha1.Portreeve](t, doc))
 	default:
@@ -132,7 +135,7 @@ func (s *scene) play(t *testing.T) ending {
 
 func (s *scene) cluster() Cluster {
 	c := Cluster{
-		Pools: Owned(s.pools, NewLimits(s.installation, "")), Places: NewPlaces(s.pools, s.sets).Within(s.installation).Behind(s.gates()),
+		Pools: Owned(s.pools, NewLimits(s.installation, "")), Places: NewPlaces(s.pools, s.sets).Within(s.installation).Behind(s.gates(), s.nodes...),
 		Namespace: s.namespace, Now: s.now,
 		InPlace: slices.ContainsFunc(s.own(), func(a v1alpha1.NodePortAllocation) bool { return a.Spec.Carrier == v1alpha1.ServiceInPlace }),
 	}

@@ -50,6 +50,8 @@ type offer struct {
 	// ports are those wanted, with their sources.
 	ports    map[portKey]v1alpha1.ClaimedPort
 	problems []string
+	// firewalls are the clouds' that stand before nodes that may answer.
+	firewalls []v1alpha1.ObjectName
 	audits   bool             // mode Audit has an effect there
 	silent   map[portKey]bool // ports that admit nobody, whatever the policy says
 }
@@ -115,7 +117,7 @@ func NewWish(policy *v1alpha1.NodePortPolicy, service *corev1.Service, cluster C
 
 // offer resolves the sources of the chosen ports in a pool.
 func (c Cluster) offer(policy *v1alpha1.NodePortPolicy, pool *Pool, chosen []chosenPort, numbers []Number) offer {
-	o := offer{pool: pool, ports: map[portKey]v1alpha1.ClaimedPort{}, silent: map[portKey]bool{}}
+	o := offer{pool: pool, firewalls: c.Places.facing(policy, c.Places.rails[pool.Name]), ports: map[portKey]v1alpha1.ClaimedPort{}, silent: map[portKey]bool{}}
 	refused := c.Places.rails[pool.Name].refuseAudit(policy)
 	if o.audits = refused == ""; !o.audits {
 		o.problems = append(o.problems, refused)

@@ -70,6 +70,40 @@ func TestACloudThatIsObservedIsNotChanged(t *testing.T) {
 	s.awaitRules()
 }
 
+// The group is that of nodes of the edge, and the policy keeps to n2, which becomes one and
+// ceases to be.
+func TestACloudOpensForNodesThatMayAnswer(t *testing.T) {
+	s := openCloud(t, "edge", "30770-30779")
+	second := town.Nodes()[1]
+	label := func(value string) {
+		edit(s, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: second.Name}}, func(n *corev1.Node) {
+			if n.Labels["role"] = value; value == "" {
+				delete(n.Labels, "role")
+			}
+		})
+	}
+	t.Cleanup(func() { label("") })
+	s.firewall(func(f *v1alpha1.CloudFirewallSpec) {
+		f.NodeSelector = &metav1.LabelSelector{MatchExpressions: []metav1.LabelSelectorRequirement{{Key: "role", Operator: metav1.LabelSelectorOpIn, Values: []string{"edge"}}}}
+	})
+	policy := s.policy("shop", officeCIDR, officeCIDR6)
+	policy.Spec.Gateways = centralized(second)
+	s.create(policy)
+	number := s.awaitReady(policy)
+	s.answeredBy(second, number)
+	s.awaitRules()
+	label("edge")
+	s.awaitRules("TCP 30770 "+officeCIDR, "TCP 30770 "+officeCIDR6)
+	s.awaitReady(policy)
+	label("inner")
+	s.awaitRules()
+	s.answeredBy(second, number)
+	s.firewall(func(f *v1alpha1.CloudFirewallSpec) { f.NodeSelector = nil })
+	s.awaitRules("TCP 30770 "+officeCIDR, "TCP 30770 "+officeCIDR6)
+	s.delete(policy)
+	s.awaitRules()
+}
+
 func TestDriftIsRepairedOrReported(t *testing.T) {
 	s := openCloud(t, "report", "30590-30599")
 	s.firewall(func(f *v1alpha1.CloudFirewallSpec) { f.Drift = v1alpha1.DriftReport })

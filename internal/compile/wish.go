@@ -52,8 +52,8 @@ type offer struct {
 	problems []string
 	// firewalls are the clouds' that stand before nodes that may answer.
 	firewalls []v1alpha1.ObjectName
-	audits   bool             // mode Audit has an effect there
-	silent   map[portKey]bool // ports that admit nobody, whatever the policy says
+	audits    bool             // mode Audit has an effect there
+	silent    map[portKey]bool // ports that admit nobody, whatever the policy says
 }
 
 type portKey struct {

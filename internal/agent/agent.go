@@ -81,6 +81,7 @@ type Agent struct {
 	barred  deniedSets          // likewise, in a file of its own
 	reason  string              // of the last condition, to log each change once
 	found   *v1alpha1.NodeFacts // in the kernel, of who carries node ports; nil: nobody looked
+	whole   *v1alpha1.NodeFacts // by the last look that did not fail, nil if all did
 	facts   *v1alpha1.NodeFacts // these, with what the Node says
 	carrier carrier.Carrier     // by these
 	unseen  error               // why they could not all be looked for

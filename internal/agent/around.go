@@ -2,9 +2,11 @@ package agent
 
 import (
 	"reflect"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/internal/carrier"
 )
@@ -16,7 +18,12 @@ func (e *bypassError) Error() string { return e.by.Trouble() }
 
 func (e *bypassError) Unwrap() error { return datapath.ErrPreempted }
 
+// mostWays is what the schema of a report allows.
+const mostWays = 16
+
 // lookAround asks the kernel who carries node ports, and what does so ahead of our hook.
+// What a look did not see because it failed is not gone: then what the last whole one saw
+// stands, and what this one saw ahead of our hook comes to it.
 func (a *Agent) lookAround() {
 	if a.config.Survey == nil {
 		return
@@ -24,6 +31,15 @@ func (a *Agent) lookAround() {
 	found, err := a.config.Survey()
 	if err != nil && a.unseen == nil {
 		a.log.Warn("who carries node ports around our rules can't be looked for", "error", err)
+	}
+	switch {
+	case err == nil:
+		a.whole = &found
+	case a.whole != nil:
+		ways := slices.DeleteFunc(slices.Clone(found.Ways), func(w v1alpha1.WayAround) bool { return slices.Contains(a.whole.Ways, w) })
+		ways = slices.Concat(a.whole.Ways, ways)
+		found = *a.whole
+		found.Ways = ways[:min(len(ways), mostWays)]
 	}
 	a.found, a.unseen = &found, err
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 	"testing"
@@ -58,6 +59,32 @@ func TestTheNodeTellsTheGatewayModeOfOVNKubernetes(t *testing.T) {
 		says("shared")
 		if status := l.status(); status.Conditions[0].Reason != v1alpha1.ReasonEnforcementUnsupported || status.Marks.Allocations != "" {
 			t.Errorf("with a shared gateway: %+v", status)
+		}
+	})
+}
+
+// A look that fails, as when links come and go while they are listed, is no word that what
+// goes around the rules has gone; what it could see is heard all the same.
+func TestALookThatFailsVouchesForNothingNew(t *testing.T) {
+	inLab(t, func(l *lab) {
+		way := func(link string) v1alpha1.WayAround {
+			return v1alpha1.WayAround{Interface: link, Hook: "tcx", Program: "cil_from_netdev"}
+		}
+		l.facts = v1alpha1.NodeFacts{Links: []string{"cilium_host"}, Ways: []v1alpha1.WayAround{way("eth0")}}
+		l.start()
+		finds := func(facts v1alpha1.NodeFacts, err error) v1alpha1.NodeDatapathStatus {
+			l.kernel.set(func() { l.facts, l.unseen = facts, err })
+			l.pass(2 * checkInterval)
+			return l.status()
+		}
+		if status := finds(v1alpha1.NodeFacts{}, errors.New("dump interrupted")); status.Conditions[0].Reason != v1alpha1.ReasonEnforcementUnsupported || status.Marks.Allocations != "" {
+			t.Errorf("after a look that failed: %+v", status)
+		}
+		if status := finds(v1alpha1.NodeFacts{Ways: []v1alpha1.WayAround{way("eth1")}}, errors.New("dump interrupted")); len(status.Facts.Ways) != 2 {
+			t.Errorf("after a look that saw one more and failed: %+v", status)
+		}
+		if status := finds(v1alpha1.NodeFacts{}, nil); status.Conditions[0].Reason != v1alpha1.ReasonOK || status.Marks.Allocations == "" {
+			t.Errorf("when it has gone: %+v", status)
 		}
 	})
 }

@@ -46,6 +46,7 @@ type lab struct {
 	stateDir     string
 	readInterval time.Duration
 	facts        v1alpha1.NodeFacts // of who carries node ports
+	unseen       error              // why a look for them fails
 	packets      Packets            // of the agent that starts; nil: none
 	lines        slog.Handler       // of its log; nil: nowhere
 
@@ -114,8 +115,8 @@ func (l *lab) config(sources Sources) Config {
 }
 
 func (l *lab) survey() (facts v1alpha1.NodeFacts, err error) {
-	l.kernel.set(func() { facts = l.facts })
-	return facts, nil
+	l.kernel.set(func() { facts, err = l.facts, l.unseen })
+	return facts, err
 }
 
 func (l *lab) backends() []Backend {

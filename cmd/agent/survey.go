@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/datapath/bypass"
@@ -15,6 +16,7 @@ const (
 	mostAddresses   = 16
 	mostSubnets     = 16
 	mostMasquerades = 16
+	longestProgram  = 64 // characters
 )
 
 // survey returns what looks for who carries node ports on the node, and for what may do
@@ -35,10 +37,18 @@ func (o options) survey() func() (v1alpha1.NodeFacts, error) {
 			facts.KubeProxy = append(facts.KubeProxy, v1alpha1.KubeProxyRules(rules))
 		}
 		for _, w := range ways[:min(len(ways), mostWays)] {
-			facts.Ways = append(facts.Ways, v1alpha1.WayAround{Interface: w.Interface, Hook: w.Hook, Program: w.Program})
+			facts.Ways = append(facts.Ways, wayOf(w))
 		}
 		return facts, errors.Join(err, unseen)
 	}
+}
+
+// wayOf has the name of the program fit into a report: whoever attaches a program to tc
+// may name it by 256 bytes of any kind, and a report that is refused leaves the last one
+// standing, which may know of no program.
+func wayOf(w bypass.Way) v1alpha1.WayAround {
+	name := []rune(strings.ToValidUTF8(w.Program, "?"))
+	return v1alpha1.WayAround{Interface: w.Interface, Hook: w.Hook, Program: string(name[:min(len(name), longestProgram)])}
 }
 
 func texts[T fmt.Stringer](values []T, most int) (out []string) {

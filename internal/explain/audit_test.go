@@ -71,7 +71,32 @@ func TestAuditFinds(t *testing.T) {
 		}, []string{"Shadowed 30000 shop/shop  203.0.113.0/24"}},
 		{"a node that nobody filters", func(c *Cluster) { c.Datapaths = c.Datapaths[:1] }, []string{"Ungated   n2 " + everybody}},
 		{"a node that lags", func(c *Cluster) { c.Datapaths[1].Status.Marks.Allocations = "9" }, []string{"Unproved   n2 "}},
-		{"a node that is not Ready", func(c *Cluster) { c.Datapaths, c.Nodes[1].Status.Conditions = c.Datapaths[:1], nil }, nil},
+		{"a node that has not heard the Portreeve object", func(c *Cluster) {
+			c.Installation = installation(func(*v1alpha1.PortreeveSpec) {})
+			c.Datapaths[1].Status.Marks.Installation = "8"
+		}, []string{"Unproved   n2 "}},
+		{"a node that has not heard a pool", func(c *Cluster) { c.Datapaths[1].Status.Marks.Pools = "4" }, []string{"Unproved   n2 "}},
+		{"a node that has not heard an AddressSet", func(c *Cluster) {
+			c.AddressSets[0].ResourceVersion, c.Datapaths[0].Status.Marks.AddressSets, c.ListedSets = "60", "60", "60"
+			c.Allocations[0].Spec.Ports[0].AddressSets = []v1alpha1.ObjectName{"scanners"}
+		}, []string{"Unproved   n2 "}},
+		{"a node that judged by other labels", func(c *Cluster) {
+			c.Allocations[0].Spec.NodeSelector = &v1alpha1.LabelSelector{}
+			c.Datapaths[1].Status.NodeLabels = "others"
+		}, []string{"Unproved   n2 "}},
+		{"a node that says more than was read", func(c *Cluster) { c.Datapaths[1].Status.Marks.Allocations = "70" }, []string{"Unproved   n2 "}},
+		{"a node that can't enforce one number", func(c *Cluster) {
+			c.Datapaths[1].Status.Exceptions = []v1alpha1.PortException{{Port: 30000, Reason: "a source can't be read"}}
+		}, []string{"Unproved 30000  n2 203.0.113.0/24"}},
+		{"a node that is not Ready, and nobody knows", func(c *Cluster) { c.Datapaths, c.Nodes[1].Status.Conditions = c.Datapaths[:1], nil }, []string{"Unproved   n2 "}},
+		{"a node that is not Ready, and lags", func(c *Cluster) {
+			c.Datapaths[1].Status.Marks.Allocations, c.Nodes[1].Status.Conditions = "9", nil
+		}, []string{"Unproved   n2 "}},
+		{"a node that is not Ready, and had proved it", func(c *Cluster) { c.Nodes[1].Status.Conditions = nil }, nil},
+		{"a node that is out of service", func(c *Cluster) {
+			c.Datapaths, c.Nodes[1].Status.Conditions = c.Datapaths[:1], nil
+			c.Nodes[1].Spec.Taints = []corev1.Taint{{Key: corev1.TaintNodeOutOfService}}
+		}, nil},
 		{"a listener of a node", func(c *Cluster) {
 			c.Datapaths[0].Status.Exceptions = []v1alpha1.PortException{{Port: 30005, Reason: "exempt"}}
 		}, []string{"Exempt 30005  n1 " + everybody}},

@@ -176,16 +176,14 @@ func (a *audit) shadowed() {
 	}
 }
 
-// nodeLines list nodes that do not filter, or not all that they should.
+// nodeLines list nodes that do not filter, or have not proved all that they should.
 func (a *audit) nodeLines() {
-	newest := ""
-	for i := range a.Allocations {
-		if rv := a.Allocations[i].ResourceVersion; newest == "" || !compile.AtLeast(newest, rv) {
-			newest = rv
-		}
-	}
 	for _, n := range a.nodes {
-		if !compile.Ready(n.Node) || n.Labels["type"] == "virtual-kubelet" {
+		if n.Labels["type"] == "virtual-kubelet" {
+			continue
+		}
+		if !compile.Ready(n.Node) {
+			a.away(n)
 			continue
 		}
 		w := walk{view: a.view}
@@ -193,7 +191,7 @@ func (a *audit) nodeLines() {
 			a.whole(FindingUngated, n.Name, reason+": "+message)
 			continue
 		}
-		if reason, message := behindRegister(n.Datapath, newest); reason != "" {
+		if reason, message := a.behind(n); reason != "" {
 			a.whole(FindingUnproved, n.Name, reason+": "+message)
 		}
 		for _, e := range n.Datapath.Status.Exceptions {
@@ -222,16 +220,4 @@ func (a *audit) whole(f Finding, node, detail string) {
 		}
 	}
 	a.lines = append(a.lines, l)
-}
-
-// behindRegister says why a node does not vouch for the whole register, "" if it does.
-func behindRegister(d *v1alpha1.NodeDatapath, newest string) (reason, message string) {
-	c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.Enforced)
-	switch {
-	case c != nil && c.Status == metav1.ConditionFalse:
-		return c.Reason, c.Message
-	case newest != "" && !compile.AtLeast(d.Status.Marks.Allocations, newest):
-		return compile.NodePending, "has not proved the newest allocation"
-	}
-	return "", ""
 }

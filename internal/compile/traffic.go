@@ -23,6 +23,9 @@ type traffic struct {
 
 const none int32 = -1
 
+// longestAffinity is what the API server allows, in seconds.
+const longestAffinity = 86400
+
 // orDefault fills in what the API server would, where a policy is silent.
 func (t traffic) orDefault() traffic {
 	return traffic{cmp.Or(t.policy, corev1.ServiceExternalTrafficPolicyCluster), cmp.Or(t.affinity, none)}
@@ -118,7 +121,7 @@ func lend(service *corev1.Service, borrower string, ask traffic) {
 	var want traffic
 	want.policy, lent.Policy = lent.Policy.settle(says.policy, ask.policy)
 	want.affinity, lent.Affinity = lent.Affinity.settle(says.affinity, ask.affinity)
-	if service.Spec.Type == corev1.ServiceTypeClusterIP { // the API server allows it no policy
+	if service.Spec.Type != corev1.ServiceTypeNodePort && service.Spec.Type != corev1.ServiceTypeLoadBalancer { // the API server allows it no policy
 		want.policy, lent.Policy = says.policy, nil
 	}
 	want.apply(&service.Spec)
@@ -137,11 +140,18 @@ func lend(service *corev1.Service, borrower string, ask traffic) {
 	service.Annotations[v1alpha1.AnnotationLent] = string(text)
 }
 
-// lentBy reads what the Service remembers. What can't be read was edited by somebody, and
-// nobody knows any more what it was.
+// lentBy reads what the Service remembers. What can't be read, or what no Service can have
+// said, was edited by somebody, and nobody knows any more what it was.
 func lentBy(service *corev1.Service) (lent loans) {
 	if text, is := service.Annotations[v1alpha1.AnnotationLent]; is && json.Unmarshal([]byte(text), &lent) != nil {
 		return loans{}
+	}
+	policies := []corev1.ServiceExternalTrafficPolicy{corev1.ServiceExternalTrafficPolicyCluster, corev1.ServiceExternalTrafficPolicyLocal}
+	if l := lent.Policy; l != nil && !slices.Contains(policies, l.Was) {
+		lent.Policy = nil
+	}
+	if l := lent.Affinity; l != nil && l.Was != none && (l.Was < 1 || l.Was > longestAffinity) {
+		lent.Affinity = nil
 	}
 	return lent
 }

@@ -172,3 +172,35 @@ func TestInPlaceGivesNoPolicyToAServiceWithoutNodePorts(t *testing.T) {
 		t.Errorf("left behind: %v", have.Annotations)
 	}
 }
+
+// Whoever may edit the Service may edit what it remembers. What no Service can say is not
+// given back: the API server would refuse it, and with it all that else is to be written.
+func TestWhatIsLentIsWhatAServiceCanSay(t *testing.T) {
+	for _, lent := range []string{
+		`{"policy":"shop","externalTrafficPolicy":{"was":"Nowhere","is":"Cluster"}}`,
+		`{"policy":"shop","externalTrafficPolicy":{"was":"","is":"Cluster"}}`,
+		`{"policy":"shop","externalTrafficPolicy":{"is":"Cluster"},"sessionAffinitySeconds":{"was":86401,"is":-1}}`,
+		`{"policy":"shop","sessionAffinitySeconds":{"was":0,"is":-1}}`,
+		`{"policy":"shop","sessionAffinitySeconds":{"was":-2,"is":-1}}`,
+	} {
+		have := withTraffic(serving("NodePort", "https/443/30004"), "Cluster", 0)
+		have.Annotations = map[string]string{v1alpha1.AnnotationLent: lent}
+		for name, got := range map[string]*corev1.Service{
+			"returned": Returned(have), "closed": InPlace([]v1alpha1.NodePortAllocation{carried("30004 Open https/443", ofTheService)}, have),
+		} {
+			if says(got) != "Cluster None" || len(got.Annotations) != 0 {
+				t.Errorf("%s: %s as %s, %v", lent, name, says(got), got.Annotations)
+			}
+		}
+	}
+}
+
+// An ExternalName Service has no externalTrafficPolicy either.
+func TestNoPolicyIsGivenBackToAServiceThatCanHaveNone(t *testing.T) {
+	have := withTraffic(serving("NodePort", "https/443/30004"), "Local", 0)
+	have = InPlace([]v1alpha1.NodePortAllocation{carried("30004 Open https/443", asking("Cluster", 0))}, have)
+	have.Spec.Type, have.Spec.ExternalName, have.Spec.ExternalTrafficPolicy, have.Spec.Ports[0].NodePort = corev1.ServiceTypeExternalName, "elsewhere.example.org", "", 0
+	if got := Returned(have); says(got) != " None" || len(got.Annotations) != 0 {
+		t.Errorf("returned as %q, %v", says(got), got.Annotations)
+	}
+}

@@ -114,11 +114,12 @@ func (in Ingress) rules(a *v1alpha1.NodePortAllocation) (out []networkingv1.Netw
 		if target == nil || len(sources) == 0 {
 			continue
 		}
+		pods := slices.Contains(p.Entities, v1alpha1.EntityCluster) && in.admitsCluster(sources)
 		if in.masquerades(a) {
 			sources = append(sources, in.Places.nodes.prefixes...)
 		}
 		from := blocks(rule.Canonical(sources))
-		if slices.Contains(p.Entities, v1alpha1.EntityCluster) {
+		if pods {
 			from = append(from, networkingv1.NetworkPolicyPeer{NamespaceSelector: &metav1.LabelSelector{}})
 		}
 		protocol := corev1.Protocol(p.Protocol)
@@ -127,6 +128,12 @@ func (in Ingress) rules(a *v1alpha1.NodePortAllocation) (out []networkingv1.Netw
 		})
 	}
 	return out
+}
+
+// admitsCluster says whether all of the cluster's networks are among the sources. Where a
+// guard-rail or a denied set keeps a part of them out, pods can't be named as such.
+func (in Ingress) admitsCluster(sources []netip.Prefix) bool {
+	return len(in.Places.cluster) > 0 && rule.CoversAll(rule.Canonical(sources), in.Places.cluster)
 }
 
 // target is the port of the pods, by number or name; nil when the Service has it no more.

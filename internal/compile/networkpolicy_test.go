@@ -131,6 +131,37 @@ func TestNetworkPolicyDeniesWhomTheInstallationDenies(t *testing.T) {
 	}
 }
 
+// Pods are named as pods where nodes admit the whole cluster, and not where a guard-rail,
+// a denied set or the lack of its networks keeps some of it out: somebody's own
+// NetworkPolicy would be widened by those.
+func TestNetworkPolicyAdmitsPodsOnlyWhereNodesAdmitTheCluster(t *testing.T) {
+	cluster := v1alpha1.PortreeveSpec{ClusterCIDRs: []v1alpha1.CIDR{"10.244.0.0/16", "fd00:10:244::/56"}}
+	for _, c := range []struct {
+		name         string
+		installation v1alpha1.PortreeveSpec
+		rails        v1alpha1.Guardrails
+		want         string
+	}{
+		{"as asked", cluster, v1alpha1.Guardrails{}, "TCP/8443 10.8.0.0/16 10.244.0.0/16 fd00:10:244::/56 pods"},
+		{"the pool allows other networks", cluster, v1alpha1.Guardrails{AllowedSources: []v1alpha1.CIDR{"10.8.0.0/16"}}, "TCP/8443 10.8.0.0/16"},
+		{"the pool allows a half of it", cluster, v1alpha1.Guardrails{AllowedSources: []v1alpha1.CIDR{"10.0.0.0/8"}}, "TCP/8443 10.8.0.0/16 10.244.0.0/16"},
+		{"its networks are not known", v1alpha1.PortreeveSpec{}, v1alpha1.Guardrails{}, "TCP/8443 10.8.0.0/16"},
+		{"some of it is denied", v1alpha1.PortreeveSpec{ClusterCIDRs: []v1alpha1.CIDR{"10.244.0.0/16"}, DenyAddressSets: []v1alpha1.ObjectName{"bad"}}, v1alpha1.Guardrails{},
+			"TCP/8443 10.8.0.0/16 10.244.0.0/17"},
+	} {
+		in := behind()
+		in.Others = []networkingv1.NetworkPolicy{{ObjectMeta: metav1.ObjectMeta{Name: "deny"}}}
+		a := &in.Allocations[0].Spec
+		a.ExternalTrafficPolicy, a.Ports[0].Entities = "Local", []v1alpha1.Entity{v1alpha1.EntityCluster}
+		pool := v1alpha1.NodePortPool{ObjectMeta: metav1.ObjectMeta{Name: a.Pool}, Spec: v1alpha1.NodePortPoolSpec{Guardrails: c.rails}}
+		bad := v1alpha1.AddressSet{ObjectMeta: metav1.ObjectMeta{Name: "bad"}, Spec: v1alpha1.AddressSetSpec{CIDRs: []v1alpha1.CIDR{"10.244.128.0/17"}}}
+		in.Places = NewPlaces([]v1alpha1.NodePortPool{pool}, []v1alpha1.AddressSet{bad}).Within(&v1alpha1.Portreeve{Spec: c.installation})
+		if got := admits(NetworkPolicy(in, nil)); !slices.Equal(got, []string{c.want}) {
+			t.Errorf("%s: admits %q, want %q", c.name, got, c.want)
+		}
+	}
+}
+
 func TestNetworkPolicyBelongsToItsAllocations(t *testing.T) {
 	got := NetworkPolicy(behind(), nil)
 	if got.Name != "shop-nodeport" || got.Namespace != "shop" || got.Labels[v1alpha1.LabelPolicy] != "shop" ||

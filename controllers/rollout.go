@@ -27,11 +27,11 @@ func (r *Installation) agents(ctx context.Context, object *v1alpha1.Portreeve, s
 	if object.DeletionTimestamp != nil && !compile.Cleaning(object) {
 		return true, nil
 	}
-	image := r.AgentImage
-	if object.Spec.Agent != nil {
-		image = cmp.Or(object.Spec.Agent.Image, image)
+	if object.Spec.Agent == nil {
+		return false, r.disown(ctx, object)
 	}
-	if object.Spec.Agent == nil || image == "" {
+	image := cmp.Or(object.Spec.Agent.Image, r.AgentImage)
+	if image == "" {
 		return false, nil
 	}
 	have, err := r.apply(ctx, object, image)
@@ -70,6 +70,20 @@ func (r *Installation) apply(ctx context.Context, object *v1alpha1.Portreeve, im
 		return have, nil
 	}
 	return want, r.Update(ctx, want, client.FieldOwner(v1alpha1.FieldOwner))
+}
+
+// disown leaves agents that are not ours to run any more to whoever runs them: garbage
+// collection would remove them after the object.
+func (r *Installation) disown(ctx context.Context, object *v1alpha1.Portreeve) error {
+	have, err := get[appsv1.DaemonSet](ctx, r, types.NamespacedName{Namespace: r.Snapshot.Namespace, Name: v1alpha1.AgentName})
+	if err != nil || have == nil {
+		return err
+	}
+	want := compile.Disowned(object, have)
+	if len(want.OwnerReferences) == len(have.OwnerReferences) {
+		return nil
+	}
+	return r.Update(ctx, want, client.FieldOwner(v1alpha1.FieldOwner))
 }
 
 // finalizer puts ours on the object, or takes it away.

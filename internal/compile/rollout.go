@@ -169,3 +169,11 @@ func sumOf(spec appsv1.DaemonSetSpec) string {
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:8])
 }
+
+// Disowned is the DaemonSet of an object that no longer asks for one: somebody else runs
+// those agents now, and they are not to go with the object.
+func Disowned(object *v1alpha1.Portreeve, have *appsv1.DaemonSet) *appsv1.DaemonSet {
+	out := have.DeepCopy()
+	out.OwnerReferences = slices.DeleteFunc(out.OwnerReferences, func(o metav1.OwnerReference) bool { return o.UID == object.UID })
+	return out
+}

@@ -36,6 +36,14 @@ type Front struct {
 	Allocations []v1alpha1.NodePortAllocation
 	Sight       Sight
 	Pools       []Pool
+	// Rivals are the other policies that want to publish the same name.
+	Rivals []Rival
+}
+
+// Rival is another policy that wants to publish the same name, with its allocations.
+type Rival struct {
+	Policy      *v1alpha1.NodePortPolicy
+	Allocations []v1alpha1.NodePortAllocation
 }
 
 // Door is one object of a front as it must be.
@@ -156,9 +164,25 @@ func (f Front) DNS(want *v1alpha1.DNSFront, have *unstructured.Unstructured) Doo
 }
 
 // refuseHostname says why a name may not be published: whoever may write policies must
-// not get every name that external-dns can write.
+// not get every name that external-dns can write, nor one that is another's. Of two that
+// may both have it, it is the older one's, since the younger would divert its clients.
 func (f Front) refuseHostname(hostname string) *Refusal {
-	for _, a := range f.open() {
+	if a := f.unpublished(f.open(), hostname); a != nil {
+		return &Refusal{Reason: v1alpha1.ReasonHostnameRefused, Message: fmt.Sprintf(
+			"front.dns.hostname %q lies in no domain that pool %s allows, so it is not published; ask the platform team to list its domain in guardrails.dnsDomains", hostname, a.Spec.Pool)}
+	}
+	for _, r := range f.Rivals {
+		if open := (Seen{Allocations: r.Allocations}).open(); len(open) > 0 && f.unpublished(open, hostname) == nil && elder(r.Policy, f.Policy) {
+			return &Refusal{Reason: v1alpha1.ReasonHostnameRefused, Message: fmt.Sprintf(
+				"front.dns.hostname %q is published for NodePortPolicy %s/%s, which is older; choose another name", hostname, r.Policy.Namespace, r.Policy.Name)}
+		}
+	}
+	return nil
+}
+
+// unpublished is the first of the allocations whose pool allows no domain of the name.
+func (f Front) unpublished(open []*v1alpha1.NodePortAllocation, hostname string) *v1alpha1.NodePortAllocation {
+	for _, a := range open {
 		var domains []v1alpha1.DNSDomain // none where the pool is gone
 		for _, p := range f.Pools {
 			if p.Name == a.Spec.Pool {
@@ -168,11 +192,15 @@ func (f Front) refuseHostname(hostname string) *Refusal {
 		if !slices.ContainsFunc(domains, func(d v1alpha1.DNSDomain) bool {
 			return hostname == string(d) || strings.HasSuffix(hostname, "."+string(d))
 		}) {
-			return &Refusal{Reason: v1alpha1.ReasonHostnameRefused, Message: fmt.Sprintf(
-				"front.dns.hostname %q lies in no domain that pool %s allows, so it is not published; ask the platform team to list its domain in guardrails.dnsDomains", hostname, a.Spec.Pool)}
+			return a
 		}
 	}
 	return nil
+}
+
+// elder says whether a is the older one.
+func elder(a, b *v1alpha1.NodePortPolicy) bool {
+	return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name)) < 0
 }
 
 func (f Front) open() []*v1alpha1.NodePortAllocation {

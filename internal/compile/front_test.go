@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -325,5 +326,36 @@ func TestFronted(t *testing.T) {
 				t.Error("told of a policy without a front")
 			}
 		})
+	}
+}
+
+// A name belongs to the oldest policy that may have it: the younger one would divert its
+// clients. One that may not have it keeps nobody from it.
+func TestAHostnameBelongsToTheOldestThatMayHaveIt(t *testing.T) {
+	const hostname = "shop.example.org"
+	for _, c := range []struct {
+		name   string
+		change func(*Rival)
+		why    string
+	}{
+		{"older", func(*Rival) {}, v1alpha1.ReasonHostnameRefused},
+		{"younger", func(r *Rival) { r.Policy.CreationTimestamp = metav1.NewTime(clock.Add(time.Hour)) }, ""},
+		{"as old, and first by name", func(r *Rival) { r.Policy.CreationTimestamp = metav1.NewTime(clock) }, v1alpha1.ReasonHostnameRefused},
+		{"older, of a pool without the domain", func(r *Rival) { r.Allocations[0].Spec.Pool = "gone" }, ""},
+		{"older, without a port", func(r *Rival) { r.Allocations = nil }, ""},
+		{"older, and closed", func(r *Rival) { r.Allocations[0].Spec.State = v1alpha1.AllocationClosed }, ""},
+	} {
+		seen := healthy()
+		seen.Nodes[0].Status.Addresses[0].Type = corev1.NodeExternalIP
+		seen.Policy.CreationTimestamp = metav1.NewTime(clock)
+		f := fronts(seen)
+		rival := Rival{Policy: seen.Policy.DeepCopy(), Allocations: slices.Clone(healthy().Allocations)}
+		rival.Policy.Namespace, rival.Policy.CreationTimestamp = "accounts", metav1.NewTime(clock.Add(-24*365*time.Hour))
+		c.change(&rival)
+		f.Rivals = []Rival{rival}
+		d := f.DNS(&v1alpha1.DNSFront{Hostname: hostname, TTLSeconds: 60, AddressType: v1alpha1.ExternalIP}, nil)
+		if why(d) != c.why || (len(d.Records) > 0) != (c.why == "") {
+			t.Errorf("%s: %s with %v, want %q", c.name, why(d), d.Records, c.why)
+		}
 	}
 }

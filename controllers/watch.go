@@ -97,6 +97,11 @@ var answersMatter = ctrlbuilder.WithPredicates(predicate.Funcs{
 	},
 })
 
+// podMatters lets through agents' pods that come, go, begin or cease to work.
+var podMatters = ctrlbuilder.WithPredicates(predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	return compile.PodReady(e.ObjectOld.(*corev1.Pod)) != compile.PodReady(e.ObjectNew.(*corev1.Pod))
+}})
+
 // nodeMatters drops heartbeats: only readiness, boot, labels, taints and
 // addresses of a node change what is concluded from it.
 var nodeMatters = ctrlbuilder.WithPredicates(predicate.Funcs{UpdateFunc: nodeChanged})

@@ -112,7 +112,10 @@ func (g *agenda) know(in compile.NodeInput, h heard, now time.Time) {
 // differs says whether something changed by which all ports are chosen.
 func (g *agenda) differs(in compile.NodeInput) bool {
 	lockdown := func(in compile.NodeInput) bool { return in.Installation != nil && in.Installation.Spec.Lockdown }
-	return lockdown(in) != lockdown(g.in) || !in.GatewaySets.Equal(g.in.GatewaySets) || in.Node != g.in.Node ||
+	for range in.Moved(g.in) {
+		return true
+	}
+	return lockdown(in) != lockdown(g.in) || in.Node != g.in.Node ||
 		in.Unlabelled != g.in.Unlabelled || !maps.Equal(in.Labels, g.in.Labels) || !slices.Equal(g.latest.hosts, g.addresses)
 }
 

@@ -319,10 +319,7 @@ func (a *Agent) round(ctx context.Context) outcome {
 		a.reserve(numbers.Armed)
 		a.reserveDue, a.reservedFor = false, numbers.Armed
 	}
-	if o.err = a.advance(views, o.vanished); o.err == nil && a.asker != nil {
-		a.asker.know(a.applied, a.config.Node, a.proved)
-	}
-	if o.err == nil && unarmed != nil {
+	if o.err = a.advance(views, o.vanished); o.err == nil && unarmed != nil {
 		o.err = &marksError{unarmed}
 	} else if o.err == nil {
 		o.err = a.bypassed()
@@ -351,6 +348,9 @@ func (a *Agent) advance(views [kinds]view, vanished []kind) error {
 		}
 	}
 	a.memory, a.proved = next, proved
+	if a.asker != nil {
+		a.asker.know(a.applied, a.config.Node, a.proved)
+	}
 	return nil
 }
 

@@ -49,8 +49,12 @@ func (r *GatewaySet) Reconcile(ctx context.Context, key reconcile.Request) (reco
 	if err != nil || len(nodes) == 0 {
 		return reconcile.Result{}, err // no cluster has none: absent data is never read as empty
 	}
+	pods, err := r.Snapshot.agentPods(ctx)
+	if err != nil {
+		return reconcile.Result{}, err
+	}
 	choice := compile.GatewayChoiceOf(&own.Items[0])
-	lost, again := r.lost(key.Name, have, own.Items, nodes)
+	lost, again := r.lost(key.Name, have, own.Items, nodes, compile.AgentsDown(pods, nodes))
 	if have == nil {
 		return conflict(r.Create(ctx, newGatewaySet(choice, choice.Choose(nil, nodes, lost)), client.FieldOwner(v1alpha1.FieldOwner)))
 	}
@@ -124,8 +128,9 @@ func (r *GatewaySet) remove(ctx context.Context, have *v1alpha1.GatewaySet, name
 }
 
 // lost returns the nodes whose agents have long not done what the set and its
-// allocations say, and when the next one counts as such, 0 for never.
-func (r *GatewaySet) lost(name string, set *v1alpha1.GatewaySet, own []v1alpha1.NodePortAllocation, nodes []compile.NodeReport) (map[string]bool, time.Duration) {
+// allocations say, or have long been down, and in what time the next one counts as such,
+// 0 for never: nothing else may happen until then that would have somebody look.
+func (r *GatewaySet) lost(name string, set *v1alpha1.GatewaySet, own []v1alpha1.NodePortAllocation, nodes []compile.NodeReport, down map[string]bool) (map[string]bool, time.Duration) {
 	allocations, sets := "", ""
 	for i := range own {
 		if allocations == "" || compile.AtLeast(own[i].ResourceVersion, allocations) {
@@ -139,7 +144,7 @@ func (r *GatewaySet) lost(name string, set *v1alpha1.GatewaySet, own []v1alpha1.
 	defer r.mu.Unlock()
 	now, lags, lost, again := r.Now(), map[string]compile.Lag{}, map[string]bool{}, time.Duration(0)
 	for _, n := range nodes {
-		lag := r.lags[name][n.Name].Next(n, allocations, sets, now)
+		lag := r.lags[name][n.Name].Next(n, allocations, sets, down[n.Name], now)
 		is, in := lag.Lost(now)
 		if in > 0 && (again == 0 || in < again) {
 			again = in
@@ -168,6 +173,7 @@ func (r *GatewaySet) SetupWithManager(mgr ctrl.Manager) error {
 			return nodeChanged(e) || e.ObjectOld.(*corev1.Node).Spec.Unschedulable != e.ObjectNew.(*corev1.Node).Spec.Unschedulable || deletionBegan.UpdateFunc(e)
 		}})).
 		Watches(&v1alpha1.NodeDatapath{}, each(r.all)).
+		Watches(&corev1.Pod{}, each(r.all), podMatters).
 		Complete(r)
 }
 

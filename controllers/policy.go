@@ -195,11 +195,15 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 	}
 	lost, gained := compile.AddressLost(before, after), compile.AddressGained(before, after)
 	before.Addresses, before.TotalAddresses = after.Addresses, after.TotalAddresses
+	before, hadAnswers, was := unansweredApart(before)
+	after, answers, is := unansweredApart(after)
 	if equality.Semantic.DeepEqual(before, after) {
 		switch {
 		case lost && !seen.Gated():
 			return progress
 		case lost, gained: // a node that came back may go again; a fail-over is one write, not at once one for each policy
+			return doubt
+		case was != is, !slices.Equal(hadAnswers, answers): // endpoints come and go
 			return doubt
 		}
 		return nothing
@@ -211,6 +215,17 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 		return settling
 	}
 	return urgencyOfGates(before, after, seen)
+}
+
+// unansweredApart takes out of a status what it says of where somebody answers.
+func unansweredApart(status v1alpha1.NodePortPolicyStatus) (rest v1alpha1.NodePortPolicyStatus, answers []v1alpha1.AnsweredAddress, unanswered string) {
+	rest, answers = status, status.Answered
+	rest.Answered, rest.Conditions = nil, slices.Clone(status.Conditions)
+	if c := meta.FindStatusCondition(status.Conditions, v1alpha1.Unanswered); c != nil {
+		unanswered = c.Message
+		meta.RemoveStatusCondition(&rest.Conditions, v1alpha1.Unanswered)
+	}
+	return rest, answers, unanswered
 }
 
 // urgencyOfGates is that of a status of the same wish with the same numbers.
@@ -301,6 +316,7 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.CloudFirewall{}, each(r.all), ofSpec).
 		Watches(&v1alpha1.NodeDatapath{}, each(r.ofNodes)).
 		Watches(&v1alpha1.NodeDatapath{}, each(r.all), factsMatter).
+		Watches(&v1alpha1.NodeDatapath{}, each(r.ofAnswers), answersMatter).
 		Watches(&corev1.Node{}, each(r.all), nodeMatters).
 		WatchesRawSource(source.Channel(r.Verdicts.heard, &handler.EnqueueRequestForObject{})).
 		WatchesRawSource(source.Channel(r.Refusals.heard, &handler.EnqueueRequestForObject{})).
@@ -324,6 +340,18 @@ func (r *Policy) ofGateways(ctx context.Context, set client.Object) []reconcile.
 		return nil
 	}
 	return requests(own.Items, policyOf)
+}
+
+// ofAnswers returns the policies to which it is news what a node's agent saw at open
+// ports, or was.
+func (r *Policy) ofAnswers(ctx context.Context, o client.Object) []reconcile.Request {
+	var list v1alpha1.NodePortPolicyList
+	if err := r.List(ctx, &list, readOnly); err != nil {
+		return nil
+	}
+	return requests(slices.DeleteFunc(list.Items, func(p v1alpha1.NodePortPolicy) bool {
+		return !compile.AnswersMatter(p.Status, o.(*v1alpha1.NodeDatapath).Status.Answers)
+	}), policyKey)
 }
 
 func (r *Policy) inNamespace(ctx context.Context, namespace client.Object) []reconcile.Request {

@@ -72,6 +72,13 @@ func (s Snapshot) Installation(ctx context.Context) (*v1alpha1.Portreeve, error)
 	return get[v1alpha1.Portreeve](ctx, s, types.NamespacedName{Name: v1alpha1.InstallationName})
 }
 
+// agentPods returns the pods that run agents.
+func (s Snapshot) agentPods(ctx context.Context) ([]corev1.Pod, error) {
+	var pods corev1.PodList
+	err := s.List(ctx, &pods, readOnly, client.InNamespace(s.Namespace), client.MatchingLabels(compile.AgentPods))
+	return pods.Items, err
+}
+
 // Limits returns what holds for all pools.
 func (s Snapshot) Limits(ctx context.Context) (compile.Limits, error) {
 	installation, err := s.Installation(ctx)

@@ -87,6 +87,21 @@ var factsMatter = ctrlbuilder.WithPredicates(predicate.Funcs{
 	},
 })
 
+// answersMatter lets through reports that tell something else than before of where
+// somebody answers on their node.
+var answersMatter = ctrlbuilder.WithPredicates(predicate.Funcs{
+	CreateFunc: func(event.CreateEvent) bool { return false }, // as for factsMatter
+	UpdateFunc: func(e event.UpdateEvent) bool {
+		before, after := e.ObjectOld.(*v1alpha1.NodeDatapath), e.ObjectNew.(*v1alpha1.NodeDatapath)
+		return !equality.Semantic.DeepEqual(before.Status.Answers, after.Status.Answers)
+	},
+})
+
+// podMatters lets through agents' pods that come, go, begin or cease to work.
+var podMatters = ctrlbuilder.WithPredicates(predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+	return compile.PodReady(e.ObjectOld.(*corev1.Pod)) != compile.PodReady(e.ObjectNew.(*corev1.Pod))
+}})
+
 // nodeMatters drops heartbeats: only readiness, boot, labels, taints and
 // addresses of a node change what is concluded from it.
 var nodeMatters = ctrlbuilder.WithPredicates(predicate.Funcs{UpdateFunc: nodeChanged})

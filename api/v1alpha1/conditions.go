@@ -24,6 +24,9 @@ const (
 	Shadowed = "Shadowed"
 	// Conflict (abnormal when True): somebody else holds what the policy asks for.
 	Conflict = "Conflict"
+	// Unanswered (abnormal when True): a port is open, and nothing answers there from any
+	// node of those that should. It is no gate.
+	Unanswered = "Unanswered"
 	// Fronted, of a policy with a front: what stands before the nodes is current. It is no
 	// gate: the ports are in force without it.
 	Fronted = "Fronted"
@@ -102,6 +105,9 @@ const (
 	// Shadowed.
 	ReasonServiceNodePort = "ServiceNodePort"
 	ReasonForeignRule     = "ForeignRule"
+
+	// Unanswered.
+	ReasonNoAnswer = "NoAnswer"
 
 	// Fronted. A name that is taken is a Conflict, too.
 	ReasonFrontNameTaken      = "FrontNameTaken"

@@ -63,11 +63,59 @@ type NodeDatapathStatus struct {
 	// Facts by which it is known who carries node ports there, and with whose address.
 	// +optional
 	Facts *NodeFacts `json:"facts,omitempty"`
+	// Answers tell what the agent saw when it connected to open TCP ports of its own node.
+	// Absent while it has not been through them since the node booted; {} where it does not
+	// look.
+	// +optional
+	Answers *NodeAnswers `json:"answers,omitempty"`
 	// Conditions: Enforced.
 	// +listType=map
 	// +listMapKey=type
 	// +optional
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// NodeAnswers say how far an agent has looked whether its node answers on open TCP ports,
+// and where nothing did. All others, up to the marks and on these addresses, answered: a
+// connection was accepted from a process of the node itself, which no gate judges.
+type NodeAnswers struct {
+	// Addresses of the Node object that are on an interface of the node, at most 8. Only
+	// there is looked.
+	// +kubebuilder:validation:MaxItems=8
+	// +listType=atomic
+	// +optional
+	Addresses []string `json:"addresses,omitempty"`
+	// Allocations: the resource version up to which the ports of NodePortAllocations have
+	// been looked at since they were in force.
+	// +optional
+	Allocations string `json:"allocations,omitempty"`
+	// GatewaySets: the resource version of GatewaySets by which the ports were chosen.
+	// +optional
+	GatewaySets string `json:"gatewaySets,omitempty"`
+	// NodeLabels is a hash of the labels of the Node by which the ports were chosen.
+	// +optional
+	NodeLabels string `json:"nodeLabels,omitempty"`
+	// Unanswered are the ports on which nothing answered, twice in a row; the lowest 64 of
+	// UnansweredPorts.
+	// +kubebuilder:validation:MaxItems=64
+	// +listType=map
+	// +listMapKey=port
+	// +optional
+	Unanswered []UnansweredPort `json:"unanswered,omitempty"`
+	// UnansweredPorts counts them, listed or not.
+	// +optional
+	UnansweredPorts int32 `json:"unansweredPorts,omitempty"`
+}
+
+// UnansweredPort is a port on which a node does not answer itself.
+type UnansweredPort struct {
+	// Port number.
+	Port int32 `json:"port"`
+	// Addresses on which nothing answered; none: on all.
+	// +kubebuilder:validation:MaxItems=8
+	// +listType=atomic
+	// +optional
+	Addresses []string `json:"addresses,omitempty"`
 }
 
 // Marks are resource versions, each comparable within its own type only: every

@@ -217,6 +217,12 @@ type NodePortPolicyStatus struct {
 	// TotalAddresses counts all addresses, listed or not, as of the last status.
 	// +optional
 	TotalAddresses int32 `json:"totalAddresses,omitempty"`
+	// Answered are those of Addresses that were seen to answer by TCP, and from where. One
+	// that is missing was not looked at, or did not answer; see condition Unanswered.
+	// +listType=map
+	// +listMapKey=address
+	// +optional
+	Answered []AnsweredAddress `json:"answered,omitempty"`
 	// +optional
 	Nodes *NodesStatus `json:"nodes,omitempty"`
 	// Cloud is what each cloud firewall holds for the policy.
@@ -306,6 +312,23 @@ type PlannedCloud struct {
 	// TotalRemove counts all of them.
 	// +optional
 	TotalRemove int32 `json:"totalRemove,omitempty"`
+}
+
+// AnsweredFrom is where somebody stood who connected to an address.
+//
+// +kubebuilder:validation:Enum=Node
+type AnsweredFrom string
+
+// AnsweredFromNode is the node itself that has the address. No gate judges it, so this
+// says that something carries the port there, and nothing of what a client sees.
+const AnsweredFromNode AnsweredFrom = "Node"
+
+// AnsweredAddress is an address that was seen to answer.
+type AnsweredAddress struct {
+	// Address as in addresses.
+	Address string `json:"address"`
+	// AnsweredFrom: where it was seen from.
+	AnsweredFrom AnsweredFrom `json:"answeredFrom"`
 }
 
 // AllocatedPort is one port of the policy and its number.

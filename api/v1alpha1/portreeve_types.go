@@ -179,6 +179,14 @@ type AgentRollout struct {
 	// +kubebuilder:validation:XValidation:rule="type(self) == int ? self > 0 : self.matches('^([1-9][0-9]?|100)%$')",messageExpression="'maxUnavailable ' + string(self) + ' is neither a number above 0 nor a share of 1% to 100%; write for example 1 or 10%'"
 	// +optional
 	MaxUnavailable *intstr.IntOrString `json:"maxUnavailable,omitempty"`
+
+	// AnswerInterval is how often each agent connects to each open TCP port of its own node,
+	// to see whether anything answers there; 0s for never, default 5m.
+	// +kubebuilder:validation:Type=string
+	// +kubebuilder:validation:MaxLength=64
+	// +kubebuilder:validation:XValidation:rule="self.matches('^([0-9]{1,6}(ms|s|m|h)){1,4}$') && (duration(self) == duration('0s') || duration(self) >= duration('10s') && duration(self) <= duration('24h'))",messageExpression="'answerInterval \"' + self + '\" must be 0s for never, or a duration from 10s to 24h, in whole hours, minutes and seconds; write for example 5m or 1h30m'"
+	// +optional
+	AnswerInterval *metav1.Duration `json:"answerInterval,omitempty"`
 }
 
 // LabelValue is the value of a label.

@@ -15,7 +15,9 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
+	"net/netip"
 	"os"
 	"os/signal"
 	"strings"
@@ -41,7 +43,7 @@ var firewallModes = map[string]iptables.Mode{"auto": "", "nft": iptables.NFT, "l
 
 type options struct {
 	node, kubeconfig, stateDir, listen string
-	check, read, report                time.Duration
+	check, read, report, answer        time.Duration
 	firewallMode                       iptables.Mode
 	fallback                           rule.PortRanges
 	host                               host.Host
@@ -63,6 +65,7 @@ func parse(args []string) (command string, o options, err error) {
 	flags.DurationVar(&o.check, "check-interval", 10*time.Second, "how often to look whether the kernel still agrees, and repair it")
 	flags.DurationVar(&o.read, "read-interval", time.Minute, "how often to read the kernel whole although it looks unchanged")
 	flags.DurationVar(&o.report, "report-interval", 250*time.Millisecond, "shortest time between two reports to the API server")
+	flags.DurationVar(&o.answer, "answer-interval", 5*time.Minute, "how often to connect to each open TCP port of the own node, to see whether anything answers there; 0 for never")
 	flags.StringVar(&o.listen, "listen", ":9465", "address of /metrics, /healthz and /readyz, on the node's own network; empty for none")
 	fallback := flags.String("fallback-range", "30000-32767", "ports that are closed after a boot until the first sync if the last rules can't be read; empty for none")
 	flags.StringVar(&o.host.ReservedPorts, "reserved-ports-file", host.ReservedPorts, "where net.ipv4.ip_local_reserved_ports can be written")
@@ -87,6 +90,8 @@ func parse(args []string) (command string, o options, err error) {
 		err = errors.New("--node is not set; give the name of this node's Node object, or set NODE_NAME")
 	case o.check <= 0:
 		err = fmt.Errorf("--check-interval %s must be longer than nothing", o.check)
+	case o.answer < 0:
+		err = fmt.Errorf("--answer-interval %s must not be less than nothing", o.answer)
 	}
 	return command, o, err
 }
@@ -169,6 +174,13 @@ func enforce(ctx context.Context, o options, log *slog.Logger) error {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	c.Sources, c.Reports, c.Registerer = client.Sources(), client, registry
+	c.Answers = agent.Answers{Interval: o.answer, Dial: host.Knock, Random: rand.Float64, Addresses: func(ctx context.Context) ([]netip.Addr, error) {
+		addresses, err := client.Addresses(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return host.Local(addresses)
+	}}
 	a := agent.New(c)
 	if o.listen != "" {
 		go serve(ctx, o.listen, a.Handler(registry), log)

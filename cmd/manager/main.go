@@ -27,6 +27,7 @@ import (
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/cloud"
 	"github.com/portreeve/portreeve/controllers"
+	"github.com/portreeve/portreeve/internal/compile"
 )
 
 type options struct {
@@ -106,6 +107,11 @@ func managerOptions(o options, leader *election) ctrl.Options {
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
 				&corev1.Node{}: {Transform: withoutImages},
+				&corev1.Pod{}: { // the agents', and of those no more than whether they work
+					Namespaces: map[string]cache.Config{o.namespace: {}},
+					Label:      compile.AgentPods.AsSelector(),
+					Transform:  onlyReadiness,
+				},
 				&appsv1.DaemonSet{}: { // the agents', and no other
 					Namespaces: map[string]cache.Config{o.namespace: {}},
 					Field:      fields.OneTermEqualSelector("metadata.name", v1alpha1.AgentName),
@@ -122,6 +128,16 @@ func managerOptions(o options, leader *election) ctrl.Options {
 		options.LeaderElectionReleaseOnCancel = true
 	}
 	return options
+}
+
+// onlyReadiness drops from a cached Pod all that nobody reads.
+func onlyReadiness(o any) (any, error) {
+	if pod, ok := o.(*corev1.Pod); ok {
+		pod.ManagedFields, pod.OwnerReferences, pod.Annotations = nil, nil, nil
+		pod.Spec = corev1.PodSpec{NodeName: pod.Spec.NodeName}
+		pod.Status = corev1.PodStatus{Conditions: pod.Status.Conditions}
+	}
+	return o, nil
 }
 
 // withoutImages drops from a cached Node its largest part, which nobody reads.

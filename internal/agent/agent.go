@@ -36,6 +36,7 @@ type Config struct {
 	// of it which could be seen; nil: nobody looks.
 	Survey  func() (v1alpha1.NodeFacts, error)
 	Packets Packets // may be nil: then no packet is logged or counted
+	Answers Answers // by which open ports are asked; Interval 0: nobody asks
 
 	Sources Sources
 	Reports Reports
@@ -59,6 +60,7 @@ type Agent struct {
 	log        *slog.Logger
 	metrics    *metrics
 	reporter   *reporter
+	asker      *asker // nil: nobody asks
 	marksFile  stateFile[memory]
 	deniedFile stateFile[deniedSets]
 	changed    chan struct{}
@@ -119,6 +121,11 @@ func New(c Config) *Agent {
 		kernel:  &kernel{backends: c.Backends, wish: v1alpha1.FirewallAuto, sweep: c.Sweep, log: c.Log, metrics: m},
 		journal: newJournal(c.Log, c.Registerer),
 	}
+	if c.Answers.Interval > 0 {
+		a.asker = newAsker(c.Answers, c.Log, m, a.reporter)
+	} else {
+		a.reporter.answered(&v1alpha1.NodeAnswers{}) // what an earlier agent saw is withdrawn
+	}
 	a.started = time.Now()
 	a.switched.file = newArrivalsFile(c.StateDir)
 	if a.switched.settled, err = a.switched.file.load(); err != nil {
@@ -148,6 +155,9 @@ func (a *Agent) Run(ctx context.Context) {
 	running.Go(func() { a.keeper.run(ctx) })
 	if a.config.Packets != nil {
 		running.Go(func() { a.journal.run(ctx, a.config.Packets) })
+	}
+	if a.asker != nil {
+		running.Go(func() { a.asker.run(ctx) })
 	}
 	a.loop(ctx)
 	running.Wait()
@@ -339,6 +349,9 @@ func (a *Agent) advance(views [kinds]view, vanished []kind) error {
 		}
 	}
 	a.memory, a.proved = next, proved
+	if a.asker != nil {
+		a.asker.know(a.applied, a.config.Node, a.proved)
+	}
 	return nil
 }
 

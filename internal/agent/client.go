@@ -2,6 +2,8 @@ package agent
 
 import (
 	"context"
+	"fmt"
+	"net/netip"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -15,12 +17,14 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/compile"
 )
 
 // Client is all an agent may do with the API server; config/rbac/agent.yaml
 // allows exactly this. It is safe for concurrent use.
 type Client struct {
 	rest  rest.Interface
+	core  rest.Interface
 	nodes metadata.Getter
 	node  string
 }
@@ -44,8 +48,24 @@ func NewClient(config *rest.Config, node string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	core, err := coreClient(config)
+	if err != nil {
+		return nil, err
+	}
 	nodes := meta.Resource(corev1.SchemeGroupVersion.WithResource(kindNode.String()))
-	return &Client{rest: client, nodes: nodes, node: node}, nil
+	return &Client{rest: client, core: core, nodes: nodes, node: node}, nil
+}
+
+// coreClient reads the Node whole, which the metadata client can't.
+func coreClient(config *rest.Config) (rest.Interface, error) {
+	scheme := runtime.NewScheme()
+	if err := corev1.AddToScheme(scheme); err != nil {
+		return nil, err
+	}
+	config = rest.CopyConfig(config)
+	config.APIPath, config.GroupVersion = "/api", &corev1.SchemeGroupVersion
+	config.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
+	return rest.RESTClientFor(config)
 }
 
 // Sources lists and watches what the agent reads: the Portreeve object and the
@@ -88,6 +108,15 @@ func (c *Client) Node(ctx context.Context) (types.UID, error) {
 		return "", err
 	}
 	return node.UID, nil
+}
+
+// Addresses returns the addresses of the agent's own Node on which others can knock.
+func (c *Client) Addresses(ctx context.Context) (out []netip.Addr, err error) {
+	var node corev1.Node
+	if err := c.core.Get().Resource(kindNode.String()).Name(c.node).Do(ctx).Into(&node); err != nil {
+		return nil, fmt.Errorf("read Node %s: %w", c.node, err)
+	}
+	return compile.Addresses(&node), nil
 }
 
 const nodeDatapaths = "nodedatapaths"

@@ -49,6 +49,9 @@ type lab struct {
 	unseen       error              // why a look for them fails
 	packets      Packets            // of the agent that starts; nil: none
 	lines        slog.Handler       // of its log; nil: nowhere
+	ports        *fakePorts         // who answers on the node
+	// answerInterval of the agent that starts; 0: it does not ask.
+	answerInterval time.Duration
 
 	agent *Agent
 	stop  func()
@@ -104,8 +107,13 @@ func (l *lab) config(sources Sources) Config {
 	if l.lines == nil {
 		l.lines = slog.DiscardHandler
 	}
+	var answers Answers
+	if l.ports != nil {
+		answers = l.ports.answers(l.answerInterval)
+	}
 	return Config{
-		Node: "n1", BootID: fmt.Sprintf("boot-%d", l.boots), Backends: l.backends(), Sweep: l.kernel.Sweep, SweepStale: l.kernel.SweepStale,
+		Answers: answers,
+		Node:    "n1", BootID: fmt.Sprintf("boot-%d", l.boots), Backends: l.backends(), Sweep: l.kernel.Sweep, SweepStale: l.kernel.SweepStale,
 		Sources: sources, Reports: l.reports, StateDir: l.stateDir,
 		Host: l.host, Fallback: rule.NewPortRanges(rule.PortRange{First: 30000, Last: 32767}),
 		CheckInterval: checkInterval, ReadInterval: l.readInterval, ReportInterval: reportInterval,

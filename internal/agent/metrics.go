@@ -26,6 +26,8 @@ type metrics struct {
 	exempt       prometheus.Gauge
 	unreserved   prometheus.Gauge
 	keepErrors   prometheus.Counter
+	asked        *prometheus.CounterVec
+	silent       prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
@@ -49,9 +51,11 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		exempt:       prometheus.NewGauge(prometheus.GaugeOpts(name("exempt_ports", "Ports that everybody reaches because something of the node listened there before the pool."))),
 		unreserved:   prometheus.NewGauge(prometheus.GaugeOpts(name("unreserved_ports", "Numbers of pools that could not be kept out of the node's ephemeral range."))),
 		keepErrors:   prometheus.NewCounter(prometheus.CounterOpts(name("keep_errors_total", "Times the last good rules could not be written to the disk."))),
+		asked:        prometheus.NewCounterVec(prometheus.CounterOpts(name("asked_total", "Connections to open TCP ports of the own node, by result (answered, silent, error: not even asked).")), []string{"result"}),
+		silent:       prometheus.NewGauge(prometheus.GaugeOpts(name("silent_ports", "Addresses and open TCP ports of the own node on which nothing answers."))),
 	}
 	r.MustRegister(m.syncs, m.syncTime, m.repairs, m.swept, m.reportErrors, m.enforced, m.judged, m.marks)
-	r.MustRegister(m.exposed, m.exempt, m.unreserved, m.keepErrors)
+	r.MustRegister(m.exposed, m.exempt, m.unreserved, m.keepErrors, m.asked, m.silent)
 	return m
 }
 

@@ -47,6 +47,9 @@ type reporter struct {
 	dirty  chan struct{} // capacity 1
 	mu     sync.Mutex
 	latest *v1alpha1.NodeDatapathStatus
+	// answers belong to latest, and come from another goroutine; nil: none yet, and those
+	// of an earlier agent of this boot stand.
+	answers *v1alpha1.NodeAnswers
 
 	known *v1alpha1.NodeDatapath // as last seen on the server, nil if not known; owned by run
 }
@@ -60,6 +63,17 @@ func (r *reporter) set(s v1alpha1.NodeDatapathStatus) {
 	r.mu.Lock()
 	r.latest = &s
 	r.mu.Unlock()
+	r.wake()
+}
+
+// answered takes what the next report says of answers; it does not wake the reporter.
+func (r *reporter) answered(answers *v1alpha1.NodeAnswers) {
+	r.mu.Lock()
+	r.answers = answers
+	r.mu.Unlock()
+}
+
+func (r *reporter) wake() {
 	select {
 	case r.dirty <- struct{}{}:
 	default:
@@ -108,7 +122,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 // whether it had to.
 func (r *reporter) write(ctx context.Context) (wrote bool, err error) {
 	r.mu.Lock()
-	latest := r.latest
+	latest, answers := r.latest, r.answers
 	r.mu.Unlock()
 	if latest == nil {
 		return false, nil
@@ -122,6 +136,9 @@ func (r *reporter) write(ctx context.Context) (wrote bool, err error) {
 	}
 	next := r.known.DeepCopy()
 	next.Status = merge(r.known.Status, *latest)
+	if next.Status.Answers = answers; answers == nil && r.known.Status.BootID == latest.BootID {
+		next.Status.Answers = r.known.Status.Answers
+	}
 	if equality.Semantic.DeepEqual(next.Status, r.known.Status) {
 		return false, nil
 	}

@@ -173,18 +173,36 @@ func (c *GatewayChoice) rank(n NodeReport, active, lost bool) int {
 }
 
 // lostAfter is how long an agent may be behind what it is told before its node is a
-// gateway only if there is no other. A new agent of a DaemonSet takes less.
+// gateway only if there is no other.
 const lostAfter = 10 * time.Second
 
-// Lag is for how long a node's agent has not done what it was told; zero: it has.
+// downAfter is how long an agent that has nothing to do may be away before the same. It is
+// longer: nothing is missing meanwhile, and the next one's image may have to be fetched.
+const downAfter = 30 * time.Second
+
+// Lag is for how long a node's agent has not done what it was told, or has been away;
+// zero: neither.
 type Lag struct {
 	since             time.Time
-	allocations, sets string // what it has to reach
+	allocations, sets string    // what it has to reach
+	down              time.Time // since when it has been away, zero: it is not
 }
 
 // Next returns the lag of a node that had l, now that allocations and GatewaySets have
-// been written up to those versions.
-func (l Lag) Next(n NodeReport, allocations, sets string, now time.Time) Lag {
+// been written up to those versions; down: its agent is said not to work.
+func (l Lag) Next(n NodeReport, allocations, sets string, down bool, now time.Time) Lag {
+	next := l.behind(n, allocations, sets, now)
+	next.down = time.Time{}
+	if down {
+		next.down = l.down
+		if l.down.IsZero() {
+			next.down = now
+		}
+	}
+	return next
+}
+
+func (l Lag) behind(n NodeReport, allocations, sets string, now time.Time) Lag {
 	var marks v1alpha1.Marks
 	failing := false
 	if n.Datapath != nil {
@@ -206,9 +224,20 @@ func (l Lag) Next(n NodeReport, allocations, sets string, now time.Time) Lag {
 
 // Lost says whether the agent counts as lost, and else in what time it will, 0 for never.
 func (l Lag) Lost(now time.Time) (lost bool, in time.Duration) {
-	if l.since.IsZero() {
-		return false, 0
+	for _, bound := range []struct {
+		since time.Time
+		after time.Duration
+	}{{l.since, lostAfter}, {l.down, downAfter}} {
+		if bound.since.IsZero() {
+			continue
+		}
+		left := bound.since.Add(bound.after).Sub(now)
+		if left <= 0 {
+			return true, 0
+		}
+		if in == 0 || left < in {
+			in = left
+		}
 	}
-	in = l.since.Add(lostAfter).Sub(now)
-	return in <= 0, max(in, 0)
+	return false, in
 }

@@ -231,10 +231,67 @@ func TestAnAgentThatIsTooLateIsLost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			var lag Lag
 			for _, l := range looks {
-				lag = lag.Next(l.node, l.allocations, l.sets, at(l.at))
+				lag = lag.Next(l.node, l.allocations, l.sets, false, at(l.at))
 				if lost, in := lag.Lost(at(l.at)); lost != l.lost || lost && in != 0 || in > lostAfter {
 					t.Errorf("after %d s: lost %v, in %s", l.at, lost, in)
 				}
+			}
+		})
+	}
+}
+
+// An agent that has nothing to do is lost by time alone; what it may be behind counts
+// beside that.
+func TestAnAgentThatIsDownIsLostInTime(t *testing.T) {
+	at := func(seconds int) time.Time { return clock.Add(time.Duration(seconds) * time.Second) }
+	told, behind := node("a"), node("a", mark("89"))
+	type look struct {
+		at   int
+		node NodeReport
+		down bool
+		in   int // seconds, 0: never, -1: it is lost
+	}
+	for name, looks := range map[string][]look{
+		"it works":                      {{0, told, false, 0}, {60, told, false, 0}},
+		"it does not":                   {{0, told, true, 30}, {10, told, true, 20}, {29, told, true, 1}, {30, told, true, -1}, {90, told, true, -1}},
+		"it is replaced":                {{0, told, true, 30}, {29, told, false, 0}, {31, told, true, 30}},
+		"it comes back":                 {{0, told, true, 30}, {40, told, true, -1}, {41, told, false, 0}},
+		"it is down, and told more":     {{0, told, true, 30}, {5, behind, true, 10}, {15, behind, true, -1}},
+		"it is behind, and goes down":   {{0, behind, false, 10}, {5, behind, true, 5}, {10, behind, true, -1}},
+		"it was behind, and stays down": {{0, behind, true, 10}, {5, told, true, 25}, {30, told, true, -1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var lag Lag
+			for _, l := range looks {
+				lag = lag.Next(l.node, "90", "", l.down, at(l.at))
+				lost, in := lag.Lost(at(l.at))
+				if lost != (l.in < 0) || in != time.Duration(max(l.in, 0))*time.Second {
+					t.Errorf("after %d s: lost %v, in %s", l.at, lost, in)
+				}
+			}
+		})
+	}
+}
+
+func TestWhichAgentsAreDown(t *testing.T) {
+	pod := func(node string, ready corev1.ConditionStatus) corev1.Pod {
+		return corev1.Pod{Spec: corev1.PodSpec{NodeName: node}, Status: corev1.PodStatus{Conditions: []corev1.PodCondition{{Type: corev1.PodReady, Status: ready}}}}
+	}
+	works, fails := corev1.ConditionTrue, corev1.ConditionFalse
+	for name, c := range map[string]struct {
+		pods []corev1.Pod
+		want string
+	}{
+		"all work":                       {[]corev1.Pod{pod("a", works), pod("b", works)}, "map[]"},
+		"one does not":                   {[]corev1.Pod{pod("a", works), pod("b", fails)}, "map[b:true]"},
+		"nobody says so":                 {[]corev1.Pod{pod("a", works), pod("b", corev1.ConditionUnknown)}, "map[b:true]"},
+		"one is gone":                    {[]corev1.Pod{pod("a", works)}, "map[b:true]"},
+		"one is replaced":                {[]corev1.Pod{pod("a", works), pod("b", fails), pod("b", works)}, "map[]"},
+		"none is a pod, or all are gone": {nil, "map[]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := fmt.Sprint(AgentsDown(c.pods, []NodeReport{node("a"), node("b"), node("c", ungated), node("d", windows)})); got != c.want {
+				t.Errorf("down: %s, want %s", got, c.want)
 			}
 		})
 	}

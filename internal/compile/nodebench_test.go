@@ -33,6 +33,41 @@ func manyPorts(n int) NodeInput {
 	return in
 }
 
+// centralizedPorts are many ports that are shared among GatewaySets gw-0, gw-1 and so on,
+// of which node a is no gateway.
+func centralizedPorts(n, sets int) NodeInput {
+	in := manyPorts(n)
+	in.Node = "a"
+	e := in.Allocations.Edit()
+	for name, o := range in.Allocations.All {
+		a := o.(*v1alpha1.NodePortAllocation)
+		a.Spec.Gateways = &v1alpha1.ClaimedGateways{Active: 1, Set: v1alpha1.ObjectName(fmt.Sprintf("gw-%d", int(NumberOf(a))%sets))}
+		e.Set(name, a)
+	}
+	in.Allocations = e.Table()
+	for i := range sets {
+		in.GatewaySets = in.GatewaySets.With(Name(fmt.Sprintf("gw-%d", i)), gatewaySet("1", "b"))
+	}
+	return in
+}
+
+// The only set, or one of a hundred, fails over to the node and back.
+func BenchmarkNodeFailOver(b *testing.B) {
+	for _, sets := range []int{1, 100} {
+		n := 10000
+		in, c := centralizedPorts(n, sets), NodeCompiler{}
+		there := in
+		there.GatewaySets = in.GatewaySets.With("gw-0", gatewaySet("2", "a"))
+		b.Run(fmt.Sprintf("%d ports in %d sets", n, sets), func(b *testing.B) {
+			c.Compile(in)
+			for b.Loop() {
+				c.Compile(there)
+				c.Compile(in)
+			}
+		})
+	}
+}
+
 func BenchmarkNode(b *testing.B) {
 	for _, n := range []int{10, 1000, 10000} {
 		in := manyPorts(n)

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"net/netip"
 	"reflect"
@@ -26,6 +27,8 @@ type NodeCompiler struct {
 	ends     []portEnd // in order
 	problems map[Name][]NodeProblem
 	said     []NodeProblem // all of them, as Compile returns them
+	// named are the allocations that name a GatewaySet, by that.
+	named map[Name]map[Name]bool
 	// What the rules do with numbers, as sets.
 	dropped, audited, safe numberSet
 	free                   rule.PortRanges // dropped numbers on which what was there before may pass
@@ -49,6 +52,7 @@ func (c *NodeCompiler) Compile(in NodeInput) (rule.Set, []NodeProblem) {
 	}
 	n.nodeRules = c.rules
 	before, spoke := c.claimed, whole
+	spoke = c.move(&n, in) || spoke
 	for change := range c.in.Allocations.Changes(in.Allocations) {
 		spoke = c.take(&n, change.Key, change.To) || spoke
 	}
@@ -84,6 +88,7 @@ func (c *NodeCompiler) restart(in NodeInput, terms map[rule.Port]rule.Terms) {
 		terms[port] = rule.Terms{}
 	}
 	c.in.Allocations, c.claimed, c.ends, c.problems = Objects{}, numberSet{}, nil, map[Name][]NodeProblem{}
+	c.named = map[Name]map[Name]bool{}
 	r := newNodeRules(in)
 	c.rules = r
 	dropped := rule.NewPortRanges(r.dropped...)
@@ -101,9 +106,38 @@ func (in NodeInput) differs(last NodeInput) bool {
 		poolsDiffer(last.Pools, in.Pools) ||
 		(in.Installation == nil) != (last.Installation == nil) ||
 		in.Installation != last.Installation && !reflect.DeepEqual(in.Installation.Spec, last.Installation.Spec) ||
-		in.GatewaySets != last.GatewaySets && !in.GatewaySets.Equal(last.GatewaySets) || in.Node != last.Node ||
+		in.Node != last.Node ||
 		in.Unlabelled != last.Unlabelled || !maps.Equal(in.Labels, last.Labels) ||
 		!slices.Equal(in.Exempt, last.Exempt)
+}
+
+// Moved yields the GatewaySets that list the node now and did not in the last input, or
+// did and do not now.
+func (in NodeInput) Moved(last NodeInput) iter.Seq[Name] {
+	lists := func(set metav1.Object) bool {
+		return set != nil && slices.Contains(set.(*v1alpha1.GatewaySet).Spec.Nodes, v1alpha1.ObjectName(in.Node))
+	}
+	return func(yield func(Name) bool) {
+		for change := range last.GatewaySets.Changes(in.GatewaySets) {
+			if lists(change.From) != lists(change.To) && !yield(change.Key) {
+				return
+			}
+		}
+	}
+}
+
+// move looks again at the allocations of which the node has become a gateway, or is none
+// any more. Those that have changed themselves are looked at anyway.
+func (c *NodeCompiler) move(n *portRules, in NodeInput) (spoke bool) {
+	c.rules.gateways = in.GatewaySets
+	for set := range in.Moved(c.in) {
+		for _, name := range slices.Collect(maps.Keys(c.named[set])) {
+			if object := in.Allocations.Get(name); object == c.in.Allocations.Get(name) {
+				spoke = c.take(n, name, object) || spoke
+			}
+		}
+	}
+	return spoke
 }
 
 // poolsDiffer leaves out what of a status is counted all the time.
@@ -129,7 +163,14 @@ func (c *NodeCompiler) take(n *portRules, name Name, object metav1.Object) (spok
 		c.close(number, n.terms)
 	}
 	if had := c.in.Allocations.Get(name); had != nil {
-		c.forgetEnd(name, had.(*v1alpha1.NodePortAllocation))
+		a := had.(*v1alpha1.NodePortAllocation)
+		c.forgetEnd(name, a)
+		if set := gatewaySetOf(a); set != "" {
+			delete(c.named[set], name)
+			if len(c.named[set]) == 0 {
+				delete(c.named, set)
+			}
+		}
 	}
 	_, spoke = c.problems[name]
 	delete(c.problems, name)
@@ -137,6 +178,12 @@ func (c *NodeCompiler) take(n *portRules, name Name, object metav1.Object) (spok
 		return spoke
 	}
 	a := object.(*v1alpha1.NodePortAllocation)
+	if set := gatewaySetOf(a); set != "" {
+		if c.named[set] == nil {
+			c.named[set] = map[Name]bool{}
+		}
+		c.named[set][name] = true
+	}
 	n.problems = nil
 	n.addAllocation(a)
 	if len(n.problems) > 0 {
@@ -163,6 +210,14 @@ func (c *NodeCompiler) forgetEnd(name Name, a *v1alpha1.NodePortAllocation) {
 	if at, found := slices.BinarySearchFunc(c.ends, portEnd{endOf(a), name}, portEnd.compare); found {
 		c.ends = slices.Delete(c.ends, at, at+1)
 	}
+}
+
+// gatewaySetOf is the GatewaySet that an allocation names, "" for none.
+func gatewaySetOf(a *v1alpha1.NodePortAllocation) Name {
+	if a.Spec.Gateways == nil {
+		return ""
+	}
+	return Name(a.Spec.Gateways.Set)
 }
 
 // endOf is when an allocation ends, zero if it does not.

@@ -50,7 +50,7 @@ func edit(t *rapid.T, in *NodeInput) {
 		}
 		return from
 	}
-	switch rapid.IntRange(0, 17).Draw(t, "what") {
+	switch rapid.IntRange(0, 20).Draw(t, "what") {
 	case 0:
 		in.Pools = with(in.Pools, anyPool(t))
 	case 1:
@@ -74,9 +74,13 @@ func edit(t *rapid.T, in *NodeInput) {
 		in.Pools = counted(in.Pools)
 	case 17:
 		in.Node = rapid.SampledFrom([]string{"a", "b"}).Draw(t, "node")
+	case 18, 19:
 		in.GatewaySets = with(in.GatewaySets, v1alpha1.GatewaySet{
-			ObjectMeta: metav1.ObjectMeta{Name: "gw"}, Spec: v1alpha1.GatewaySetSpec{Nodes: []v1alpha1.ObjectName{rapid.SampledFrom([]v1alpha1.ObjectName{"a", "b"}).Draw(t, "gateway")}},
+			ObjectMeta: metav1.ObjectMeta{Name: rapid.SampledFrom([]string{"gw", "gw2"}).Draw(t, "set")},
+			Spec:       v1alpha1.GatewaySetSpec{Nodes: rapid.SliceOfNDistinct(rapid.SampledFrom([]v1alpha1.ObjectName{"a", "b"}), 0, 2, rapid.ID).Draw(t, "gateways")},
 		})
+	case 20:
+		in.GatewaySets = remove(in.GatewaySets)
 	case 10, 11:
 		in.Allocations = remove(in.Allocations)
 	case 12, 13, 14, 15:
@@ -98,7 +102,7 @@ func plainAllocation(t *rapid.T) v1alpha1.NodePortAllocation {
 		a.Spec.ExpiresAt = &metav1.Time{Time: clock.Add(time.Duration(after) * time.Second)}
 	}
 	if rapid.Bool().Draw(t, "gateways") {
-		a.Spec.Gateways = &v1alpha1.ClaimedGateways{Active: 1, Set: "gw"}
+		a.Spec.Gateways = &v1alpha1.ClaimedGateways{Active: 1, Set: rapid.SampledFrom([]v1alpha1.ObjectName{"gw", "gw2"}).Draw(t, "of")}
 	}
 	a.Spec.Ports = []v1alpha1.ClaimedPort{port}
 	return a
@@ -148,6 +152,30 @@ func TestNodeCompilerHearsOfAFailOver(t *testing.T) {
 		if answers := len(set.Sources(port)) > 0; answers != (active == "a") || answers == (len(set.Refused(port)) > 0) {
 			t.Errorf("%s is the gateway: a answers: %v", active, answers)
 		}
+	}
+}
+
+// A fail-over costs the ports of the set that moved, on the nodes that it concerns.
+func TestNodeCompilerLooksAtTheGatewaysThatMoved(t *testing.T) {
+	in := centralizedPorts(150, 3) // none of them is fail-safe
+	c := NodeCompiler{}
+	before, _ := c.Compile(in)
+	rules := c.rules
+	for _, move := range []struct {
+		set   string
+		nodes string
+		ports int
+	}{{"gw-1", "b", 0}, {"gw-1", "a b", 50}, {"gw-1", "a", 0}, {"gw-1", "c", 50}, {"gw-2", "a", 50}} {
+		in.GatewaySets = in.GatewaySets.With(Name(move.set), gatewaySet("2", nodeNames(move.nodes)...))
+		after, _ := c.Compile(in)
+		changed := 0
+		for range before.Ports.Changes(after.Ports) {
+			changed++
+		}
+		if changed != move.ports || c.rules != rules {
+			t.Errorf("%s moves to %s: %d ports changed, want %d; all were looked at: %v", move.set, move.nodes, changed, move.ports, c.rules != rules)
+		}
+		before = after
 	}
 }
 

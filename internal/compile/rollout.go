@@ -135,6 +135,9 @@ func agentsAsWished(base *appsv1.DaemonSet, object *v1alpha1.Portreeve, image st
 	if wish.MaxUnavailable != nil {
 		want.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable = wish.MaxUnavailable
 	}
+	if d := wish.AnswerInterval; d != nil {
+		agent.Args = slices.Concat(agent.Args, []string{"--answer-interval=" + d.Duration.String()})
+	}
 	if Cleaning(object) {
 		// Nothing filters any more where one agent has gone: no reason to be slow.
 		all := intstr.FromString("100%")

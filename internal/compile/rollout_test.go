@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ func TestAgentsAreTheManifestAsTheObjectSays(t *testing.T) {
 		Image: "mine:v2", NodeSelector: map[string]v1alpha1.LabelValue{"edge": "yes", "kubernetes.io/os": "windows"},
 		Tolerations:       []v1alpha1.AgentToleration{{Key: "edge", Operator: corev1.TolerationOpExists}},
 		Resources:         &v1alpha1.AgentResources{Limits: map[corev1.ResourceName]v1alpha1.Amount{corev1.ResourceMemory: "1Gi"}},
-		PriorityClassName: "high", MaxUnavailable: &few,
+		PriorityClassName: "high", MaxUnavailable: &few, AnswerInterval: &metav1.Duration{},
 	}
 	wished := Agents(base, object, "released:v1", "ours", nil)
 	pod = wished.Spec.Template.Spec
@@ -47,6 +48,8 @@ func TestAgentsAreTheManifestAsTheObjectSays(t *testing.T) {
 	case agent.Image != "mine:v2", pod.NodeSelector["edge"] != "yes", pod.Tolerations[0].Key != "edge", pod.PriorityClassName != "high",
 		agent.Resources.Limits.Memory().String() != "1Gi", len(agent.Resources.Requests) != 0, wished.Spec.UpdateStrategy.RollingUpdate.MaxUnavailable.IntValue() != 3:
 		t.Errorf("the wishes are not in %+v", wished.Spec)
+	case !slices.Contains(agent.Args, "--answer-interval=0s"), slices.ContainsFunc(plain.Spec.Template.Spec.Containers[0].Args, func(arg string) bool { return strings.Contains(arg, "answer") }):
+		t.Errorf("args %q, and without a wish %q", agent.Args, plain.Spec.Template.Spec.Containers[0].Args)
 	case pod.NodeSelector["kubernetes.io/os"] != "linux":
 		t.Error("agents are sent to nodes that can't run them")
 	}

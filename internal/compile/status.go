@@ -97,6 +97,7 @@ func Status(seen Seen, now metav1.Time) v1alpha1.NodePortPolicyStatus {
 	}
 	status.NodePorts = nodePorts(status.Allocations)
 	status.Addresses, status.TotalAddresses = seen.sight().addresses(seen.Policy, seen.open())
+	status.Answered = seen.answered(status.Addresses)
 	status.ClientIPPreserved, status.ClientIPReason = seen.clientIP()
 	nodes, eligible := seen.Proof.Nodes(seen.Nodes, seen.Allocations)
 	if len(seen.Allocations) > 0 {
@@ -116,7 +117,7 @@ func Status(seen Seen, now metav1.Time) v1alpha1.NodePortPolicyStatus {
 	} else {
 		meta.RemoveStatusCondition(&status.Conditions, v1alpha1.Fronted)
 	}
-	for _, g := range []gate{seen.shadowed(), seen.conflict()} {
+	for _, g := range []gate{seen.shadowed(), seen.conflict(), seen.unansweredPort()} {
 		if g.passed {
 			setCondition(&status.Conditions, g, seen.Policy.Generation, now)
 		} else {

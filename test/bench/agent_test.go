@@ -29,6 +29,9 @@ const (
 	agentIdle    = 30 * time.Second       // three looks at the kernel
 )
 
+// askedAddress is where the agent asks whether anything answers: nothing does.
+const askedAddress = "192.0.2.1"
+
 // BenchmarkAgent measures the agent as it runs on a node, beside an API server that has
 // nothing else to do: from the moment that an event is written to its watch to that in
 // which the kernel says that it has committed, and what the agent takes meanwhile.
@@ -42,6 +45,7 @@ func measureAgent(b *testing.B, n int) {
 	fmt.Printf("agent with %d allocations of %d networks each, %d distinct sets of them; %s\n", n, sourcesEach, distinctSets, conditions())
 	node := datapathtest.NewNamespace(b)
 	api := serveAPI(b, node)
+	node.Command(b, "", "ip", "address", "add", askedAddress+"/32", "dev", "lo") // on which the agent asks
 	gates := someGates(n+fresh, distinctSets)
 	standing(b, api, gates[:n])
 	commits := committed(b, node)

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/watch"
@@ -48,11 +49,17 @@ func serveAPI(b *testing.B, n *datapathtest.Namespace) *apiServer {
 	s.address = "http://" + listener.Addr().String()
 	mux := http.NewServeMux()
 	const group = "/apis/portreeve.dev/v1alpha1/"
-	for _, resource := range []string{"nodeportpools", "nodeportallocations", "addresssets", "portreeves"} {
+	for _, resource := range []string{"nodeportpools", "nodeportallocations", "addresssets", "portreeves", "gatewaysets"} {
 		mux.HandleFunc("GET "+group+resource, func(w http.ResponseWriter, r *http.Request) { s.read(w, r, resource) })
 	}
 	mux.HandleFunc("GET /api/v1/nodes", func(w http.ResponseWriter, r *http.Request) { s.read(w, r, "nodes") })
 	mux.HandleFunc("GET /api/v1/nodes/{name}", func(w http.ResponseWriter, r *http.Request) {
+		if !strings.Contains(r.Header.Get("Accept"), "PartialObjectMetadata") { // the agent asks for its addresses
+			answer(w, http.StatusOK, &corev1.Node{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Node"}, Status: corev1.NodeStatus{
+				Addresses: []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: askedAddress}},
+			}})
+			return
+		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		answer(w, http.StatusOK, json.RawMessage(s.objects["nodes"][r.PathValue("name")]))
@@ -147,7 +154,7 @@ func (s *apiServer) read(w http.ResponseWriter, r *http.Request, resource string
 // bookmark ends what is there at first.
 func (s *apiServer) bookmark(resource string) []byte {
 	kind, version := map[string]string{
-		"nodeportpools": "NodePortPool", "nodeportallocations": "NodePortAllocation", "addresssets": "AddressSet", "portreeves": "Portreeve",
+		"nodeportpools": "NodePortPool", "nodeportallocations": "NodePortAllocation", "addresssets": "AddressSet", "portreeves": "Portreeve", "gatewaysets": "GatewaySet",
 	}[resource], "portreeve.dev/v1alpha1"
 	if resource == "nodes" {
 		kind, version = "PartialObjectMetadata", "meta.k8s.io/v1"

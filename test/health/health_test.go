@@ -105,7 +105,7 @@ func TestNothingIsHealthyBeforeItWasLookedAt(t *testing.T) {
 
 // What is wrong although an object is Ready is told beside its health.
 func TestAnAbnormalConditionIsTold(t *testing.T) {
-	for _, kind := range []string{v1alpha1.Shadowed, v1alpha1.Conflict, v1alpha1.Overlaps, v1alpha1.OutOfRange, v1alpha1.Exhausted} {
+	for _, kind := range []string{v1alpha1.Shadowed, v1alpha1.Conflict, v1alpha1.Unanswered, v1alpha1.Overlaps, v1alpha1.OutOfRange, v1alpha1.Exhausted} {
 		conditions := append(one(v1alpha1.Ready, v1alpha1.ReasonOK), metav1.Condition{Type: kind, Status: metav1.ConditionTrue, Reason: kind, Message: "by somebody"})
 		for _, object := range reporting(2, conditions) {
 			Check(t, object, InForce)

@@ -37,6 +37,9 @@ type Stage struct {
 	// may be silent for longer, and the manager then ends.
 	Lease time.Duration
 
+	// AgentArgs are further arguments of the agents that start.
+	AgentArgs []string
+
 	manager *lab.Process
 	agents  map[string]*lab.Process
 	// kubeconfigs of the agents by node.
@@ -193,7 +196,7 @@ func (s *Stage) runAgent(ctx context.Context, node *lab.Node, kubeconfig string)
 	var err error
 	s.agents[node.Name], err = s.Run(ctx, lab.Command{
 		Name: "agent-" + node.Name, In: node.Namespace,
-		Argv: []string{filepath.Join(s.Bin, "agent"), "--node", node.Name, "--kubeconfig", kubeconfig, "--state-dir", state},
+		Argv: append([]string{filepath.Join(s.Bin, "agent"), "--node", node.Name, "--kubeconfig", kubeconfig, "--state-dir", state}, s.AgentArgs...),
 	})
 	return err
 }

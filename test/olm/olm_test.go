@@ -8,21 +8,12 @@
 package olm
 
 import (
-	"bufio"
-	"cmp"
-	"errors"
 	"fmt"
 	"net/netip"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
 
 	admissionv1 "k8s.io/api/admissionregistration/v1"
-	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
-	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,21 +34,17 @@ func TestOLMInstallsUs(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := setUp(ctx, t, now)
-	s.offers(now)
-	s.subscribed()
-	s.installed(now)
-	s.created(now)
+	s.runsInForce(now)
 	s.guarded()
-	s.exposed()
 	s.confined(now)
 	s.removed()
 }
 
-// The version before is upgraded to this one while a policy is in force and everybody
+// An earlier version is upgraded to this one while a policy is in force and everybody
 // knocks: the port, the rules and the connections stay.
 func TestOLMUpgradesUs(t *testing.T) {
 	ctx, bin := build(t)
-	then, genuine, err := before(ctx, bin, t.TempDir())
+	then, genuine, err := earlier(ctx, bin, t.TempDir(), "0.0.1", "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,12 +53,8 @@ func TestOLMUpgradesUs(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := setUp(ctx, t, then, now)
-	s.offers(then)
-	s.subscribed()
-	s.installed(then)
-	s.created(then)
-	s.exposed()
-	s.Run("the version before is another one", func(t *testing.T) {
+	s.runsInForce(then)
+	s.Run("the earlier version is another one", func(t *testing.T) {
 		if !genuine {
 			t.Skip("this clone has no history: upgraded from its own programs under a lower number")
 		}
@@ -79,23 +62,60 @@ func TestOLMUpgradesUs(t *testing.T) {
 			t.Errorf("it knows gateways: %v", err)
 		}
 	})
-	kept := s.identities()
-	traffic := s.goes()
-
-	s.offers(now)
-	s.installed(now)
-	s.eventually("three agents of the new version are ready", func() error { return s.runs(now.agent) })
-	s.eventually("the policy is Ready", s.ready)
-	traffic.report(s)
-
-	if have := s.identities(); have != kept {
-		s.Errorf("after the upgrade there are %+v, before there were %+v", have, kept)
-	}
+	traffic := s.replacedBy(now)
 	if err := s.knowsGateways(); err != nil {
 		s.Errorf("the new version does not know gateways: %v", err)
 	}
 	s.confined(now)
-	s.revoked(traffic)
+	// By a word that only the new version understands.
+	s.revoked(traffic, func(p *v1alpha1.NodePortPolicy) { p.Spec.ExternalTrafficPolicy = v1alpha1.TrafficLocal })
+	if have := s.companion().Spec.ExternalTrafficPolicy; have != corev1.ServiceExternalTrafficPolicyLocal {
+		s.Errorf("the companion's traffic policy is %s", have)
+	}
+}
+
+// OLM knows no way back but the earlier version under a higher number: that, too, leaves
+// the port, the rules and the connections.
+func TestOLMTakesUsBack(t *testing.T) {
+	ctx, bin := build(t)
+	now, err := checkedIn(bin, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, _, err := earlier(ctx, bin, t.TempDir(), "9.0.0", now.name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := setUp(ctx, t, now, back)
+	s.runsInForce(now)
+	traffic := s.replacedBy(back)
+	s.revoked(traffic, func(*v1alpha1.NodePortPolicy) {})
+}
+
+// runsInForce has a release installed, and a policy in force.
+func (s *scene) runsInForce(r release) {
+	s.Helper()
+	s.offers(r)
+	s.subscribed()
+	s.installed(r)
+	s.created(r)
+	s.exposed()
+}
+
+// replacedBy offers another release under traffic, and waits until all of it runs.
+func (s *scene) replacedBy(r release) *traffic {
+	s.Helper()
+	kept := s.identities()
+	traffic := s.goes()
+	s.offers(r)
+	s.installed(r)
+	s.eventually("three agents of "+r.agent+" are ready", func() error { return s.runs(r.agent) })
+	s.eventually("the policy is Ready", s.ready)
+	traffic.report(s)
+	if have := s.identities(); have != kept {
+		s.Errorf("with %s there are %+v, before there were %+v", r.name, have, kept)
+	}
+	return traffic
 }
 
 // created is the object that the bundle wants to be made first.
@@ -236,29 +256,36 @@ type identity struct {
 func (s *scene) identities() identity {
 	s.Helper()
 	var allocation v1alpha1.NodePortAllocation
-	var service corev1.Service
 	for o, key := range map[client.Object]client.ObjectKey{
-		s.policy:    client.ObjectKeyFromObject(s.policy),
-		&allocation: {Name: fmt.Sprint(s.port)},
-		&service:    {Namespace: "shop", Name: "shop-nodeport"},
+		s.policy: client.ObjectKeyFromObject(s.policy), &allocation: {Name: fmt.Sprint(s.port)},
 	} {
 		if err := s.client.Get(s.ctx, key, o); err != nil {
 			s.Fatal(err)
 		}
 	}
+	service := s.companion()
 	return identity{s.policy.Status.Allocations[0].NodePort, allocation.UID, service.UID, service.Spec.Ports[0].NodePort}
 }
 
-// revoked gives the port to others by a policy that only the new version understands
-// whole: those who were let in by the version before are cut off.
-func (s *scene) revoked(t *traffic) {
+func (s *scene) companion() *corev1.Service {
+	s.Helper()
+	var service corev1.Service
+	if err := s.client.Get(s.ctx, client.ObjectKey{Namespace: "shop", Name: "shop-nodeport"}, &service); err != nil {
+		s.Fatal(err)
+	}
+	return &service
+}
+
+// revoked gives the port to others, and something more: those who were let in by the
+// version before are cut off.
+func (s *scene) revoked(t *traffic, and func(*v1alpha1.NodePortPolicy)) {
 	s.Helper()
 	s.eventually("edit the policy", func() error {
 		if err := s.client.Get(s.ctx, client.ObjectKeyFromObject(s.policy), s.policy); err != nil {
 			return err
 		}
 		s.policy.Spec.Sources = []v1alpha1.Source{{CIDR: "198.51.100.0/29"}}
-		s.policy.Spec.ExternalTrafficPolicy = v1alpha1.TrafficLocal
+		and(s.policy)
 		return s.client.Update(s.ctx, s.policy)
 	})
 	s.eventually("the policy is Ready", s.ready)
@@ -271,121 +298,5 @@ func (s *scene) revoked(t *traffic) {
 		case <-s.ctx.Done():
 			s.Errorf("the connection to %s goes on", s.town.Nodes()[i].Name)
 		}
-	}
-	var service corev1.Service
-	if err := s.client.Get(s.ctx, client.ObjectKey{Namespace: "shop", Name: "shop-nodeport"}, &service); err != nil {
-		s.Fatal(err)
-	}
-	if have := service.Spec.ExternalTrafficPolicy; have != corev1.ServiceExternalTrafficPolicyLocal {
-		s.Errorf("the companion's traffic policy is %s", have)
-	}
-}
-
-// confined sees that what runs has the rights that the bundle gives to its ServiceAccount,
-// no others, and needs none that it has not.
-func (s *scene) confined(r release) {
-	s.Helper()
-	// OLM adds a variable to the Deployment when it has Succeeded: the pods come anew.
-	s.eventually("two managers and three agents run as their ServiceAccounts", s.accounts)
-	s.eventually("they are bound to the bundle's roles", func() error { return s.bound(r) })
-	s.secrets()
-	s.unrefused()
-}
-
-func (s *scene) accounts() error {
-	var pods corev1.PodList
-	if err := s.client.List(s.ctx, &pods, client.InNamespace(namespace)); err != nil {
-		return err
-	}
-	seen := map[string]int{}
-	for i := range pods.Items {
-		pod := &pods.Items[i]
-		component := pod.Labels["app.kubernetes.io/component"]
-		kubeconfig := filepath.Join(s.town.Dir(), pod.Namespace+"_"+pod.Name+".kubeconfig")
-		who, err := s.town.KubectlWith(s.ctx, kubeconfig, "auth", "whoami", "-o", "jsonpath={.status.userInfo.username}")
-		if err != nil || strings.TrimSpace(who) != "system:serviceaccount:"+namespace+":portreeve-"+component {
-			return fmt.Errorf("pod %s is %q: %v", pod.Name, who, err)
-		}
-		seen[component]++
-	}
-	if seen["manager"] != 2 || seen["agent"] != 3 || len(seen) != 2 {
-		return fmt.Errorf("there are pods of %v", seen)
-	}
-	return nil
-}
-
-// bound sees that our ServiceAccounts are bound to nothing else than this release says: of
-// a permission for one namespace OLM makes one for all, where it is left to it. What OLM
-// gives to every operator is its own OperatorCondition, by a role of the release's name.
-func (s *scene) bound(r release) error {
-	var cluster rbacv1.ClusterRoleBindingList
-	var local rbacv1.RoleBindingList
-	if err := errors.Join(s.client.List(s.ctx, &cluster), s.client.List(s.ctx, &local)); err != nil {
-		return err
-	}
-	var have []string
-	note := func(kind string, b metav1.ObjectMeta, subjects []rbacv1.Subject) {
-		for _, subject := range subjects {
-			if cmp.Or(subject.Namespace, b.Namespace) == namespace && strings.HasPrefix(subject.Name, "portreeve-") && b.Name != r.name {
-				have = append(have, fmt.Sprintf("%s of %q for %s", kind, b.Labels["olm.owner"], subject.Name))
-			}
-		}
-	}
-	for i := range cluster.Items {
-		note("ClusterRoleBinding", cluster.Items[i].ObjectMeta, cluster.Items[i].Subjects)
-	}
-	for i := range local.Items {
-		note("RoleBinding", local.Items[i].ObjectMeta, local.Items[i].Subjects)
-	}
-	slices.Sort(have)
-	want := []string{
-		fmt.Sprintf("ClusterRoleBinding of %q for portreeve-agent", r.name),
-		fmt.Sprintf("ClusterRoleBinding of %q for portreeve-manager", r.name),
-		`RoleBinding of "" for portreeve-manager`,
-	}
-	if !slices.Equal(have, want) {
-		return fmt.Errorf("there are %q", have)
-	}
-	return nil
-}
-
-// secrets sees whose Secrets the manager may read.
-func (s *scene) secrets() {
-	s.Helper()
-	for in, want := range map[string]bool{namespace: true, "shop": false, "": false} {
-		review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-			User:               "system:serviceaccount:" + namespace + ":portreeve-manager",
-			Groups:             []string{"system:serviceaccounts", "system:serviceaccounts:" + namespace, "system:authenticated"},
-			ResourceAttributes: &authorizationv1.ResourceAttributes{Namespace: in, Verb: "get", Resource: "secrets"},
-		}}
-		if err := s.client.Create(s.ctx, review); err != nil {
-			s.Fatal(err)
-		}
-		if review.Status.Allowed != want {
-			s.Errorf("the manager may read Secrets in %q: %t", in, review.Status.Allowed)
-		}
-	}
-}
-
-// unrefused reads in the logs that nothing was forbidden to our programs.
-func (s *scene) unrefused() {
-	s.Helper()
-	logs, err := filepath.Glob(filepath.Join(s.town.LogDir(), namespace+"_*.log"))
-	if err != nil || len(logs) < 5 {
-		s.Fatalf("only the logs %q: %v", logs, err)
-	}
-	for _, log := range logs {
-		file, err := os.Open(log)
-		if err != nil {
-			s.Fatal(err)
-		}
-		lines := bufio.NewScanner(file)
-		lines.Buffer(nil, 1<<20)
-		for lines.Scan() {
-			if strings.Contains(strings.ToLower(lines.Text()), "forbidden") {
-				s.Errorf("%s: %s", filepath.Base(log), lines.Text())
-			}
-		}
-		file.Close()
 	}
 }

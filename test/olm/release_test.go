@@ -27,7 +27,9 @@ type release struct {
 }
 
 // checkedIn is the bundle and the catalog as they stand in the tree.
-func checkedIn(bin, out string) (release, error) { return pack(stage.Root(), bin, out, nil) }
+func checkedIn(bin, out string) (release, error) {
+	return pack(stage.Root(), bin, out, edit{Replacer: strings.NewReplacer()})
+}
 
 // generated is what make bundle makes of this tree, with these variables.
 func generated(ctx context.Context, bin, out string, variables ...string) (release, error) {
@@ -38,37 +40,41 @@ func generated(ctx context.Context, bin, out string, variables ...string) (relea
 	if text, err := command.CombinedOutput(); err != nil {
 		return release{}, fmt.Errorf("make the bundle: %w\n%s", err, text)
 	}
-	return pack(files, bin, out, nil)
+	return pack(files, bin, out, edit{Replacer: strings.NewReplacer()})
 }
 
-// before is the version to upgrade from. Where the clone has no history it is this tree
-// under a lower number, and genuine is false.
-func before(ctx context.Context, bin, out string) (r release, genuine bool, err error) {
+// earlier is an earlier commit's version under a number, in place of the one that it
+// replaces, "" for none. Where the clone has no history it is this tree, and genuine is
+// false.
+func earlier(ctx context.Context, bin, out, number, replaces string) (r release, genuine bool, err error) {
 	find := exec.CommandContext(ctx, filepath.Join(stage.Root(), "hack/previous.sh"))
 	find.Stderr = os.Stderr // a cold build says so there
 	text, err := find.Output()
 	var exit *exec.ExitError
 	switch {
 	case errors.As(err, &exit) && exit.ExitCode() == 3:
-		r, err = generated(ctx, bin, out, "BUNDLE_VERSION=0.0.1")
+		r, err = generated(ctx, bin, out, "BUNDLE_VERSION="+number, "BUNDLE_REPLACES="+replaces)
 		return r, false, err
 	case err != nil:
 		return r, false, fmt.Errorf("find the earlier version: %w", err)
 	}
 	// Until there is a release all commits have one number.
-	lower := strings.NewReplacer("v0.1.0", "v0.0.1", "version: 0.1.0", "version: 0.0.1")
+	other := strings.NewReplacer("v0.1.0", "v"+number, "version: 0.1.0", "version: "+number)
 	folder := strings.TrimSpace(string(text))
-	r, err = pack(folder, filepath.Join(folder, "bin"), out, lower)
+	r, err = pack(folder, filepath.Join(folder, "bin"), out, edit{Replacer: other, replaces: replaces})
 	return r, true, err
+}
+
+// edit is what is changed in a bundle and its catalog: words, and what they replace.
+type edit struct {
+	*strings.Replacer
+	replaces string
 }
 
 // pack reads bundle/ and catalog/ below a folder, and writes a catalog that has the bundle
 // in it, as there is no container engine to unpack one from an image. All else is as the
 // catalog has it.
-func pack(files, bin, out string, renamed *strings.Replacer) (release, error) {
-	if renamed == nil {
-		renamed = strings.NewReplacer()
-	}
+func pack(files, bin, out string, edit edit) (release, error) {
 	r := release{bin: bin, catalog: filepath.Join(out, "catalog")}
 	manifests, err := filepath.Glob(filepath.Join(files, "bundle/manifests/*.yaml"))
 	if err != nil {
@@ -76,7 +82,7 @@ func pack(files, bin, out string, renamed *strings.Replacer) (release, error) {
 	}
 	var inline []any
 	for _, file := range manifests {
-		object, err := read(file, renamed)
+		object, err := read(file, edit)
 		if err != nil {
 			return r, err
 		}
@@ -94,16 +100,16 @@ func pack(files, bin, out string, renamed *strings.Replacer) (release, error) {
 	if r.name == "" || r.manager == "" || r.agent == "" || r.first == "" {
 		return r, fmt.Errorf("%s: the bundle lacks something: %+v", files, r)
 	}
-	return r, writeCatalog(filepath.Join(files, "catalog/portreeve/catalog.yaml"), filepath.Join(r.catalog, "portreeve"), renamed, inline)
+	return r, writeCatalog(filepath.Join(files, "catalog/portreeve/catalog.yaml"), filepath.Join(r.catalog, "portreeve"), edit, inline)
 }
 
-func read(file string, renamed *strings.Replacer) (*unstructured.Unstructured, error) {
+func read(file string, edit edit) (*unstructured.Unstructured, error) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
 	}
 	object := &unstructured.Unstructured{}
-	if err := yaml.Unmarshal([]byte(renamed.Replace(string(text))), &object.Object); err != nil {
+	if err := yaml.Unmarshal([]byte(edit.Replace(string(text))), &object.Object); err != nil {
 		return nil, fmt.Errorf("%s: %w", file, err)
 	}
 	return object, nil
@@ -124,16 +130,22 @@ func (r *release) describe(csv *unstructured.Unstructured) {
 	}
 }
 
-func writeCatalog(from, to string, renamed *strings.Replacer, inline []any) error {
+func writeCatalog(from, to string, edit edit, inline []any) error {
 	text, err := os.ReadFile(from)
 	if err != nil {
 		return err
 	}
 	var parts []string
-	for part := range strings.SplitSeq(renamed.Replace(string(text)), "\n---\n") {
+	for part := range strings.SplitSeq(edit.Replace(string(text)), "\n---\n") {
 		var blob map[string]any
 		if err := yaml.Unmarshal([]byte(part), &blob); err != nil {
 			return fmt.Errorf("%s: %w", from, err)
+		}
+		entries, _ := blob["entries"].([]any)
+		for _, entry := range entries {
+			if entry, _ := entry.(map[string]any); edit.replaces != "" {
+				entry["replaces"] = edit.replaces
+			}
 		}
 		if blob["schema"] == "olm.bundle" {
 			properties := inline

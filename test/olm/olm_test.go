@@ -37,7 +37,7 @@ func TestOLMInstallsUs(t *testing.T) {
 	s.runsInForce(now)
 	s.guarded()
 	s.confined(now)
-	s.removed()
+	s.removed(now)
 }
 
 // An earlier version is upgraded to this one while a policy is in force and everybody
@@ -213,9 +213,9 @@ func (s *scene) asked(named lab.Outcome) error {
 	return nil
 }
 
-// removed takes away what a person has made for OLM: the manager goes, and with nobody
-// left to tell them the agents keep what was in force.
-func (s *scene) removed() {
+// removed takes away what a person has made for OLM: the manager goes, and the rights of
+// both, and with nobody left to tell them the agents keep what was in force.
+func (s *scene) removed(r release) {
 	s.Helper()
 	if out, err := s.town.Kubectl(s.ctx, "delete", "-n", namespace, "subscriptions.operators.coreos.com,clusterserviceversions.operators.coreos.com", "--all"); err != nil {
 		s.Fatal(out, err)
@@ -231,6 +231,19 @@ func (s *scene) removed() {
 		}
 		if seen["manager"] != 0 || seen["agent"] != 3 {
 			return fmt.Errorf("there are pods of %v", seen)
+		}
+		return nil
+	})
+	s.eventually("nobody has their rights", func() error { return s.bindings(r, leftBinding) })
+	s.eventually("nor their names", func() error {
+		var accounts corev1.ServiceAccountList
+		if err := s.client.List(s.ctx, &accounts, client.InNamespace(namespace)); err != nil {
+			return err
+		}
+		for i := range accounts.Items {
+			if name := accounts.Items[i].Name; name != "default" {
+				return fmt.Errorf("there is %s", name)
+			}
 		}
 		return nil
 	})

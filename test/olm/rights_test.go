@@ -54,6 +54,18 @@ func (s *scene) accounts() error {
 // a permission for one namespace OLM makes one for all, where it is left to it. What OLM
 // gives to every operator is its own OperatorCondition, by a role of the release's name.
 func (s *scene) bound(r release) error {
+	return s.bindings(r,
+		fmt.Sprintf("ClusterRoleBinding of %q for portreeve-agent", r.name),
+		fmt.Sprintf("ClusterRoleBinding of %q for portreeve-manager", r.name),
+		leftBinding,
+	)
+}
+
+// leftBinding is the one that OLM does not remove with the release: nobody has its
+// ServiceAccount then.
+const leftBinding = `RoleBinding of "" for portreeve-manager`
+
+func (s *scene) bindings(r release, want ...string) error {
 	var cluster rbacv1.ClusterRoleBindingList
 	var local rbacv1.RoleBindingList
 	if err := errors.Join(s.client.List(s.ctx, &cluster), s.client.List(s.ctx, &local)); err != nil {
@@ -74,11 +86,6 @@ func (s *scene) bound(r release) error {
 		note("RoleBinding", local.Items[i].ObjectMeta, local.Items[i].Subjects)
 	}
 	slices.Sort(have)
-	want := []string{
-		fmt.Sprintf("ClusterRoleBinding of %q for portreeve-agent", r.name),
-		fmt.Sprintf("ClusterRoleBinding of %q for portreeve-manager", r.name),
-		`RoleBinding of "" for portreeve-manager`,
-	}
 	if !slices.Equal(have, want) {
 		return fmt.Errorf("there are %q", have)
 	}

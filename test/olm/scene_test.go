@@ -24,7 +24,7 @@ import (
 )
 
 const (
-	within    = 2 * time.Minute
+	within    = 3 * time.Minute
 	namespace = "portreeve-system"
 )
 

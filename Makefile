@@ -40,6 +40,10 @@ test: preflight controlplane ## All tests; the last line has the counts
 test-unit: ## The tests that need neither root nor a lab, under the race detector
 	go run ./hack/gotest unit
 
+.PHONY: test-olm
+test-olm: preflight controlplane olm-programs ## A real OLM installs us from the catalog, and upgrades us under traffic
+	go run ./hack/gotest olm
+
 .PHONY: soak
 soak: preflight controlplane ## The same tests at full scale; takes hours
 	PORTREEVE_SCALE=soak go run ./hack/gotest
@@ -63,7 +67,7 @@ build: ## The programs, into bin/
 .PHONY: generate
 generate: ## Deepcopy functions and CRDs, from the types in api/; the Helm chart and the OLM bundle
 	hack/generate.sh api/v1alpha1 config/crd
-	env -u MANAGER_IMAGE -u AGENT_IMAGE -u BUNDLE_IMAGE go -C hack/packaging run ./generate $(CURDIR) $(CURDIR)
+	env -u MANAGER_IMAGE -u AGENT_IMAGE -u BUNDLE_IMAGE -u BUNDLE_VERSION -u BUNDLE_REPLACES go -C hack/packaging run ./generate $(CURDIR) $(CURDIR)
 
 .PHONY: lint
 lint: ## golangci-lint with the import rules, and what is linked into each program
@@ -95,8 +99,8 @@ install-yaml:
 	@$(call tool,kustomize) build config/default
 
 .PHONY: bundle
-bundle: ## The OLM bundle and its catalog, with MANAGER_IMAGE, AGENT_IMAGE and BUNDLE_IMAGE
-	MANAGER_IMAGE=$(MANAGER_IMAGE) AGENT_IMAGE=$(AGENT_IMAGE) BUNDLE_IMAGE=$(BUNDLE_IMAGE) \
+bundle: ## The OLM bundle and its catalog, with MANAGER_IMAGE, AGENT_IMAGE, BUNDLE_IMAGE, BUNDLE_VERSION and BUNDLE_REPLACES
+	MANAGER_IMAGE=$(MANAGER_IMAGE) AGENT_IMAGE=$(AGENT_IMAGE) BUNDLE_IMAGE=$(BUNDLE_IMAGE) BUNDLE_VERSION=$(BUNDLE_VERSION) BUNDLE_REPLACES=$(BUNDLE_REPLACES) \
 		go -C hack/packaging run ./generate $(CURDIR) $(CURDIR)
 
 CONTAINER_TOOL ?= docker
@@ -119,3 +123,7 @@ preflight:
 .PHONY: controlplane
 controlplane:
 	@hack/controlplane.sh >/dev/null
+
+.PHONY: olm-programs
+olm-programs:
+	@for program in opm olm catalog; do hack/tools.sh $$program >/dev/null || exit; done

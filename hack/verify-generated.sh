@@ -14,7 +14,7 @@ cp config/crd/kustomization.yaml "$tmp/crd" # the one file there that is written
 status=0
 diff -u api/v1alpha1/zz_generated.deepcopy.go "$tmp/api/zz_generated.deepcopy.go" || status=1
 diff -ru config/crd "$tmp/crd" || status=1
-env -u MANAGER_IMAGE -u AGENT_IMAGE -u BUNDLE_IMAGE go -C hack/packaging run ./generate "$PWD" "$tmp"
+env -u MANAGER_IMAGE -u AGENT_IMAGE -u BUNDLE_IMAGE -u BUNDLE_VERSION -u BUNDLE_REPLACES go -C hack/packaging run ./generate "$PWD" "$tmp"
 for made in charts/portreeve/templates bundle bundle.Dockerfile catalog catalog.Dockerfile; do
 	diff -ru "$made" "$tmp/$made" || status=1
 done

@@ -2,13 +2,15 @@
 // result lines, what was skipped and why, and a closing line with the counts. It
 // exits with 1 unless all of them passed.
 //
-//	go run ./hack/gotest [unit | lab]
+//	go run ./hack/gotest [unit | lab | olm]
 //
 // Two kinds of packages want different treatment. Most run side by side under
 // the race detector. Those that make network namespaces, start control planes and
 // measure time (lab, datapath, test) run one package at a time, without the race
 // detector and never from go's cache, which cannot know the kernel or the
 // programs that they start.
+//
+// test/olm wants programs that take minutes to build, and runs only when asked for.
 //
 // $PORTREEVE_SCALE=soak tries properties on many more inputs, kills the manager at
 // every point that test/crash knows, and lifts go test's time limit.
@@ -32,13 +34,16 @@ const module = "github.com/portreeve/portreeve"
 // packaging is the folder of a module of its own, whose tests belong to ours.
 const packaging = "hack/packaging"
 
+// withOLM needs programs of hack/olm.
+const withOLM = module + "/test/olm"
+
 func main() {
 	only := ""
 	if len(os.Args) > 1 {
 		only = os.Args[1]
 	}
-	if len(os.Args) > 2 || only != "" && only != "unit" && only != "lab" {
-		fmt.Fprintln(os.Stderr, "usage: go run ./hack/gotest [unit | lab]")
+	if len(os.Args) > 2 || !slices.Contains([]string{"", "unit", "lab", "olm"}, only) {
+		fmt.Fprintln(os.Stderr, "usage: go run ./hack/gotest [unit | lab | olm]")
 		os.Exit(2)
 	}
 	// Ctrl-C reaches the tests as well, which then clean up: wait for them.
@@ -69,7 +74,10 @@ func run(only string) (bool, error) {
 	tally := newTally(os.Stdout)
 	tally.again = !soak
 	var errs []error
-	if only != "lab" {
+	if only == "olm" {
+		lab = []string{withOLM}
+	}
+	if only == "" || only == "unit" {
 		race := []string{"-race"}
 		if !canRace() {
 			race, tally.note = nil, "without the race detector: no C compiler (apt-get install gcc libc6-dev)"
@@ -108,8 +116,9 @@ func packages() (unit, lab []string, err error) {
 	}
 	for pkg := range strings.FieldsSeq(string(out)) {
 		top, _, _ := strings.Cut(strings.TrimPrefix(pkg, module+"/"), "/")
-		switch top {
-		case "lab", "datapath", "test":
+		switch {
+		case pkg == withOLM: // when asked for
+		case slices.Contains([]string{"lab", "datapath", "test"}, top):
 			lab = append(lab, pkg)
 		default:
 			unit = append(unit, pkg)

@@ -26,12 +26,22 @@ const Package = "portreeve"
 // Images are what a bundle refers to.
 type Images struct{ Manager, Agent, Bundle string }
 
+// Release is one version of the bundle. Version is semantic, without a v. Replaces is the
+// ClusterServiceVersion that OLM upgrades to it, "" where there is none.
+type Release struct {
+	Version, Replaces string
+	Images
+}
+
+// Name of the release's ClusterServiceVersion.
+func (r Release) Name() string { return Package + ".v" + r.Version }
+
 const mediaType = "registry+v1"
 
 // Bundle returns the OLM bundle, its Dockerfile and a file-based catalog that offers it,
 // for the objects of config/default, with the samples as examples.
-func Bundle(install, samples []Object, images Images) (Files, error) {
-	csv, err := csv(install, samples, images)
+func Bundle(install, samples []Object, release Release) (Files, error) {
+	csv, err := csv(install, samples, release)
 	if err != nil {
 		return nil, err
 	}
@@ -51,6 +61,8 @@ func Bundle(install, samples []Object, images Images) (Files, error) {
 			put("bundle/manifests/"+name+".crd.yaml", object)
 		case object.Text("kind") == "ClusterRole" && !slices.Contains(accounts, name): // people's
 			put("bundle/manifests/"+name+".clusterrole.yaml", object)
+		case object.Text("kind") == "Role", object.Text("kind") == "RoleBinding":
+			put("bundle/manifests/"+name+"."+strings.ToLower(object.Text("kind"))+".yaml", local(object))
 		}
 	}
 	put("bundle/metadata/annotations.yaml", map[string]any{"annotations": labels()})
@@ -60,7 +72,7 @@ func Bundle(install, samples []Object, images Images) (Files, error) {
 	}
 	files["bundle/tests/scorecard/config.yaml"] = string(scorecard)
 	files["bundle.Dockerfile"] = dockerfile()
-	catalog, catalogErr := catalog(csv, images)
+	catalog, catalogErr := catalog(csv, release)
 	if catalogErr != nil {
 		return nil, catalogErr
 	}
@@ -74,7 +86,8 @@ var accounts = []string{"portreeve-agent", "portreeve-manager"}
 
 // csv is the ClusterServiceVersion: its words, and what config/ says of rights, the
 // manager's Deployment and the kinds.
-func csv(install, samples []Object, images Images) (Object, error) {
+func csv(install, samples []Object, release Release) (Object, error) {
+	images := release.Images
 	var out Object
 	if err := word("csv.yaml", &out); err != nil {
 		return nil, err
@@ -95,11 +108,14 @@ func csv(install, samples []Object, images Images) (Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.fields("metadata")["name"] = Package + ".v" + Version
+	out.fields("metadata")["name"] = release.Name()
 	out.fields("metadata", "annotations")["alm-examples"] = examples
 	out.fields("metadata", "annotations")["containerImage"] = images.Manager
 	spec := out.fields("spec")
-	spec["version"] = Version
+	spec["version"] = release.Version
+	if release.Replaces != "" {
+		spec["replaces"] = release.Replaces
+	}
 	spec["description"] = string(description)
 	spec["icon"] = []any{map[string]any{"base64data": base64.StdEncoding.EncodeToString(icon), "mediatype": "image/svg+xml"}}
 	spec["customresourcedefinitions"] = map[string]any{"owned": kinds}
@@ -108,8 +124,7 @@ func csv(install, samples []Object, images Images) (Object, error) {
 		map[string]any{"name": "agent", "image": images.Agent},
 	}
 	spec["install"] = map[string]any{"strategy": "deployment", "spec": map[string]any{
-		"clusterPermissions": permissions(install, "ClusterRole"),
-		"permissions":        permissions(install, "Role"),
+		"clusterPermissions": permissions(install),
 		"deployments":        deployments(install, images),
 	}}
 	return out, nil
@@ -123,10 +138,23 @@ func word(file string, into any) error {
 	return yaml.UnmarshalStrict(text, into)
 }
 
-// permissions of our ServiceAccounts by roles of that kind; OLM makes the accounts.
-func permissions(install []Object, kind string) (all []any) {
+// local is a Role or RoleBinding for the namespace in which OLM installs. It stands beside
+// the ClusterServiceVersion: of its permissions for one namespace OLM makes a ClusterRole
+// where an operator is for all namespaces, and the manager could read every Secret.
+func local(object Object) Object {
+	out := clone(object)
+	delete(out.fields("metadata"), "namespace")
+	subjects, _ := out["subjects"].([]any)
+	for _, subject := range subjects {
+		delete(subject.(map[string]any), "namespace") // the binding's own
+	}
+	return out
+}
+
+// permissions of our ServiceAccounts for the whole cluster; OLM makes the accounts.
+func permissions(install []Object) (all []any) {
 	for _, object := range install {
-		if name := object.Text("metadata", "name"); object.Text("kind") == kind && slices.Contains(accounts, name) {
+		if name := object.Text("metadata", "name"); object.Text("kind") == "ClusterRole" && slices.Contains(accounts, name) {
 			all = append(all, map[string]any{"serviceAccountName": name, "rules": object["rules"]})
 		}
 	}

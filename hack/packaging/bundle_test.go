@@ -12,25 +12,27 @@ import (
 	"testing"
 
 	"github.com/operator-framework/api/crds"
+	"github.com/operator-framework/api/pkg/apis/scorecard/v1alpha3"
 	"github.com/operator-framework/api/pkg/manifests"
 	"github.com/operator-framework/api/pkg/operators/v1alpha1"
 	"github.com/operator-framework/api/pkg/validation"
 	"github.com/operator-framework/api/pkg/validation/errors"
 	"github.com/operator-framework/operator-registry/alpha/declcfg"
+	"github.com/operator-framework/operator-registry/alpha/model"
 	"k8s.io/apiextensions-apiserver/pkg/apis/apiextensions"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apischema "k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	"sigs.k8s.io/yaml"
 )
 
-var checkedIn = Images{
+var checkedIn = Release{Version: Version, Images: Images{
 	Manager: "registry.example.com/portreeve-manager:v" + Version, Agent: "registry.example.com/portreeve-agent:v" + Version,
 	Bundle: "registry.example.com/portreeve-bundle:v" + Version,
-}
+}}
 
-func bundle(t *testing.T, images Images) Files {
+func bundle(t *testing.T, release Release) Files {
 	t.Helper()
-	files, err := Bundle(build(t, "config/default"), build(t, "config/samples"), images)
+	files, err := Bundle(build(t, "config/default"), build(t, "config/samples"), release)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -192,7 +194,7 @@ func TestValidatorsSpeakOfABadBundle(t *testing.T) {
 // same definitions and roles, and of the agent its rights and the name of its image.
 func TestTheBundleInstallsWhatKustomizeDoes(t *testing.T) {
 	images := Images{Manager: "portreeve-manager:latest", Agent: "portreeve-agent:latest", Bundle: "b"}
-	files, install := bundle(t, images), build(t, "config/default")
+	files, install := bundle(t, Release{Version: Version, Images: images}), build(t, "config/default")
 	spec := clusterServiceVersion(t, files).fields("spec", "install", "spec")
 	var have, want []Object
 	for path, text := range files {
@@ -208,6 +210,13 @@ func TestTheBundleInstallsWhatKustomizeDoes(t *testing.T) {
 		switch kind, name := object.Text("kind"), object.Text("metadata", "name"); {
 		case kind == "CustomResourceDefinition", kind == "ClusterRole" && !slices.Contains(accounts, name):
 			want = append(want, object)
+		case kind == "Role", kind == "RoleBinding": // in the namespace in which OLM installs
+			local := clone(object)
+			delete(local.fields("metadata"), "namespace")
+			if kind == "RoleBinding" {
+				delete(local["subjects"].([]any)[0].(map[string]any), "namespace")
+			}
+			want = append(want, local)
 		case kind == "Deployment":
 			deployments := spec["deployments"].([]any)
 			deployment := Object(deployments[0].(map[string]any))
@@ -218,9 +227,10 @@ func TestTheBundleInstallsWhatKustomizeDoes(t *testing.T) {
 			}
 		case kind == "ClusterRole":
 			grants(t, spec, "clusterPermissions", name, object["rules"])
-		case kind == "Role":
-			grants(t, spec, "permissions", name, object["rules"])
 		}
+	}
+	if spec["permissions"] != nil {
+		t.Error("OLM makes ClusterRoles of permissions, where an operator is for all namespaces")
 	}
 	same(t, "the bundle", have, want)
 }
@@ -310,27 +320,82 @@ func TestEveryFieldIsDescribed(t *testing.T) {
 
 // The catalog is one that opm takes, and offers this bundle in every channel.
 func TestTheCatalogOffersTheBundle(t *testing.T) {
-	dir := written(t, bundle(t, checkedIn))
-	config, err := declcfg.LoadFS(t.Context(), os.DirFS(filepath.Join(dir, "catalog")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	model, err := declcfg.ConvertToModel(*config)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := model.Validate(); err != nil {
-		t.Fatal(err)
-	}
-	offered := model[Package]
-	if len(model) != 1 || offered == nil || offered.DefaultChannel.Name != Channels[0] || len(offered.Channels) != len(Channels) {
-		t.Fatalf("the catalog offers %+v", model)
+	offered := offered(t, bundle(t, checkedIn))
+	if offered.DefaultChannel.Name != Channels[0] || len(offered.Channels) != len(Channels) {
+		t.Fatalf("the catalog offers %+v", offered)
 	}
 	for _, channel := range Channels {
 		head, err := offered.Channels[channel].Head()
-		if err != nil || head.Name != "portreeve.v"+Version || head.Image != checkedIn.Bundle {
+		if err != nil || head.Name != "portreeve.v"+Version || head.Image != checkedIn.Bundle || head.Replaces != "" {
 			t.Errorf("channel %s: %+v, %v", channel, head, err)
 		}
+	}
+}
+
+// offered is our package in the catalog, as opm reads it.
+func offered(t *testing.T, files Files) *model.Package {
+	t.Helper()
+	config, err := declcfg.LoadFS(t.Context(), os.DirFS(filepath.Join(written(t, files), "catalog")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := declcfg.ConvertToModel(*config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := all.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if len(all) != 1 || all[Package] == nil {
+		t.Fatalf("the catalog offers %+v", all)
+	}
+	return all[Package]
+}
+
+// Scorecard, which nobody runs here for want of its images, takes its configuration, and
+// each of its tests is one that its image has.
+func TestScorecardTakesItsConfiguration(t *testing.T) {
+	files := bundle(t, checkedIn)
+	var config v1alpha3.Configuration
+	if err := yaml.UnmarshalStrict([]byte(files["bundle/tests/scorecard/config.yaml"]), &config); err != nil {
+		t.Fatal(err)
+	}
+	if config.APIVersion != v1alpha3.GroupVersion.String() || config.Kind != v1alpha3.ConfigurationKind || config.Metadata.Name != "config" {
+		t.Errorf("%s %s %s", config.APIVersion, config.Kind, config.Metadata.Name)
+	}
+	var tests []string
+	for _, stage := range config.Stages {
+		for _, test := range stage.Tests {
+			if len(test.Entrypoint) != 2 || test.Entrypoint[0] != "scorecard-test" || test.Image == "" || test.Labels["test"] != test.Entrypoint[1]+"-test" {
+				t.Errorf("%+v", test)
+			}
+			tests = append(tests, test.Entrypoint[1])
+		}
+	}
+	slices.Sort(tests)
+	want := []string{"basic-check-spec", "olm-bundle-validation", "olm-crds-have-resources", "olm-crds-have-validation", "olm-spec-descriptors", "olm-status-descriptors"}
+	if !slices.Equal(tests, want) {
+		t.Errorf("the tests are %q", tests)
+	}
+}
+
+// A bundle that says what it replaces is valid as it stands, and so is a catalog that has
+// it alone: whoever has the earlier version finds the way to this one.
+func TestAReleaseReplacesTheOneBeforeIt(t *testing.T) {
+	release := checkedIn
+	release.Version, release.Replaces = "0.9.0", checkedIn.Name()
+	files := bundle(t, release)
+	if csv := clusterServiceVersion(t, files); csv.Text("metadata", "name") != "portreeve.v0.9.0" || csv.Text("spec", "version") != "0.9.0" || csv.Text("spec", "replaces") != checkedIn.Name() {
+		t.Errorf("%s %s replaces %q", csv.Text("metadata", "name"), csv.Text("spec", "version"), csv.Text("spec", "replaces"))
+	}
+	for _, channel := range Channels {
+		head, err := offered(t, files).Channels[channel].Head()
+		if err != nil || head.Name != release.Name() || head.Replaces != checkedIn.Name() {
+			t.Errorf("channel %s: %+v, %v", channel, head, err)
+		}
+	}
+	if csv := clusterServiceVersion(t, bundle(t, checkedIn)); csv.field("spec", "replaces") != nil {
+		t.Error("the first version replaces another")
 	}
 }
 

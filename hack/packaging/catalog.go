@@ -18,21 +18,24 @@ LABEL operators.operatorframework.io.index.configs.v1=/configs
 `
 
 // catalog is the file-based catalog with one package, whose channels all offer the
-// bundle.
-func catalog(csv Object, images Images) (string, error) {
+// bundle, to those who have none and to those who have what it replaces.
+func catalog(csv Object, release Release) (string, error) {
 	icon := csv.fields("spec")["icon"].([]any)[0].(map[string]any)
-	name := csv.Text("metadata", "name")
+	entry := map[string]any{"name": release.Name()}
+	if release.Replaces != "" {
+		entry["replaces"] = release.Replaces
+	}
 	blobs := []any{map[string]any{
 		"schema": "olm.package", "name": Package, "defaultChannel": Channels[0], "description": csv.Text("spec", "description"),
 		"icon": map[string]any{"base64data": icon["base64data"], "mediatype": icon["mediatype"]},
 	}}
 	for _, channel := range Channels {
 		blobs = append(blobs, map[string]any{
-			"schema": "olm.channel", "package": Package, "name": channel, "entries": []any{map[string]any{"name": name}},
+			"schema": "olm.channel", "package": Package, "name": channel, "entries": []any{entry},
 		})
 	}
 	properties := []any{
-		map[string]any{"type": "olm.package", "value": map[string]any{"packageName": Package, "version": Version}},
+		map[string]any{"type": "olm.package", "value": map[string]any{"packageName": Package, "version": release.Version}},
 	}
 	for _, kind := range csv.fields("spec", "customresourcedefinitions")["owned"].([]any) {
 		kind := Object(kind.(map[string]any))
@@ -40,9 +43,9 @@ func catalog(csv Object, images Images) (string, error) {
 		properties = append(properties, map[string]any{"type": "olm.gvk", "value": map[string]any{"group": group, "kind": kind["kind"], "version": kind["version"]}})
 	}
 	properties = append(properties, map[string]any{"type": "olm.csv.metadata", "value": metadata(csv)})
-	related := append([]any{map[string]any{"name": "", "image": images.Bundle}}, csv.fields("spec")["relatedImages"].([]any)...)
+	related := append([]any{map[string]any{"name": "", "image": release.Bundle}}, csv.fields("spec")["relatedImages"].([]any)...)
 	blobs = append(blobs, map[string]any{
-		"schema": "olm.bundle", "package": Package, "name": name, "image": images.Bundle, "properties": properties, "relatedImages": related,
+		"schema": "olm.bundle", "package": Package, "name": release.Name(), "image": release.Bundle, "properties": properties, "relatedImages": related,
 	})
 	var parts []string
 	for _, blob := range blobs {

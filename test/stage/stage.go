@@ -73,6 +73,16 @@ func Build(ctx context.Context) (dir string, err error) {
 
 // New installs what config/ holds and starts nothing yet.
 func New(ctx context.Context, cluster *lab.Cluster, bin string) (*Stage, error) {
+	c, err := Client(cluster)
+	if err != nil {
+		return nil, err
+	}
+	s := &Stage{Cluster: cluster, Client: c, Bin: bin, agents: map[string]*lab.Process{}, kubeconfigs: map[string]string{}}
+	return s, s.install(ctx)
+}
+
+// Client reads and writes Kubernetes' kinds and ours as the lab's own administrator.
+func Client(cluster *lab.Cluster) (client.WithWatch, error) {
 	scheme := kruntime.NewScheme()
 	if err := clientgoscheme.AddToScheme(scheme); err != nil {
 		return nil, err
@@ -82,12 +92,7 @@ func New(ctx context.Context, cluster *lab.Cluster, bin string) (*Stage, error) 
 	}
 	admin := cluster.RESTConfig()
 	admin.WarningHandler = rest.NoWarnings{} // of the guard, which scenes mean to provoke
-	c, err := client.NewWithWatch(admin, client.Options{Scheme: scheme})
-	if err != nil {
-		return nil, err
-	}
-	s := &Stage{Cluster: cluster, Client: c, Bin: bin, agents: map[string]*lab.Process{}, kubeconfigs: map[string]string{}}
-	return s, s.install(ctx)
+	return client.NewWithWatch(admin, client.Options{Scheme: scheme})
 }
 
 // install applies every file of config/crd and config/rbac, which are there for

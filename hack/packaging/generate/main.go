@@ -4,7 +4,8 @@
 //	generate ROOT OUT   read the tree at ROOT, write below OUT
 //
 // The bundle names the images $MANAGER_IMAGE, $AGENT_IMAGE and, in the catalog,
-// $BUNDLE_IMAGE; those checked in are ones that nobody has.
+// $BUNDLE_IMAGE; those checked in are ones that nobody has. $BUNDLE_VERSION is in place of this
+// tree's, and $BUNDLE_REPLACES, portreeve.v0.1.0 for example, is what OLM upgrades to it.
 package main
 
 import (
@@ -47,8 +48,10 @@ func generate(root, out string) error {
 	if err != nil {
 		return err
 	}
-	bundle, err := packaging.Bundle(install, samples, packaging.Images{
-		Manager: image("MANAGER_IMAGE", "portreeve-manager"), Agent: image("AGENT_IMAGE", "portreeve-agent"), Bundle: image("BUNDLE_IMAGE", "portreeve-bundle"),
+	bundle, err := packaging.Bundle(install, samples, packaging.Release{
+		Version: version(), Replaces: os.Getenv("BUNDLE_REPLACES"), Images: packaging.Images{
+			Manager: image("MANAGER_IMAGE", "portreeve-manager"), Agent: image("AGENT_IMAGE", "portreeve-agent"), Bundle: image("BUNDLE_IMAGE", "portreeve-bundle"),
+		},
 	})
 	if err != nil {
 		return err
@@ -56,9 +59,11 @@ func generate(root, out string) error {
 	return write(out, bundle, "bundle", "catalog")
 }
 
+func version() string { return cmp.Or(os.Getenv("BUNDLE_VERSION"), packaging.Version) }
+
 // image is what the variable says, else one that nobody has.
 func image(variable, name string) string {
-	return cmp.Or(os.Getenv(variable), "registry.example.com/"+name+":v"+packaging.Version)
+	return cmp.Or(os.Getenv(variable), "registry.example.com/"+name+":v"+version())
 }
 
 // write makes the folders hold the files and no others.

@@ -47,7 +47,7 @@ type Rights struct {
 	Now   func() time.Time
 
 	mu     sync.Mutex
-	known  map[Right]answer
+	known  map[Right]standing
 	begins map[Right][]func() error
 	// changed hears when a right has come or gone.
 	changed chan event.GenericEvent
@@ -57,12 +57,12 @@ type Rights struct {
 func NewRights(c client.Client, namespace string, every time.Duration, now func() time.Time) *Rights {
 	return &Rights{
 		Client: c, Namespace: namespace, Every: every, Now: now,
-		known: map[Right]answer{}, begins: map[Right][]func() error{}, changed: make(chan event.GenericEvent, 1),
+		known: map[Right]standing{}, begins: map[Right][]func() error{}, changed: make(chan event.GenericEvent, 1),
 	}
 }
 
-// answer is what was said of a right, and when.
-type answer struct {
+// standing is what was said of a right, and when.
+type standing struct {
 	lacks   *compile.Refusal
 	at      time.Time
 	doubted bool
@@ -99,7 +99,7 @@ func (r *Rights) Lacks(ctx context.Context, right Right) (*compile.Refusal, erro
 			default:
 			}
 		}
-		have = answer{lacks: lacks, at: r.Now()}
+		have = standing{lacks: lacks, at: r.Now()}
 		r.known[right] = have
 	}
 	for have.lacks == nil && len(r.begins[right]) > 0 {

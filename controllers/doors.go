@@ -92,6 +92,7 @@ func (d *Doors) ofProxies(ctx context.Context, policy types.NamespacedName) (fou
 	}
 	var maps corev1.ConfigMapList
 	if err := d.List(ctx, &maps, client.InNamespace(policy.Namespace), client.MatchingLabels{v1alpha1.LabelFront: policy.Name}); err != nil {
+		d.Rights.Doubt(ForFronts)
 		return doors{}, err
 	}
 	for i := range maps.Items {
@@ -116,7 +117,8 @@ func (d *Doors) ofDNS(ctx context.Context, policy types.NamespacedName, found do
 	if client.IgnoreNotFound(err) != nil { // it concerns only those who want records
 		d.absent()
 		found.trouble = &compile.Refusal{Reason: v1alpha1.ReasonFrontRefused, Message: fmt.Sprintf("DNSEndpoints can't be read: %v; see that the manager may", err), Waits: true}
-		return found, nil
+		d.Rights.Doubt(ForRecords)
+		return found, nil //nolint:nilerr // the refusal tells it
 	}
 	if err == nil && compile.IsFront(one, policy.Name) {
 		found.endpoint = one

@@ -207,15 +207,20 @@ func (r *Front) write(ctx context.Context, door compile.Door, want, have client.
 	case meta.IsNoMatchError(err), apierrors.IsNotFound(err) && kindOf(want) == compile.DNSEndpoint.Kind:
 		return noExternalDNS, lookAgain, nil // its definition has just gone
 	case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
-		right := rightFor(want)
-		r.Doors.Rights.Doubt(right)
-		if lacks, err := r.Doors.Rights.Lacks(ctx, right); err != nil || lacks != nil {
-			return lacks, r.Doors.Rights.Next(right), err
-		}
-		return &compile.Refusal{Reason: v1alpha1.ReasonFrontRefused, Message: fmt.Sprintf(
-			"the API server refuses %s %s: %v; remove what forbids it", kindOf(want), want.GetName(), err)}, lookAgain, nil
+		return r.refused(ctx, want, err)
 	}
 	return nil, 0, err
+}
+
+// refused tells a missing right from whatever else refuses.
+func (r *Front) refused(ctx context.Context, want client.Object, why error) (*compile.Refusal, time.Duration, error) {
+	right := rightFor(want)
+	r.Doors.Rights.Doubt(right)
+	if lacks, err := r.Doors.Rights.Lacks(ctx, right); err != nil || lacks != nil {
+		return lacks, r.Doors.Rights.Next(right), err
+	}
+	return &compile.Refusal{Reason: v1alpha1.ReasonFrontRefused, Message: fmt.Sprintf(
+		"the API server refuses %s %s: %v; remove what forbids it", kindOf(want), want.GetName(), why)}, lookAgain, nil
 }
 
 func rightFor(o client.Object) Right {

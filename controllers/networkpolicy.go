@@ -51,18 +51,23 @@ func (r *NetworkPolicy) Reconcile(ctx context.Context, policy reconcile.Request)
 	case want == nil:
 		return conflict(r.doubt(r.Delete(ctx, have, client.Preconditions{UID: ptr.To(have.UID), ResourceVersion: ptr.To(have.ResourceVersion)})))
 	case have == nil:
-		err := r.Create(ctx, want, client.FieldOwner(v1alpha1.FieldOwner))
-		if apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			return reconcile.Result{}, nil // the namespace, and its ports close by themselves
-		}
-		if apierrors.IsAlreadyExists(err) { // it is not in the cache yet
-			return reconcile.Result{RequeueAfter: retrySoon}, nil
-		}
-		return reconcile.Result{}, r.doubt(err)
+		return r.create(ctx, want)
 	case equality.Semantic.DeepEqual(want, have):
 		return reconcile.Result{}, nil
 	}
 	return conflict(r.doubt(r.Update(ctx, want, client.FieldOwner(v1alpha1.FieldOwner))))
+}
+
+// create makes it, unless it is not in the cache yet.
+func (r *NetworkPolicy) create(ctx context.Context, want *networkingv1.NetworkPolicy) (reconcile.Result, error) {
+	err := r.Create(ctx, want, client.FieldOwner(v1alpha1.FieldOwner))
+	if apierrors.IsNotFound(err) || apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return reconcile.Result{}, nil // the namespace, and its ports close by themselves
+	}
+	if apierrors.IsAlreadyExists(err) { // it is not in the cache yet
+		return reconcile.Result{RequeueAfter: retrySoon}, nil
+	}
+	return reconcile.Result{}, r.doubt(err)
 }
 
 // doubt has the right asked for anew where the API server refuses.
@@ -90,8 +95,12 @@ func (s Snapshot) ingress(ctx context.Context, policy types.NamespacedName, own 
 		return &in, nil, nil
 	}
 	have, err := get[networkingv1.NetworkPolicy](ctx, s, types.NamespacedName{Namespace: policy.Namespace, Name: policy.Name + v1alpha1.CompanionSuffix})
-	if err != nil || !in.AsksForNetworkPolicy() {
-		return nil, have, err
+	if err != nil {
+		s.Rights.Doubt(ForNetworkPolicies)
+		return nil, nil, err
+	}
+	if !in.AsksForNetworkPolicy() {
+		return nil, have, nil
 	}
 	open := slices.IndexFunc(own, func(a v1alpha1.NodePortAllocation) bool { return a.Spec.State == v1alpha1.AllocationOpen })
 	service, err := get[corev1.Service](ctx, s, types.NamespacedName{Namespace: policy.Namespace, Name: own[max(open, 0)].Spec.Claim.Service})

@@ -27,9 +27,15 @@ var (
 	ForNetworkPolicies = Right{ClusterRole: "portreeve-manager-networkpolicies", Group: "networking.k8s.io", Resource: "networkpolicies"}
 )
 
-// verbs of each Right. Those that an informer needs come first: without them it would
-// never have synced.
-var verbs = []string{"list", "watch", "get", "create", "update", "delete"}
+// verbs of a Right. Those that an informer needs come first: without them it would never
+// have synced. What is not ours is looked at past the cache, but for NetworkPolicies,
+// which are all in it.
+func (right Right) verbs() []string {
+	if right == ForNetworkPolicies {
+		return []string{"list", "watch", "create", "update", "delete"}
+	}
+	return []string{"list", "watch", "get", "create", "update", "delete"}
+}
 
 // askRightsEvery is how often it is looked whether a right that was missing is there.
 const askRightsEvery = time.Minute
@@ -147,7 +153,7 @@ func (r *Rights) every() time.Duration {
 
 // ask ends with the first verb that is missing.
 func (r *Rights) ask(ctx context.Context, right Right) (*compile.Refusal, error) {
-	for _, verb := range verbs {
+	for _, verb := range right.verbs() {
 		review := &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{
 			ResourceAttributes: &authorizationv1.ResourceAttributes{Group: right.Group, Resource: right.Resource, Verb: verb},
 		}}

@@ -16,10 +16,16 @@ import (
 	"strings"
 	"testing"
 
+	admissionv1 "k8s.io/api/admissionregistration/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
+	"k8s.io/utils/ptr"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/yaml"
 
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/guard"
 	"github.com/portreeve/portreeve/test/stage"
 )
 
@@ -57,9 +63,8 @@ func auditing() (flags []string, remove func(), err error) {
 
 // atom is one verb on one resource that a role grants.
 type atom struct {
-	Role     string `json:"role"`
-	Verb     string `json:"verb"`
-	Resource string `json:"resource"` // with its group and subresource: deployments.apps/scale
+	Role, Verb string
+	Resource   string // with its group and subresource: deployments.apps/scale
 }
 
 // granted are the atoms of all roles in config/rbac that users have, with the names that
@@ -153,6 +158,7 @@ func TestEveryRightIsUsed(t *testing.T) {
 	}
 	s := open(t, "rights", "31600-31609")
 	s.scraped()
+	s.guarded()
 	rights := granted(t)
 	used := map[atom]bool{}
 	for _, r := range requests(t) {
@@ -181,32 +187,67 @@ func unexplained(t *testing.T, rights map[atom][]string, used map[atom]bool) (pr
 		t.Fatal(err)
 	}
 	var explained []struct {
-		atom
-		Why string `json:"why"`
+		Why      string   `json:"why"`
+		Verb     string   `json:"verb"`
+		Of       []string `json:"of"`
+		Resource []string `json:"resources"`
 	}
 	if err := yaml.UnmarshalStrict(text, &explained); err != nil {
 		t.Fatal(err)
 	}
-	reasons := map[atom]string{}
+	reasons := map[atom]bool{}
 	for _, e := range explained {
-		_, exists := rights[e.atom]
-		switch {
-		case !exists:
-			problems = append(problems, fmt.Sprintf("%v is explained, and nobody has it", e.atom))
-		case used[e.atom]:
-			problems = append(problems, fmt.Sprintf("%v is explained, and used", e.atom))
-		case e.Why == "":
-			problems = append(problems, fmt.Sprintf("%v is there without a reason", e.atom))
+		if e.Why == "" {
+			problems = append(problems, fmt.Sprintf("%+v is there without a reason", e))
 		}
-		reasons[e.atom] = e.Why
+		for _, role := range e.Of {
+			for _, resource := range e.Resource {
+				a := atom{role, e.Verb, resource}
+				reasons[a] = true
+				if _, exists := rights[a]; !exists {
+					problems = append(problems, fmt.Sprintf("%v is explained, and nobody has it", a))
+				} else if used[a] {
+					problems = append(problems, fmt.Sprintf("%v is explained, and used", a))
+				}
+			}
+		}
 	}
 	for a := range rights {
-		if _, is := reasons[a]; !used[a] && !is {
+		if !used[a] && !reasons[a] {
 			problems = append(problems, fmt.Sprintf("%s may %s %s, and never does: take the right away", a.Role, a.Verb, a.Resource))
 		}
 	}
 	slices.Sort(problems)
 	return problems
+}
+
+// guarded has the guard switched, and put right after a hand in it.
+func (s *scene) guarded() {
+	s.Helper()
+	policy := &admissionv1.ValidatingAdmissionPolicy{ObjectMeta: metav1.ObjectMeta{Name: guard.Ports}}
+	edit(s, policy, func(p *admissionv1.ValidatingAdmissionPolicy) { p.Spec.FailurePolicy = ptr.To(admissionv1.Fail) })
+	s.installation(func(p *v1alpha1.Portreeve) { p.Spec.Guard = v1alpha1.GuardEnforce })
+	s.eventually("the guard is right, and enforces", func() error {
+		if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(policy), policy); err != nil {
+			return err
+		}
+		binding := &admissionv1.ValidatingAdmissionPolicyBinding{}
+		if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(policy), binding); err != nil {
+			return err
+		}
+		if *policy.Spec.FailurePolicy != admissionv1.Ignore || !slices.Contains(binding.Spec.ValidationActions, admissionv1.Deny) {
+			return fmt.Errorf("%s %v", *policy.Spec.FailurePolicy, binding.Spec.ValidationActions)
+		}
+		return nil
+	})
+	s.installation(func(p *v1alpha1.Portreeve) { p.Spec.Guard = v1alpha1.GuardOff })
+	s.eventually("the guard is off", func() error {
+		err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(policy), &admissionv1.ValidatingAdmissionPolicyBinding{})
+		if err == nil {
+			return fmt.Errorf("%s is bound", policy.Name)
+		}
+		return client.IgnoreNotFound(err)
+	})
 }
 
 // scraped has a manager asked for its metrics, one that stands by.

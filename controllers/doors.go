@@ -23,7 +23,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/compile"
@@ -171,11 +170,9 @@ func (d *Doors) live(ctx context.Context, like client.Object) (metav1.Object, er
 	return there, nil
 }
 
-// source wakes the policy of each object that comes, goes or is touched.
-func (d *Doors) source(o client.Object) source.Source {
-	return source.Kind(d.Cache, o, each(func(_ context.Context, o client.Object) []reconcile.Request {
-		return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetLabels()[v1alpha1.LabelFront]}}}
-	}))
+// whose is the policy of an object that has come, gone or was touched.
+func (d *Doors) whose(_ context.Context, o client.Object) []reconcile.Request {
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetLabels()[v1alpha1.LabelFront]}}}
 }
 
 // gatheredKeys asks for keys a while after an event, once for all events meanwhile.

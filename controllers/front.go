@@ -299,7 +299,8 @@ func (r *Front) ofReport(ctx context.Context, before, after *v1alpha1.NodeDatapa
 // comes from nodes is gathered for a while: it comes in crowds.
 func (r *Front) SetupWithManager(mgr ctrl.Manager) error {
 	r.waiting = map[types.NamespacedName]bool{}
-	c, err := builder(mgr, "front", 4).
+	heard := newLate()
+	err := builder(mgr, "front", 4).
 		For(&v1alpha1.NodePortPolicy{}, ofSpec).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
 			if key := policyOf(o.(*v1alpha1.NodePortAllocation)); key.Name != "" {
@@ -317,11 +318,12 @@ func (r *Front) SetupWithManager(mgr ctrl.Manager) error {
 			is, _ := after.(*v1alpha1.NodeDatapath)
 			return r.ofReport(ctx, was, is)
 		})).
-		Build(r)
+		WatchesRawSource(heard.source(r.Doors.whose)).
+		Complete(r)
 	if err != nil {
 		return err
 	}
-	r.Doors.watch = func(o client.Object) error { return c.Watch(r.Doors.source(o)) }
+	r.Doors.watch = func(o client.Object) error { return heard.follow(r.Doors.Cache, o) }
 	return r.Doors.Rights.Begin(ForFronts, func() error { return r.Doors.watch(&corev1.ConfigMap{}) })
 }
 

@@ -12,10 +12,9 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
+	ctrlbuilder "sigs.k8s.io/controller-runtime/pkg/builder"
 	"sigs.k8s.io/controller-runtime/pkg/client"
-	"sigs.k8s.io/controller-runtime/pkg/controller"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/compile"
@@ -151,7 +150,7 @@ func (r *NetworkPolicy) SetupWithManager(mgr ctrl.Manager) error {
 	all := func(ctx context.Context, _ client.Object) []reconcile.Request {
 		return r.Snapshot.policiesWithNetworkPolicy(ctx)
 	}
-	c, err := builder(mgr, "networkpolicy", 4).
+	b := builder(mgr, "networkpolicy", 4).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
 			if key := policyOf(o.(*v1alpha1.NodePortAllocation)); key.Name != "" {
 				return []reconcile.Request{{NamespacedName: key}}
@@ -161,17 +160,15 @@ func (r *NetworkPolicy) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Service{}, each(r.Snapshot.policiesOf)).
 		Watches(&v1alpha1.AddressSet{}, each(all)).
 		Watches(&v1alpha1.NodePortPool{}, each(all), ofSpec).
-		Watches(&v1alpha1.Portreeve{}, each(all), ofSpec).
-		Build(r)
-	if err != nil {
-		return err
-	}
-	return r.Snapshot.watchNetworkPolicies(mgr, c)
+		Watches(&v1alpha1.Portreeve{}, each(all), ofSpec)
+	return r.Snapshot.withNetworkPolicies(mgr, b, r)
 }
 
-// watchNetworkPolicies has them watched as soon as they may be.
-func (s Snapshot) watchNetworkPolicies(mgr ctrl.Manager, c controller.Controller) error {
-	return s.Rights.Begin(ForNetworkPolicies, func() error {
-		return c.Watch(source.Kind[client.Object](mgr.GetCache(), &networkingv1.NetworkPolicy{}, each(s.policiesBehind)))
-	})
+// withNetworkPolicies completes a controller that hears of them as soon as it may.
+func (s Snapshot) withNetworkPolicies(mgr ctrl.Manager, b *ctrlbuilder.Builder, r reconcile.Reconciler) error {
+	heard := newLate()
+	if err := b.WatchesRawSource(heard.source(s.policiesBehind)).Complete(r); err != nil {
+		return err
+	}
+	return s.Rights.Begin(ForNetworkPolicies, func() error { return heard.follow(mgr.GetCache(), &networkingv1.NetworkPolicy{}) })
 }

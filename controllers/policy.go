@@ -275,7 +275,7 @@ func (r *Policy) forget(key types.NamespacedName) {
 // and pools, and for news from nodes and clouds.
 func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 	r.notes = map[types.NamespacedName]note{}
-	c, err := builder(mgr, "policy", 8).
+	b := builder(mgr, "policy", 8).
 		For(&v1alpha1.NodePortPolicy{}, ofSpec).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
 			if key := policyOf(o.(*v1alpha1.NodePortAllocation)); key.Name != "" {
@@ -306,12 +306,8 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 		WatchesRawSource(source.Channel(r.Clouds.changed, handler.EnqueueRequestsFromMapFunc(r.all))).
 		WatchesRawSource(source.Channel(r.Snapshot.Rights.changed, each(func(ctx context.Context, _ client.Object) []reconcile.Request {
 			return r.Snapshot.policiesWithNetworkPolicy(ctx)
-		}))).
-		Build(r)
-	if err != nil {
-		return err
-	}
-	return r.Snapshot.watchNetworkPolicies(mgr, c)
+		})))
+	return r.Snapshot.withNetworkPolicies(mgr, b, r)
 }
 
 func (r *Policy) all(ctx context.Context, _ client.Object) []reconcile.Request {

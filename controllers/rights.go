@@ -117,7 +117,7 @@ func (r *Rights) Lacks(ctx context.Context, right Right) (*compile.Refusal, erro
 	return have.lacks, nil
 }
 
-// Next is how long until a missing right is asked for again; 0 when none is missing.
+// Next is when to look again at what a right is missing for.
 func (r *Rights) Next(right Right) time.Duration {
 	if r == nil {
 		return 0
@@ -125,8 +125,8 @@ func (r *Rights) Next(right Right) time.Duration {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	have, asked := r.known[right]
-	if !asked || have.lacks == nil {
-		return 0
+	if !asked || have.lacks == nil { // it has come meanwhile
+		return retrySoon
 	}
 	return max(have.at.Add(r.every()).Sub(r.Now()), retrySoon)
 }

@@ -95,7 +95,7 @@ func TestAMissingRightIsToldAndFound(t *testing.T) {
 	}
 	asked := g.asked
 	g.now = g.now.Add(time.Hour)
-	if m := lacks(); m != "" || begun != 1 || g.asked != asked || r.Next(ForNetworkPolicies) != 0 {
+	if m := lacks(); m != "" || begun != 1 || g.asked != asked || r.Next(ForNetworkPolicies) != retrySoon {
 		t.Errorf("%q, begun %d times, asked %d times more", m, begun, g.asked-asked)
 	}
 

@@ -156,7 +156,7 @@ func TestEveryRightIsUsed(t *testing.T) {
 	if only := flag.Lookup("test.run").Value.String(); only != "" {
 		t.Skipf("only -run %s was run, so most rights were not used", only)
 	}
-	s := open(t, "rights", "31960-31969")
+	s := open(t, "rights", "30385-30389")
 	s.scraped()
 	s.guarded()
 	rights := granted(t)

@@ -23,7 +23,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/event"
 	"sigs.k8s.io/controller-runtime/pkg/handler"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
-	"sigs.k8s.io/controller-runtime/pkg/source"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/compile"
@@ -43,7 +42,9 @@ type Doors struct {
 	Cache cache.Cache
 	// Live reads past the cache.
 	Live client.Reader
-	Now  func() time.Time
+	// Rights says which of the kinds the manager may write.
+	Rights *Rights
+	Now    func() time.Time
 
 	// watch begins to wake policies for one more kind.
 	watch func(client.Object) error
@@ -55,7 +56,7 @@ type Doors struct {
 }
 
 // NewDoors adds the cache to the manager.
-func NewDoors(mgr ctrl.Manager, now func() time.Time) (*Doors, error) {
+func NewDoors(mgr ctrl.Manager, rights *Rights, now func() time.Time) (*Doors, error) {
 	ours, err := labels.NewRequirement(v1alpha1.LabelFront, selection.Exists, nil)
 	if err != nil {
 		return nil, err
@@ -70,29 +71,44 @@ func NewDoors(mgr ctrl.Manager, now func() time.Time) (*Doors, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Doors{Client: own.GetClient(), Cache: own.GetCache(), Live: mgr.GetAPIReader(), Now: now}, mgr.Add(own)
+	return &Doors{Client: own.GetClient(), Cache: own.GetCache(), Live: mgr.GetAPIReader(), Rights: rights, Now: now}, mgr.Add(own)
 }
 
-// of returns what is there of ours for a policy.
+// of returns what is there of ours for a policy, as far as it may be read.
 func (d *Doors) of(ctx context.Context, policy types.NamespacedName) (doors, error) {
-	var maps corev1.ConfigMapList
-	if err := d.List(ctx, &maps, client.InNamespace(policy.Namespace), client.MatchingLabels{v1alpha1.LabelFront: policy.Name}); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, probeEvery) // the first to ask waits for the cache
+	defer cancel()
+	found, err := d.ofProxies(ctx, policy)
+	if err != nil {
 		return doors{}, err
 	}
-	var found doors
+	return d.ofDNS(ctx, policy, found)
+}
+
+func (d *Doors) ofProxies(ctx context.Context, policy types.NamespacedName) (found doors, err error) {
+	if found.noConfigMaps, err = d.Rights.Lacks(ctx, ForFronts); err != nil || found.noConfigMaps != nil {
+		return found, err
+	}
+	var maps corev1.ConfigMapList
+	if err := d.List(ctx, &maps, client.InNamespace(policy.Namespace), client.MatchingLabels{v1alpha1.LabelFront: policy.Name}); err != nil {
+		d.Rights.Doubt(ForFronts)
+		return doors{}, err
+	}
 	for i := range maps.Items {
 		if compile.IsFront(&maps.Items[i], policy.Name) {
 			found.configMaps = append(found.configMaps, &maps.Items[i])
 		}
 	}
-	if !d.mayProbe() {
-		return found, nil
+	return found, nil
+}
+
+func (d *Doors) ofDNS(ctx context.Context, policy types.NamespacedName, found doors) (_ doors, err error) {
+	if found.trouble, err = d.Rights.Lacks(ctx, ForRecords); err != nil || found.trouble != nil || !d.mayProbe() {
+		return found, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, probeEvery) // the first to ask waits for the cache
-	defer cancel()
 	one := &endpoint{}
 	one.SetGroupVersionKind(compile.DNSEndpoint)
-	err := d.Get(ctx, types.NamespacedName{Namespace: policy.Namespace, Name: compile.FrontName(policy.Name)}, one)
+	err = d.Get(ctx, types.NamespacedName{Namespace: policy.Namespace, Name: compile.FrontName(policy.Name)}, one)
 	if meta.IsNoMatchError(err) {
 		d.absent()
 		return found, nil
@@ -100,7 +116,8 @@ func (d *Doors) of(ctx context.Context, policy types.NamespacedName) (doors, err
 	if client.IgnoreNotFound(err) != nil { // it concerns only those who want records
 		d.absent()
 		found.trouble = &compile.Refusal{Reason: v1alpha1.ReasonFrontRefused, Message: fmt.Sprintf("DNSEndpoints can't be read: %v; see that the manager may", err), Waits: true}
-		return found, nil
+		d.Rights.Doubt(ForRecords)
+		return found, nil //nolint:nilerr // the refusal tells it
 	}
 	if err == nil && compile.IsFront(one, policy.Name) {
 		found.endpoint = one
@@ -153,11 +170,9 @@ func (d *Doors) live(ctx context.Context, like client.Object) (metav1.Object, er
 	return there, nil
 }
 
-// source wakes the policy of each object that comes, goes or is touched.
-func (d *Doors) source(o client.Object) source.Source {
-	return source.Kind(d.Cache, o, each(func(_ context.Context, o client.Object) []reconcile.Request {
-		return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetLabels()[v1alpha1.LabelFront]}}}
-	}))
+// whose is the policy of an object that has come, gone or was touched.
+func (d *Doors) whose(_ context.Context, o client.Object) []reconcile.Request {
+	return []reconcile.Request{{NamespacedName: types.NamespacedName{Namespace: o.GetNamespace(), Name: o.GetLabels()[v1alpha1.LabelFront]}}}
 }
 
 // gatheredKeys asks for keys a while after an event, once for all events meanwhile.

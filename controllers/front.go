@@ -132,6 +132,10 @@ func (r *Front) serve(ctx context.Context, front *compile.Front, have doors) (co
 		if one.want == nil {
 			continue
 		}
+		if have.noConfigMaps != nil {
+			tell(have.noConfigMaps, "", r.Doors.Rights.Next(ForFronts))
+			continue
+		}
 		there := have.configMap(string(one.want.ConfigMap))
 		leftover = slices.DeleteFunc(leftover, func(o client.Object) bool { return there != nil && o == client.Object(there) })
 		door := one.door(one.want, there)
@@ -160,7 +164,7 @@ var noExternalDNS = &compile.Refusal{Reason: v1alpha1.ReasonExternalDNSNotFound,
 
 func (r *Front) serveDNS(ctx context.Context, front *compile.Front, have doors) (*compile.Refusal, time.Duration, error) {
 	if have.trouble != nil {
-		return have.trouble, lookAgain, nil
+		return have.trouble, cmp.Or(r.Doors.Rights.Next(ForRecords), lookAgain), nil
 	}
 	if !have.dns {
 		return noExternalDNS, probeEvery, nil
@@ -203,10 +207,27 @@ func (r *Front) write(ctx context.Context, door compile.Door, want, have client.
 	case meta.IsNoMatchError(err), apierrors.IsNotFound(err) && kindOf(want) == compile.DNSEndpoint.Kind:
 		return noExternalDNS, lookAgain, nil // its definition has just gone
 	case apierrors.IsForbidden(err), apierrors.IsInvalid(err):
-		return &compile.Refusal{Reason: v1alpha1.ReasonFrontRefused, Message: fmt.Sprintf(
-			"the API server refuses %s %s: %v; remove what forbids it", kindOf(want), want.GetName(), err)}, lookAgain, nil
+		return r.refused(ctx, want, err)
 	}
 	return nil, 0, err
+}
+
+// refused tells a missing right from whatever else refuses.
+func (r *Front) refused(ctx context.Context, want client.Object, why error) (*compile.Refusal, time.Duration, error) {
+	right := rightFor(want)
+	r.Doors.Rights.Doubt(right)
+	if lacks, err := r.Doors.Rights.Lacks(ctx, right); err != nil || lacks != nil {
+		return lacks, r.Doors.Rights.Next(right), err
+	}
+	return &compile.Refusal{Reason: v1alpha1.ReasonFrontRefused, Message: fmt.Sprintf(
+		"the API server refuses %s %s: %v; remove what forbids it", kindOf(want), want.GetName(), why)}, lookAgain, nil
+}
+
+func rightFor(o client.Object) Right {
+	if _, is := o.(*corev1.ConfigMap); is {
+		return ForFronts
+	}
+	return ForRecords
 }
 
 func kindOf(o client.Object) string {
@@ -278,7 +299,8 @@ func (r *Front) ofReport(ctx context.Context, before, after *v1alpha1.NodeDatapa
 // comes from nodes is gathered for a while: it comes in crowds.
 func (r *Front) SetupWithManager(mgr ctrl.Manager) error {
 	r.waiting = map[types.NamespacedName]bool{}
-	c, err := builder(mgr, "front", 4).
+	heard := newLate()
+	err := builder(mgr, "front", 4).
 		For(&v1alpha1.NodePortPolicy{}, ofSpec).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
 			if key := policyOf(o.(*v1alpha1.NodePortAllocation)); key.Name != "" {
@@ -296,19 +318,21 @@ func (r *Front) SetupWithManager(mgr ctrl.Manager) error {
 			is, _ := after.(*v1alpha1.NodeDatapath)
 			return r.ofReport(ctx, was, is)
 		})).
-		WatchesRawSource(r.Doors.source(&corev1.ConfigMap{})).
-		Build(r)
+		WatchesRawSource(heard.source(r.Doors.whose)).
+		Complete(r)
 	if err != nil {
 		return err
 	}
-	r.Doors.watch = func(o client.Object) error { return c.Watch(r.Doors.source(o)) }
-	return nil
+	r.Doors.watch = func(o client.Object) error { return heard.follow(r.Doors.Cache, o) }
+	return r.Doors.Rights.Begin(ForFronts, func() error { return r.Doors.watch(&corev1.ConfigMap{}) })
 }
 
 // doors are the objects of ours that are there for one policy.
 type doors struct {
 	configMaps []*corev1.ConfigMap
 	endpoint   *endpoint
+	// noConfigMaps is why ConfigMaps can't be read.
+	noConfigMaps *compile.Refusal
 	// dns: the cluster has the kind DNSEndpoint. trouble is why it can't be read.
 	dns     bool
 	trouble *compile.Refusal

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -291,7 +290,7 @@ func (r *Policy) forget(key types.NamespacedName) {
 // and pools, and for news from nodes and clouds.
 func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 	r.notes = map[types.NamespacedName]note{}
-	return builder(mgr, "policy", 8).
+	b := builder(mgr, "policy", 8).
 		For(&v1alpha1.NodePortPolicy{}, ofSpec).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
 			if key := policyOf(o.(*v1alpha1.NodePortAllocation)); key.Name != "" {
@@ -302,7 +301,6 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Service{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			return append(r.Snapshot.policiesOf(ctx, o), r.Snapshot.captured(ctx, o.(*corev1.Service))...)
 		})).
-		Watches(&networkingv1.NetworkPolicy{}, each(r.Snapshot.policiesBehind)).
 		Watches(&v1alpha1.AddressSet{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			if r.Snapshot.denies(ctx, o) {
 				return r.all(ctx, o)
@@ -322,7 +320,10 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 		WatchesRawSource(source.Channel(r.Refusals.heard, &handler.EnqueueRequestForObject{})).
 		WatchesRawSource(source.Channel(r.Fronts.heard, &handler.EnqueueRequestForObject{})).
 		WatchesRawSource(source.Channel(r.Clouds.changed, handler.EnqueueRequestsFromMapFunc(r.all))).
-		Complete(r)
+		WatchesRawSource(source.Channel(r.Snapshot.Rights.changed, each(func(ctx context.Context, _ client.Object) []reconcile.Request {
+			return r.Snapshot.policiesWithNetworkPolicy(ctx)
+		})))
+	return r.Snapshot.withNetworkPolicies(mgr, b, r)
 }
 
 func (r *Policy) all(ctx context.Context, _ client.Object) []reconcile.Request {

@@ -26,6 +26,9 @@ type Options struct {
 	Namespace string
 	// AgentImage is what agents run where nobody names another; "" if it is not known.
 	AgentImage string
+	// AskRightsEvery is how often it is looked whether a right that was missing has been
+	// granted; a minute when zero.
+	AskRightsEvery time.Duration
 	// Now is the clock; nil for the real one.
 	Now func() time.Time
 }
@@ -41,12 +44,13 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	}
 	c, live := mgr.GetClient(), mgr.GetAPIReader()
 	recorder := mgr.GetEventRecorder("portreeve")
+	rights := NewRights(c, o.Namespace, o.AskRightsEvery, o.Now)
 	snapshot := Snapshot{
 		Reader: c, Live: live, Cache: mgr.GetCache(), Listed: &Listed{}, ListedSets: &Listed{}, ListedGateways: &Listed{}, Resolved: &Resolved{},
-		NodePorts: &NodePortRange{Client: c, Namespace: o.Namespace, Now: o.Now}, Namespace: o.Namespace, Now: o.Now,
+		NodePorts: &NodePortRange{Client: c, Namespace: o.Namespace, Now: o.Now}, Rights: rights, Namespace: o.Namespace, Now: o.Now,
 	}
 	verdicts, refusals, clouds, fronts := NewVerdicts(), NewVerdicts(), NewClouds(), NewFronts()
-	doors, err := NewDoors(mgr, o.Now)
+	doors, err := NewDoors(mgr, rights, o.Now)
 	if err != nil {
 		return err
 	}

@@ -39,6 +39,8 @@ type Snapshot struct {
 	Resolved *Resolved
 	// NodePorts knows the API server's node-port range; nil where nobody does.
 	NodePorts *NodePortRange
+	// Rights says what the manager may do; nil: all.
+	Rights *Rights
 	// Namespace is our own.
 	Namespace string
 	Now       func() time.Time

@@ -78,6 +78,8 @@ const (
 	// ReasonNetworkPolicyNameTaken: a NetworkPolicy that is not ours has the name of the policy's own.
 	ReasonNetworkPolicyNameTaken = "NetworkPolicyNameTaken"
 	ReasonServiceRefused         = "ServiceRefused"
+	// ReasonForbidden: the manager lacks a right that is granted where it is wanted; of Fronted, too.
+	ReasonForbidden = "Forbidden"
 
 	// HostEnforced.
 	ReasonNodesPending           = "NodesPending"

@@ -43,6 +43,7 @@ var firewallModes = map[string]iptables.Mode{"auto": "", "nft": iptables.NFT, "l
 
 type options struct {
 	node, kubeconfig, stateDir, listen string
+	metricsToken                       string // file
 	check, read, report, answer        time.Duration
 	firewallMode                       iptables.Mode
 	fallback                           rule.PortRanges
@@ -67,6 +68,7 @@ func parse(args []string) (command string, o options, err error) {
 	flags.DurationVar(&o.report, "report-interval", 250*time.Millisecond, "shortest time between two reports to the API server")
 	flags.DurationVar(&o.answer, "answer-interval", 5*time.Minute, "how often to connect to each open TCP port of the own node, to see whether anything answers there; 0 for never")
 	flags.StringVar(&o.listen, "listen", ":9465", "address of /metrics, /healthz and /readyz, on the node's own network; empty for none")
+	flags.StringVar(&o.metricsToken, "metrics-token-file", "", "file with the bearer token that who reads /metrics must show; while there is none, only the node itself may read. Empty for everybody")
 	fallback := flags.String("fallback-range", "30000-32767", "ports that are closed after a boot until the first sync if the last rules can't be read; empty for none")
 	flags.StringVar(&o.host.ReservedPorts, "reserved-ports-file", host.ReservedPorts, "where net.ipv4.ip_local_reserved_ports can be written")
 	harmless := flags.String("harmless-programs", "", "names of eBPF programs, kinds of tc filters and bridges of Open vSwitch, separated by commas, that are known not to carry packets around netfilter")
@@ -197,7 +199,8 @@ func offline(o options, log *slog.Logger) (agent.Config, error) {
 	return agent.Config{
 		Node: o.node, BootID: boot, Backends: backends(o, log), Sweep: conntrack.Sweep, SweepStale: conntrack.SweepStale, Packets: nflog.Listen, Survey: o.survey(),
 		Host: o.host, Fallback: o.fallback,
-		StateDir: o.stateDir, CheckInterval: o.check, ReadInterval: o.read, ReportInterval: o.report,
+		MetricsToken: o.metricsToken,
+		StateDir:     o.stateDir, CheckInterval: o.check, ReadInterval: o.read, ReportInterval: o.report,
 		Log: log, Registerer: prometheus.NewRegistry(),
 	}, err
 }

@@ -22,7 +22,6 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
-	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/cloud"
@@ -32,20 +31,25 @@ import (
 
 type options struct {
 	metrics, health, namespace string
+	metricsSecure              bool
+	metricsCertificates        string // folder
 	cluster, agentImage        string
 	elect                      bool
-	lease                      time.Duration
+	lease, rights              time.Duration
 }
 
 func main() {
 	var o options
-	flag.StringVar(&o.metrics, "metrics-bind-address", ":8080", "address of /metrics; 0 for none")
+	flag.StringVar(&o.metrics, "metrics-bind-address", ":8443", "address of /metrics; 0 for none")
+	flag.BoolVar(&o.metricsSecure, "metrics-secure", true, "serve metrics over TLS, to those whom the API server lets get /metrics; false: to everybody, in plain text")
+	flag.StringVar(&o.metricsCertificates, "metrics-cert-dir", "", "folder with tls.crt and tls.key for metrics, read again when they change; empty for a certificate that nobody has signed")
 	flag.StringVar(&o.health, "health-probe-bind-address", ":8081", "address of /healthz and /readyz; 0 for none")
 	flag.StringVar(&o.namespace, "namespace", "portreeve-system", "our own namespace: of the leader's Lease, and of the Services that hold free numbers")
 	flag.StringVar(&o.cluster, "cluster-name", "", "name of this cluster, as Git has it, in the signature of its cloud rules: a copy of the cluster, restored elsewhere, then observes only until somebody confirms; set it before the first rule is written")
 	flag.StringVar(&o.agentImage, "agent-image", os.Getenv("RELATED_IMAGE_AGENT"), "image of the agents where the Portreeve object names none; default $RELATED_IMAGE_AGENT")
 	flag.BoolVar(&o.elect, "leader-elect", true, "elect a leader; only the leader writes")
 	flag.DurationVar(&o.lease, "lease-duration", 15*time.Second, "how long a leader that is silent stays leader")
+	flag.DurationVar(&o.rights, "rights-interval", time.Minute, "how often to look whether a right that some policies need, and that was missing, has been granted")
 	flag.Parse() // controller-runtime adds --kubeconfig
 
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
@@ -80,7 +84,7 @@ func run(ctx context.Context, o options) error {
 		}
 		owner = o.cluster + "/" + owner
 	}
-	if err := controllers.Setup(ctx, mgr, controllers.Options{Providers: providers(cloud.NewPaces(cloud.SystemClock{})), Owner: owner, Leading: leader.check, Namespace: o.namespace, AgentImage: o.agentImage}); err != nil {
+	if err := controllers.Setup(ctx, mgr, controllers.Options{Providers: providers(cloud.NewPaces(cloud.SystemClock{})), Owner: owner, Leading: leader.check, Namespace: o.namespace, AgentImage: o.agentImage, AskRightsEvery: o.rights}); err != nil {
 		return err
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {
@@ -101,7 +105,7 @@ func managerOptions(o options, leader *election) ctrl.Options {
 	}
 	options := ctrl.Options{
 		Scheme:                 scheme,
-		Metrics:                metricsserver.Options{BindAddress: o.metrics},
+		Metrics:                metricsOptions(o),
 		HealthProbeBindAddress: o.health,
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),

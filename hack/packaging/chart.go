@@ -1,6 +1,7 @@
 package packaging
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -23,13 +24,19 @@ func Chart(all []Object) (Files, error) {
 	return files, nil
 }
 
-// optional is which value says that objects of a kind are wanted.
+// optional is which value says that objects of a kind, or this one, are wanted.
 var optional = map[string]string{
 	"Namespace":                "namespace.create",
 	"CustomResourceDefinition": "crds.install",
 	"NetworkPolicy":            "networkPolicy.enabled",
 	"PodMonitor":               "prometheus.enabled",
+	"ServiceMonitor":           "prometheus.enabled",
+	"Service":                  "prometheus.enabled",
 	"PrometheusRule":           "prometheus.enabled",
+
+	"ClusterRoleBinding portreeve-manager-fronts":          "grants.fronts",
+	"ClusterRoleBinding portreeve-manager-networkpolicies": "grants.networkPolicies",
+	"ClusterRoleBinding portreeve-manager-records":         "grants.records",
 }
 
 func template(object Object) (string, error) {
@@ -64,7 +71,7 @@ func template(object Object) (string, error) {
 	for i, action := range inserts {
 		out = strings.ReplaceAll(out, fmt.Sprintf("insert-%03d-here", i), action)
 	}
-	if value := optional[object.Text("kind")]; value != "" {
+	if value := cmp.Or(optional[object.ID()], optional[object.Text("kind")]); value != "" {
 		out = "{{- if .Values." + value + " }}\n" + out + "{{- end }}\n"
 	}
 	return out, nil

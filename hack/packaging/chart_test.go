@@ -188,7 +188,8 @@ func TestKustomizeInstallYAMLAndHelmYieldTheSame(t *testing.T) {
 	}
 	same(t, "dist/install.yaml", printed, install)
 
-	everything := images("namespace.create", true, "networkPolicy.enabled", true, "prometheus.enabled", true, "agent.bootProgram", true)
+	everything := images("namespace.create", true, "networkPolicy.enabled", true, "prometheus.enabled", true, "agent.bootProgram", true,
+		"grants.fronts", true, "grants.networkPolicies", true, "grants.records", true)
 	same(t, "Helm with all", mustHelm(t, Namespace, everything), build(t, "config/all"))
 }
 

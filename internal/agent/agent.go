@@ -44,7 +44,9 @@ type Config struct {
 	Host     Host
 	Fallback rule.PortRanges // closed where nothing is known after a boot
 
-	StateDir       string
+	StateDir string
+	// MetricsToken is the file with the token for /metrics; "" lets everybody read.
+	MetricsToken   string
 	CheckInterval  time.Duration // between two looks whether the kernel still agrees
 	ReadInterval   time.Duration // between two of them that read it all, while it looks unchanged
 	ReportInterval time.Duration // at least this long between two reports

@@ -88,7 +88,7 @@ func (m *metrics) settled(enforced bool, marks v1alpha1.Marks) {
 // enforcing.
 func handler(a *Agent, g prometheus.Gatherer) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", toReaders(a.config.MetricsToken, promhttp.HandlerFor(g, promhttp.HandlerOpts{})))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		// A turn of the loop ends within kernelTimeout, and a check begins the next.
 		limit := 2*kernelTimeout + a.config.CheckInterval

@@ -30,6 +30,8 @@ type Ingress struct {
 	Places   Places
 	Lockdown bool
 	Now      time.Time
+	// Forbidden says why NetworkPolicies can't be written; then nothing is known of them.
+	Forbidden *Refusal
 }
 
 // NetworkPolicy returns the NetworkPolicy that admits to the Service's pods what the
@@ -226,6 +228,8 @@ func (s Seen) restricted() (g *gate, said string) {
 	switch {
 	case s.Ingress == nil || !s.Ingress.AsksForNetworkPolicy():
 		return nil, ""
+	case s.Ingress.Forbidden != nil:
+		return new(stalled(v1alpha1.Exposed, s.Ingress.Forbidden.Reason, s.Ingress.Forbidden.Message)), ""
 	case s.NetworkPolicy != nil && !IsNetworkPolicyOf(s.NetworkPolicy, s.Policy.Name):
 		return new(stalled(v1alpha1.Exposed, v1alpha1.ReasonNetworkPolicyNameTaken, fmt.Sprintf(
 			"NetworkPolicy %s exists and is not ours; rename or delete it, or rename the policy", name))), ""

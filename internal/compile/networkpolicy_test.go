@@ -239,6 +239,9 @@ func TestStatusSaysWhatTheNetworkPolicyMeans(t *testing.T) {
 		{"not there", func(s *Seen) { s.NetworkPolicy = nil }, v1alpha1.ReasonProgressing, "waits for NetworkPolicy shop-nodeport"},
 		{"not yet what it must be", func(s *Seen) { s.NetworkPolicy.Spec.Ingress = nil }, v1alpha1.ReasonProgressing, "waits for NetworkPolicy shop-nodeport"},
 		{"somebody else's", func(s *Seen) { s.NetworkPolicy.OwnerReferences = nil }, v1alpha1.ReasonNetworkPolicyNameTaken, "rename or delete it"},
+		{"a right is missing", func(s *Seen) {
+			s.NetworkPolicy, s.Ingress.Forbidden = nil, &Refusal{Reason: v1alpha1.ReasonForbidden, Message: "kubectl create"}
+		}, v1alpha1.ReasonForbidden, "kubectl create"},
 		{"no selector", func(s *Seen) { s.Service.Spec.Selector = nil }, v1alpha1.ReasonServiceWithoutSelector, "there is no NetworkPolicy shop-nodeport, because Service shop has no selector"},
 	} {
 		seen := healthy()

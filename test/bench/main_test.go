@@ -76,14 +76,15 @@ func machine() string {
 }
 
 // auditPolicy logs each write of our own programs once, when it is answered; not
-// Leases, which are written all the time, nor Events, which nobody waits for.
+// Leases, which are written all the time, nor Events, which nobody waits for, nor
+// questions, which write nothing.
 const auditPolicy = `
 apiVersion: audit.k8s.io/v1
 kind: Policy
 omitStages: [RequestReceived, ResponseStarted, Panic]
 rules:
 - level: None
-  resources: [{group: coordination.k8s.io, resources: [leases]}, {group: events.k8s.io, resources: [events]}]
+  resources: [{group: coordination.k8s.io, resources: [leases]}, {group: events.k8s.io, resources: [events]}, {group: authorization.k8s.io}]
 - level: Metadata
   users: ["system:serviceaccount:portreeve-system:portreeve-manager", "system:serviceaccount:portreeve-system:portreeve-agent"]
   verbs: [create, update, patch, delete]

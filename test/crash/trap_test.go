@@ -136,7 +136,7 @@ func isWrite(r *http.Request) bool {
 	switch r.Method {
 	case http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
 		kind := resource(r.URL.Path)
-		return kind != "leases" && kind != "events"
+		return kind != "leases" && kind != "events" && kind != "selfsubjectaccessreviews"
 	}
 	return false
 }

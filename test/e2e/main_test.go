@@ -35,8 +35,14 @@ func run(m *testing.M) int {
 	if err != nil {
 		return fail(err)
 	}
+	flags, remove, err := auditing()
+	if err != nil {
+		return fail(err)
+	}
+	defer remove()
 	cluster, err := lab.Start(ctx, lab.Options{
 		Nodes: 3, KubeProxy: proxyMode(), ControllerManager: true, LogDir: os.Getenv("PORTREEVE_LAB_LOGS"),
+		APIServerFlags: flags,
 	})
 	if err != nil {
 		return fail(err)

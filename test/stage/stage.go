@@ -95,11 +95,11 @@ func Client(cluster *lab.Cluster) (client.WithWatch, error) {
 	return client.NewWithWatch(admin, client.Options{Scheme: scheme})
 }
 
-// install applies every file of config/crd and config/rbac, which are there for
-// any kind of cluster; Apply knows the order.
+// install applies every file of config/crd, config/rbac and config/grants, which are
+// there for any kind of cluster; Apply knows the order.
 func (s *Stage) install(ctx context.Context) error {
 	var files []string
-	for _, dir := range []string{"crd", "rbac"} {
+	for _, dir := range []string{"crd", "rbac", "grants/*"} {
 		pattern := filepath.Join(Root(), "config", dir, "*.yaml")
 		found, err := filepath.Glob(pattern)
 		if err != nil {
@@ -137,7 +137,7 @@ func (s *Stage) RunManager(ctx context.Context, name string, through *rest.Confi
 	if err != nil {
 		return nil, err
 	}
-	argv := []string{filepath.Join(s.Bin, "manager"), "--kubeconfig", kubeconfig, "--lease-duration", cmp.Or(s.Lease, 2*time.Second).String()}
+	argv := []string{filepath.Join(s.Bin, "manager"), "--kubeconfig", kubeconfig, "--lease-duration", cmp.Or(s.Lease, 2*time.Second).String(), "--metrics-secure=false"}
 	return s.Run(ctx, lab.Command{
 		Name: name, Argv: append(argv, flags...),
 		Env: []string{

@@ -70,6 +70,11 @@ func Build(ctx context.Context) (dir string, err error) {
 
 // New installs what config/ holds and starts nothing yet.
 func New(ctx context.Context, cluster *lab.Cluster, bin string) (*Stage, error) {
+	return NewOf(ctx, cluster, bin, Root())
+}
+
+// NewOf is New with the config/ in root, which may be that of another version.
+func NewOf(ctx context.Context, cluster *lab.Cluster, bin, root string) (*Stage, error) {
 	scheme := kruntime.NewScheme()
 	if err := clientgoscheme.AddToScheme(scheme); err != nil {
 		return nil, err
@@ -84,15 +89,15 @@ func New(ctx context.Context, cluster *lab.Cluster, bin string) (*Stage, error) 
 		return nil, err
 	}
 	s := &Stage{Cluster: cluster, Client: c, Bin: bin, agents: map[string]*lab.Process{}, kubeconfigs: map[string]string{}}
-	return s, s.install(ctx)
+	return s, s.Install(ctx, root, "crd", "rbac")
 }
 
-// install applies every file of config/crd and config/rbac, which are there for
-// any kind of cluster; Apply knows the order.
-func (s *Stage) install(ctx context.Context) error {
+// Install applies every file of the folders of root's config/, of those that are there for
+// any kind of cluster: crd and rbac. Apply knows the order.
+func (s *Stage) Install(ctx context.Context, root string, folders ...string) error {
 	var files []string
-	for _, dir := range []string{"crd", "rbac"} {
-		pattern := filepath.Join(Root(), "config", dir, "*.yaml")
+	for _, dir := range folders {
+		pattern := filepath.Join(root, "config", dir, "*.yaml")
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			return err

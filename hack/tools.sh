@@ -4,7 +4,7 @@
 # minutes, so the binaries are kept in a cache that survives `git clean` and is
 # shared by all working copies.
 #
-#   hack/tools.sh controller-gen | kustomize | golangci-lint
+#   hack/tools.sh controller-gen | kustomize | golangci-lint | actionlint
 #
 #   PORTREEVE_CACHE   the cache folder; default ${XDG_CACHE_HOME:-~/.cache}/portreeve
 set -eu
@@ -21,7 +21,10 @@ case $cache in /*) ;; *) cache=$PWD/$cache ;; esac
 
 src=hack/tools
 name=${1:?which tool}
-package=$(sed -n "/^tool (/,/^)/s#^[[:space:]]*\(.*/$name\(/v[0-9]*\)\{0,1\}\)\$#\1#p" "$src/go.mod")
+if [ -e "$src/$name/go.mod" ]; then # one that has a module of its own
+	src=$src/$name
+fi
+package=$(sed -n "/^tool (/,/^)/s#^[[:space:]]*\(.*/$name\(/v[0-9]*\)\{0,1\}\)\$#\1#p; s#^tool \(.*/$name\)\$#\1#p" "$src/go.mod")
 if [ -z "$package" ]; then
 	echo "hack/tools.sh: $src/go.mod has no tool $name" >&2
 	exit 1

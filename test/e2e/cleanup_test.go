@@ -19,7 +19,7 @@ import (
 // A node that is cleaned by hand is vouched for by nobody, from before its rules go until
 // an agent has put them back.
 func TestANodeThatIsCleanedIsNotVouchedFor(t *testing.T) {
-	s := open(t, "cleaned", "30770-30779")
+	s := open(t, "cleaned", "30790-30799")
 	policy := s.policy("shop", officeCIDR)
 	s.create(policy)
 	port := s.awaitReady(policy)

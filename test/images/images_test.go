@@ -33,13 +33,14 @@ const folder = "PORTREEVE_IMAGES"
 const within = time.Minute
 
 // contained runs a program with an image for its root, read-only, and of this machine no
-// more than a container has: /proc, /sys, a few volumes.
+// more than a container has: /proc, /sys, /dev/null, a few volumes.
 const contained = `set -eu
 root=$1 state=$2 user=$3; shift 3
 mount --make-rprivate /
 mount --bind "$root" "$root"
 mount -o remount,bind,ro "$root"
 for volume in /proc /sys; do mount --rbind $volume "$root$volume"; done
+mount -t tmpfs tmpfs "$root/dev"; : >"$root/dev/null"; mount --bind /dev/null "$root/dev/null"
 mount -t tmpfs tmpfs "$root/run"
 cp "$KUBECONFIG" "$root/run/kubeconfig"; chmod 644 "$root/run/kubeconfig"
 [ "$state" = none ] || { mount -t tmpfs tmpfs "$root/var/lib/portreeve"; mount --bind "$state" "$root/var/lib/portreeve"; }
@@ -58,7 +59,7 @@ type scene struct {
 func (s *scene) root(name string) string {
 	s.Helper()
 	root := filepath.Join(s.images, name)
-	for _, volume := range []string{"proc", "sys", "run", "var/lib/portreeve"} {
+	for _, volume := range []string{"proc", "sys", "dev", "run", "var/lib/portreeve"} {
 		if err := os.MkdirAll(filepath.Join(root, volume), 0o755); err != nil {
 			s.Fatal(err)
 		}

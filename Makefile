@@ -54,6 +54,10 @@ BENCH ?= .
 bench: preflight controlplane ## The goals in numbers; a missed one is printed as MISSED
 	go test -run '^$$' -bench '$(BENCH)' -benchtime 1x -count 1 -timeout 2h ./test/bench/...
 
+.PHONY: test-images
+test-images: preflight controlplane ## Build both images by buildah, of Debian and the Go that are here, and run them in the lab
+	images=$$(hack/image/build.sh) && PORTREEVE_IMAGES=$$images go test -count=1 -v ./test/images
+
 .PHONY: teeth
 teeth: preflight controlplane ## Break the code in one place at a time; a test must fail for each
 	go run ./hack/teeth
@@ -70,10 +74,11 @@ generate: ## Deepcopy functions and CRDs, from the types in api/; the Helm chart
 	env -u MANAGER_IMAGE -u AGENT_IMAGE -u BUNDLE_IMAGE -u BUNDLE_VERSION -u BUNDLE_REPLACES go -C hack/packaging run ./generate $(CURDIR) $(CURDIR)
 
 .PHONY: lint
-lint: ## golangci-lint with the import rules, and what is linked into each program
+lint: ## golangci-lint with the import rules, what is linked into each program, workflows
 	$(call tool,golangci-lint) run ./...
 	cd hack/packaging && $$(../tools.sh golangci-lint) run --config ../../.golangci.yml ./...
 	hack/deps.sh
+	$(call tool,actionlint) -shellcheck= -pyflakes= .github/workflows/*.yml
 
 .PHONY: verify-generated
 verify-generated: ## Fail if generated files are not current
@@ -105,10 +110,15 @@ bundle: ## The OLM bundle and its catalog, with MANAGER_IMAGE, AGENT_IMAGE, BUND
 
 CONTAINER_TOOL ?= docker
 TAG ?= latest
+IMAGE_ARGS = --build-arg VERSION=$(TAG) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 .PHONY: images
 images: ## portreeve-manager:TAG and portreeve-agent:TAG, by CONTAINER_TOOL (docker)
-	$(CONTAINER_TOOL) build --target manager -t portreeve-manager:$(TAG) .
-	$(CONTAINER_TOOL) build --target agent -t portreeve-agent:$(TAG) .
+	$(CONTAINER_TOOL) build $(IMAGE_ARGS) --target manager -t portreeve-manager:$(TAG) .
+	$(CONTAINER_TOOL) build $(IMAGE_ARGS) --target agent -t portreeve-agent:$(TAG) .
+
+.PHONY: image
+image: ## The same by buildah
+	$(MAKE) images CONTAINER_TOOL=buildah
 
 .PHONY: clean
 clean: ## Remove what was built here; the caches outside the tree stay

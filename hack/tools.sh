@@ -1,10 +1,10 @@
 #!/bin/sh
-# Prints the path of a tool of hack/tools/go.mod or hack/olm/go.mod, building it first
+# Prints the path of a tool of hack/tools, hack/tools/actionlint or hack/olm, building it first
 # when this machine has none of that version made by this Go. golangci-lint takes some
 # three minutes, as do OLM's programs together, so the binaries are kept in a cache that
 # survives `git clean` and is shared by all working copies.
 #
-#   hack/tools.sh controller-gen | kustomize | golangci-lint | olm | catalog | opm
+#   hack/tools.sh controller-gen | kustomize | golangci-lint | actionlint | olm | catalog | opm
 #   hack/tools.sh --where NAME    where it would be, without building
 #
 #   PORTREEVE_CACHE   the cache folder; default ${XDG_CACHE_HOME:-~/.cache}/portreeve
@@ -26,8 +26,8 @@ if [ "${1:-}" = --where ]; then
 	shift
 fi
 name=${1:?which tool}
-for src in hack/tools hack/olm; do
-	package=$(sed -n "/^tool (/,/^)/s#^[[:space:]]*\(.*/$name\(/v[0-9]*\)\{0,1\}\)\$#\1#p" "$src/go.mod")
+for src in hack/tools hack/tools/actionlint hack/olm; do
+	package=$(sed -n "/^tool (/,/^)/s#^[[:space:]]*\(.*/$name\(/v[0-9]*\)\{0,1\}\)\$#\1#p; s#^tool \(.*/$name\)\$#\1#p" "$src/go.mod")
 	[ -z "$package" ] || break
 done
 if [ -z "$package" ]; then

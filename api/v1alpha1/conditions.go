@@ -128,4 +128,6 @@ const (
 	ReasonStale    = "Stale"
 	ReasonVanished = "Vanished"
 	ReasonFailed   = "Failed"
+	// ReasonCleaned: the rules were removed on purpose, and no agent has started since.
+	ReasonCleaned = "Cleaned"
 )

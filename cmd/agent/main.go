@@ -3,7 +3,7 @@
 //
 //	agent [flags]           enforce until told to stop; the rules stay
 //	agent boot [flags]      enforce the last rules from the disk, and end; see docs/boot.md
-//	agent cleanup [flags]   remove every trace of ours from the node
+//	agent cleanup [flags]   take the node's report back, then remove every trace of ours from it
 //
 // It runs in the node's own network namespace with NET_ADMIN, and holds no
 // secret but its ServiceAccount's token.
@@ -49,7 +49,7 @@ type options struct {
 	fallback                           rule.PortRanges
 	host                               host.Host
 	harmless                           []string // programs
-	stay                               bool
+	stay, offline                      bool
 }
 
 // commands are what an agent does when told by its first argument, else it enforces.
@@ -73,7 +73,8 @@ func parse(args []string) (command string, o options, err error) {
 	flags.StringVar(&o.host.ReservedPorts, "reserved-ports-file", host.ReservedPorts, "where net.ipv4.ip_local_reserved_ports can be written")
 	harmless := flags.String("harmless-programs", "", "names of eBPF programs, kinds of tc filters and bridges of Open vSwitch, separated by commas, that are known not to carry packets around netfilter")
 	mode := flags.String("firewall-mode", "auto", "iptables variant: auto (the one Kubernetes uses on this node), nft or legacy")
-	flags.BoolVar(&o.stay, "stay", false, "cleanup: when all is gone answer /readyz, and end when told to")
+	flags.BoolVar(&o.stay, "stay", false, "cleanup: try until the node is clean, then answer /readyz, and end when told to")
+	flags.BoolVar(&o.offline, "offline", false, "cleanup: leave the node's report at the API server as it is; it goes on saying that the rules are in force")
 	if err := flags.Parse(args); err != nil {
 		return command, o, err
 	}
@@ -88,7 +89,7 @@ func parse(args []string) (command string, o options, err error) {
 		err = fmt.Errorf("unknown argument %q; the subcommands are boot and cleanup, and they come first", flags.Arg(0))
 	case !known:
 		err = fmt.Errorf("--firewall-mode %q is not auto, nft or legacy", *mode)
-	case command == "" && o.node == "":
+	case o.node == "" && (command == "" || command == "cleanup" && !o.offline):
 		err = errors.New("--node is not set; give the name of this node's Node object, or set NODE_NAME")
 	case o.check <= 0:
 		err = fmt.Errorf("--check-interval %s must be longer than nothing", o.check)
@@ -116,56 +117,8 @@ func main() {
 	}
 }
 
-// cleanUp cleans the node and, if it is to stay, says so until it is told to end: in a
-// DaemonSet all nodes are clean when all of its pods are Ready.
-func cleanUp(ctx context.Context, o options, log *slog.Logger) error {
-	if err := clean(ctx, o, log); err != nil || !o.stay {
-		return err
-	}
-	log.Info("the node is clean; waiting to be stopped")
-	if o.listen != "" {
-		go serve(ctx, o.listen, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte("clean\n")) }), log)
-	}
-	<-ctx.Done()
-	return nil
-}
-
-// clean removes what any earlier agent left on the node, by whatever datapath. Stop
-// the node's agent before, else it repairs what it finds missing.
-func clean(ctx context.Context, o options, log *slog.Logger) error {
-	var failed, missing []error
-	for _, b := range backends(o, log) {
-		d, name, err := b.Open()
-		if err != nil { // what the node can't have has left nothing
-			missing = append(missing, err)
-			continue
-		}
-		if err := d.Cleanup(ctx); err != nil {
-			failed = append(failed, fmt.Errorf("%s: %w", name, err))
-			continue
-		}
-		log.Info("every trace of ours is gone from the kernel", "datapath", name)
-	}
-	if len(missing) == len(backends(o, log)) {
-		failed = append(failed, missing...)
-	}
-	if err := errors.Join(failed...); err != nil {
-		return err
-	}
-	c, err := offline(o, log)
-	if err != nil {
-		return err
-	}
-	return agent.New(c).Forget()
-}
-
 func enforce(ctx context.Context, o options, log *slog.Logger) error {
-	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
-	if err != nil {
-		return err
-	}
-	config.QPS, config.UserAgent = -1, "portreeve-agent" // the agent paces itself
-	client, err := agent.NewClient(config, o.node)
+	client, err := connect(o)
 	if err != nil {
 		return err
 	}
@@ -191,6 +144,16 @@ func enforce(ctx context.Context, o options, log *slog.Logger) error {
 	a.Run(ctx)
 	log.Info("agent stopped; the rules stay in force")
 	return nil
+}
+
+// connect returns the client of the node's agent; it does not speak to the API server yet.
+func connect(o options) (*agent.Client, error) {
+	config, err := clientcmd.BuildConfigFromFlags("", o.kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	config.QPS, config.UserAgent = -1, "portreeve-agent" // the agent paces itself
+	return agent.NewClient(config, o.node)
 }
 
 // offline is the agent that needs no API server.

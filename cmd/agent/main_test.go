@@ -17,7 +17,9 @@ func TestParse(t *testing.T) {
 	}{
 		{"a node by flag", []string{"--node", "n1"}, "", true},
 		{"no node", nil, "", false},
-		{"cleanup needs no node", []string{"cleanup", "--firewall-mode", "legacy"}, "cleanup", true},
+		{"cleanup of a node", []string{"cleanup", "--node", "n1", "--firewall-mode", "legacy"}, "cleanup", true},
+		{"cleanup of a node without a name, whose report would stay", []string{"cleanup"}, "cleanup", false},
+		{"cleanup that leaves the report needs no node", []string{"cleanup", "--offline"}, "cleanup", true},
 		{"cleanup that comes too late", []string{"--node", "n1", "cleanup"}, "", false},
 		{"boot needs no node", []string{"boot", "--fallback-range", "30000-30999,31500"}, "boot", true},
 		{"no fallback", []string{"boot", "--fallback-range", ""}, "boot", true},

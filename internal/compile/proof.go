@@ -75,11 +75,23 @@ func Ungated(n NodeReport) bool {
 		(n.Datapath == nil || n.Datapath.Status.BootID == "" || n.Datapath.Status.BootID != n.Status.NodeInfo.BootID)
 }
 
+// cleaned says that the rules of the node were removed on purpose. It is Ungated as well,
+// but nobody need wait whether an agent is about to report.
+func cleaned(n NodeReport) bool {
+	if n.Datapath == nil || n.Datapath.Status.BootID != "" {
+		return false
+	}
+	c := enforcedCondition(n.Datapath)
+	return c != nil && c.Reason == v1alpha1.ReasonCleaned
+}
+
 // Missing returns why the node is not proved to enforce the allocation as it
 // stands; "" when it is proved.
 func (p Proof) Missing(n NodeReport, a *v1alpha1.NodePortAllocation) string {
 	d := n.Datapath
 	switch {
+	case cleaned(n):
+		return v1alpha1.ReasonCleaned
 	case d == nil || d.Status.BootID == "":
 		return NodeUngated
 	case n.Status.NodeInfo.BootID != d.Status.BootID:

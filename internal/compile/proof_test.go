@@ -65,8 +65,12 @@ func address(kind corev1.NodeAddressType, text string) func(*NodeReport) {
 	}
 }
 
-func ungated(n *NodeReport)       { n.Datapath = nil }
-func silent(n *NodeReport)        { n.Datapath.Status = v1alpha1.NodeDatapathStatus{} }
+func ungated(n *NodeReport) { n.Datapath = nil }
+func silent(n *NodeReport)  { n.Datapath.Status = v1alpha1.NodeDatapathStatus{} }
+func wiped(n *NodeReport) {
+	enforced(v1alpha1.ReasonCleaned)(n)
+	n.Datapath.Status = v1alpha1.NodeDatapathStatus{Conditions: n.Datapath.Status.Conditions}
+}
 func rebooted(n *NodeReport)      { n.Status.NodeInfo.BootID = "boot-2" }
 func notReady(n *NodeReport)      { n.Status.Conditions[0].Status = corev1.ConditionFalse }
 func unknown(n *NodeReport)       { n.Status.Conditions[0].Status = corev1.ConditionUnknown }
@@ -106,6 +110,7 @@ func TestWhatANodeHasProved(t *testing.T) {
 		{"a mark above nothing listed", node("a"), "", "98", NodeUnconfirmed},
 		{"no agent", node("a", ungated), "100", "99", NodeUngated},
 		{"an agent that never reported", node("a", silent), "100", "99", NodeUngated},
+		{"a node that was cleaned", node("a", wiped), "100", "99", v1alpha1.ReasonCleaned},
 		{"a mark of an earlier boot", node("a", rebooted), "100", "99", NodeRebooted},
 		{"an exception for the port", node("a", exception(30001, "no ipset"), exception(30007, "protocol ICMP")), "100", "99", "protocol ICMP"},
 		{"an exception for another port", node("a", exception(30001, "no ipset")), "100", "99", ""},
@@ -145,6 +150,7 @@ func TestWhoMustProveAClosing(t *testing.T) {
 		{"who runs Windows can't enforce", node("a", windows, ungated), nil},
 		{"who says so only in its NodeInfo", node("a", windowsByInfo, ungated), nil},
 		{"who came long after the closing has never admitted anybody", node("a", born(clock.Add(2*time.Minute)), ungated), nil},
+		{"who was cleaned", node("a", wiped), []string{"a (Cleaned)"}},
 		{"who came after it by clocks that may differ may have", node("a", born(clock.Add(time.Second)), ungated), []string{"a (Ungated)"}},
 		{"who came in the same instant may have", node("a", born(clock), ungated), []string{"a (Ungated)"}},
 	} {

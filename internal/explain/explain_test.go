@@ -243,6 +243,9 @@ func TestExplainNamesWhatIsTooOpen(t *testing.T) {
 	}{
 		{"nothing", func(*Cluster) {}, 30000, "", ""},
 		{"a node that nobody filters", func(c *Cluster) { c.Datapaths = c.Datapaths[:1] }, 30000, GateNode, compile.NodeUngated},
+		{"a node that was cleaned", func(c *Cluster) {
+			c.Datapaths[1].Status = v1alpha1.NodeDatapathStatus{Conditions: []metav1.Condition{{Type: v1alpha1.Enforced, Status: metav1.ConditionFalse, Reason: v1alpha1.ReasonCleaned}}}
+		}, 30000, GateNode, compile.NodeUngated},
 		{"a node of another system", func(c *Cluster) { c.Nodes[1].Labels[corev1.LabelOSStable] = "windows" }, 30000, GateNode, ReasonNotGated},
 		{"a cloud rule of somebody else", func(c *Cluster) { cloudy(c, compile.StateInForce, 1, "TCP 30000-32767 0.0.0.0/0") }, 30000, GateCloud, v1alpha1.ReasonForeignRule},
 		{"a cloud rule of somebody else, and none of ours", func(c *Cluster) { cloudy(c, v1alpha1.ReasonDenied, 0, "TCP 30000-32767 0.0.0.0/0") }, 30000, GateCloud, v1alpha1.ReasonForeignRule},

@@ -127,7 +127,7 @@ func (w walk) unfiltered(n compile.NodeReport) (reason, message, remedy string, 
 	case !compile.Enforceable(n.Node):
 		return ReasonNotGated, "no agent can work on this node: nobody filters its node ports", "keep clients away from it by other means", true
 	case n.Datapath == nil || n.Datapath.Status.BootID == "":
-		return compile.NodeUngated, "no agent has ever reported: nobody filters its node ports", agentRemedy(w.Namespace, n.Name), true
+		return compile.NodeUngated, ungated(n.Datapath), agentRemedy(w.Namespace, n.Name), true
 	case n.Datapath.Status.BootID != n.Status.NodeInfo.BootID:
 		return compile.NodeRebooted, "rebooted, and its agent has not reported since", agentRemedy(w.Namespace, n.Name), false
 	}
@@ -136,6 +136,16 @@ func (w walk) unfiltered(n compile.NodeReport) (reason, message, remedy string, 
 		return c.Reason, c.Message, "", false
 	}
 	return "", "", "", false
+}
+
+// ungated says why nobody filters a node of which no agent reports.
+func ungated(d *v1alpha1.NodeDatapath) string {
+	if d != nil {
+		if c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.Enforced); c != nil && c.Reason == v1alpha1.ReasonCleaned {
+			return "its rules were removed by agent cleanup, and no agent has started since: nobody filters its node ports"
+		}
+	}
+	return "no agent has ever reported: nobody filters its node ports"
 }
 
 // missing says why the node is not proved to do what is wished, "" if it is.

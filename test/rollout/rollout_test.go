@@ -40,11 +40,13 @@ type scene struct {
 	town   *stage.Stage
 	client *lab.Client
 	object *v1alpha1.Portreeve
+	policy *v1alpha1.NodePortPolicy
 	port   uint16
 }
 
 // The whole life of agents that the manager runs: installed by {}, replaced by another
-// image while rules stand, mended after a stranger's edit, and cleaned away.
+// image while rules stand, mended after a stranger's edit, left with the rules in force,
+// taken over, cleaned away, and begun anew.
 func TestAgentsComeAreReplacedAndGo(t *testing.T) {
 	s := setUp(t)
 	s.installed()
@@ -52,13 +54,15 @@ func TestAgentsComeAreReplacedAndGo(t *testing.T) {
 	s.replaced()
 	s.mended()
 	s.died()
+	s.left()
 	s.cleaned()
+	s.returned()
 }
 
 func setUp(t *testing.T) *scene {
 	t.Helper()
 	ctrllog.SetLogger(logr.Discard())
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
 	t.Cleanup(cancel)
 	bin, err := stage.Build(ctx)
 	t.Cleanup(func() { os.RemoveAll(bin) })
@@ -135,17 +139,24 @@ func (s *scene) exposed() {
 			s.Fatal(err)
 		}
 	}
+	s.policy = policy
+	s.enforced()
+	s.port = uint16(policy.Status.Allocations[0].NodePort)
+	s.eventually("every node judges", s.judged)
+}
+
+// enforced waits until the policy is Ready, which asks every node.
+func (s *scene) enforced() {
+	s.Helper()
 	s.eventually("the policy is Ready", func() error {
-		if err := s.town.Client.Get(s.ctx, client.ObjectKeyFromObject(policy), policy); err != nil {
+		if err := s.town.Client.Get(s.ctx, client.ObjectKeyFromObject(s.policy), s.policy); err != nil {
 			return err
 		}
-		if ready := meta.FindStatusCondition(policy.Status.Conditions, v1alpha1.Ready); ready == nil || ready.Status != metav1.ConditionTrue {
-			return fmt.Errorf("%+v", policy.Status.Conditions)
+		if !meta.IsStatusConditionTrue(s.policy.Status.Conditions, v1alpha1.Ready) {
+			return fmt.Errorf("%+v", s.policy.Status.Conditions)
 		}
 		return nil
 	})
-	s.port = uint16(policy.Status.Allocations[0].NodePort)
-	s.eventually("every node judges", s.judged)
 }
 
 // judged sees that the office's named half gets through on each node and the other
@@ -299,17 +310,100 @@ func (s *scene) agentOn(node *lab.Node) *lab.Process {
 	return nil
 }
 
+// left deletes the object with uninstall Retain: the agents go, the rules stay in force,
+// and so status goes on saying so. One that is made again takes them over without a gap.
+func (s *scene) left() {
+	s.Helper()
+	held, err := s.client.Hold(s.ctx, lab.Flow{From: netip.MustParseAddrPort("203.0.113.3:0"), To: netip.AddrPortFrom(s.town.Nodes()[1].Addrs[0], s.port)})
+	if err != nil {
+		s.Fatal(err)
+	}
+	defer held.Close()
+	s.edit(func(o *v1alpha1.Portreeve) { o.Spec.Uninstall = v1alpha1.UninstallRetain })
+	if err := s.town.Client.Delete(s.ctx, s.object); err != nil {
+		s.Fatal(err)
+	}
+	s.eventually("the agents are gone", func() error {
+		if err := s.judged(); err != nil {
+			s.Fatalf("while agents go: %v", err)
+		}
+		var pods corev1.PodList
+		if err := s.town.Client.List(s.ctx, &pods, client.InNamespace("portreeve-system")); err != nil {
+			return err
+		}
+		if len(pods.Items) > 0 {
+			return fmt.Errorf("%d pods", len(pods.Items))
+		}
+		return s.gone()
+	})
+	if err := s.judged(); err != nil {
+		s.Errorf("without agents: %v", err)
+	}
+	for _, d := range s.reports() {
+		if d.Status.Marks.Allocations == "" || d.Status.BootID == "" || !meta.IsStatusConditionTrue(d.Status.Conditions, v1alpha1.Enforced) {
+			s.Errorf("%s enforces what it did, and says %+v", d.Name, d.Status)
+		}
+	}
+	s.enforced()
+
+	again := s.object.Spec
+	s.object = &v1alpha1.Portreeve{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.InstallationName}, Spec: again}
+	s.object.Spec.Uninstall = v1alpha1.UninstallClean
+	if err := s.town.Client.Create(s.ctx, s.object); err != nil {
+		s.Fatal(err)
+	}
+	s.eventually("three agents are ready again", func() error {
+		if err := s.judged(); err != nil {
+			s.Fatalf("while agents take over: %v", err)
+		}
+		return s.says("portreeve-agent:v2")
+	})
+	s.enforced()
+	select {
+	case <-held.Cut():
+		s.Errorf("an open connection was cut: %s", held.End())
+	default:
+	}
+}
+
+// gone sees that neither the object nor the DaemonSet is there.
+func (s *scene) gone() error {
+	for _, o := range []client.Object{s.object.DeepCopy(), &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "portreeve-system", Name: v1alpha1.AgentName}}} {
+		if err := s.town.Client.Get(s.ctx, client.ObjectKeyFromObject(o), o); !apierrors.IsNotFound(err) {
+			return fmt.Errorf("%T: %v", o, err)
+		}
+	}
+	return nil
+}
+
+func (s *scene) reports() []v1alpha1.NodeDatapath {
+	s.Helper()
+	var list v1alpha1.NodeDatapathList
+	if err := s.town.Client.List(s.ctx, &list); err != nil || len(list.Items) != 3 {
+		s.Fatal(err, len(list.Items))
+	}
+	return list.Items
+}
+
 // cleaned deletes the object: every node is cleaned, then the agents go, then it does.
 func (s *scene) cleaned() {
 	s.Helper()
 	if err := s.town.Client.Delete(s.ctx, s.object); err != nil {
 		s.Fatal(err)
 	}
-	s.eventually("the object and its agents are gone", func() error {
-		for _, o := range []client.Object{s.object, &appsv1.DaemonSet{ObjectMeta: metav1.ObjectMeta{Namespace: "portreeve-system", Name: v1alpha1.AgentName}}} {
-			if err := s.town.Client.Get(s.ctx, client.ObjectKeyFromObject(o), o); !apierrors.IsNotFound(err) {
-				return fmt.Errorf("%T: %v", o, err)
-			}
+	s.eventually("the object and its agents are gone", s.gone)
+	for _, d := range s.reports() {
+		if c := meta.FindStatusCondition(d.Status.Conditions, v1alpha1.Enforced); d.Status.Marks != (v1alpha1.Marks{}) || d.Status.BootID != "" || c == nil || c.Reason != v1alpha1.ReasonCleaned {
+			s.Errorf("%s filters nothing, and says %+v", d.Name, d.Status)
+		}
+	}
+	s.eventually("the policy says that no node enforces it", func() error {
+		if err := s.town.Client.Get(s.ctx, client.ObjectKeyFromObject(s.policy), s.policy); err != nil {
+			return err
+		}
+		c, nodes := meta.FindStatusCondition(s.policy.Status.Conditions, v1alpha1.HostEnforced), s.policy.Status.Nodes
+		if c == nil || c.Reason != v1alpha1.ReasonNodesFailing || nodes == nil || nodes.Enforced != v1alpha1.EnforcedNone || len(nodes.Failing) != 3 {
+			return fmt.Errorf("%+v, %+v", c, nodes)
 		}
 		return nil
 	})
@@ -325,6 +419,18 @@ func (s *scene) cleaned() {
 		}
 	}
 	s.eventually("nothing filters any more", func() error { return s.asked(lab.Answered) })
+}
+
+// returned makes the object once more: what was cleaned is enforced and proved anew.
+func (s *scene) returned() {
+	s.Helper()
+	s.object = &v1alpha1.Portreeve{ObjectMeta: metav1.ObjectMeta{Name: v1alpha1.InstallationName}}
+	s.object.Spec.Agent = &v1alpha1.AgentRollout{}
+	if err := s.town.Client.Create(s.ctx, s.object); err != nil {
+		s.Fatal(err)
+	}
+	s.enforced()
+	s.eventually("every node judges again", s.judged)
 }
 
 func (s *scene) agents() *appsv1.DaemonSet {

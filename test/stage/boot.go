@@ -24,8 +24,15 @@ func (s *Stage) PowerOff(ctx context.Context, node *lab.Node) error {
 	if err != nil {
 		return err
 	}
-	_, err = node.Output(ctx, filepath.Join(s.Bin, "agent"), "cleanup", "--state-dir", elsewhere)
+	_, err = node.Output(ctx, filepath.Join(s.Bin, "agent"), "cleanup", "--offline", "--state-dir", elsewhere)
 	return err
+}
+
+// Cleanup is an "agent cleanup" by hand, with the access of the agent that ran there.
+// Further flags come after the stage's own.
+func (s *Stage) Cleanup(ctx context.Context, node *lab.Node, flags ...string) (out string, err error) {
+	argv := []string{filepath.Join(s.Bin, "agent"), "cleanup", "--node", node.Name, "--kubeconfig", s.kubeconfigs[node.Name], "--state-dir", s.AgentState(node)}
+	return node.Output(ctx, append(argv, flags...)...)
 }
 
 // Boot is the boot unit of a node.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -73,12 +74,17 @@ func Build(ctx context.Context) (dir string, err error) {
 
 // New installs what config/ holds and starts nothing yet.
 func New(ctx context.Context, cluster *lab.Cluster, bin string) (*Stage, error) {
+	return NewOf(ctx, cluster, bin, Root())
+}
+
+// NewOf is New with the config/ in root, which may be that of another version.
+func NewOf(ctx context.Context, cluster *lab.Cluster, bin, root string) (*Stage, error) {
 	c, err := Client(cluster)
 	if err != nil {
 		return nil, err
 	}
 	s := &Stage{Cluster: cluster, Client: c, Bin: bin, agents: map[string]*lab.Process{}, kubeconfigs: map[string]string{}}
-	return s, s.install(ctx)
+	return s, s.Install(ctx, root, "crd", "rbac", "grants/*")
 }
 
 // Client reads and writes Kubernetes' kinds and ours as the lab's own administrator.
@@ -95,18 +101,18 @@ func Client(cluster *lab.Cluster) (client.WithWatch, error) {
 	return client.NewWithWatch(admin, client.Options{Scheme: scheme})
 }
 
-// install applies every file of config/crd, config/rbac and config/grants, which are
-// there for any kind of cluster; Apply knows the order.
-func (s *Stage) install(ctx context.Context) error {
+// Install applies every file of the folders of root's config/, of those that are there for
+// any kind of cluster: crd, rbac and grants/*. Apply knows the order.
+func (s *Stage) Install(ctx context.Context, root string, folders ...string) error {
 	var files []string
-	for _, dir := range []string{"crd", "rbac", "grants/*"} {
-		pattern := filepath.Join(Root(), "config", dir, "*.yaml")
+	for _, dir := range folders {
+		pattern := filepath.Join(root, "config", dir, "*.yaml")
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			return err
 		}
 		found = slices.DeleteFunc(found, func(f string) bool { return filepath.Base(f) == "kustomization.yaml" })
-		if len(found) == 0 {
+		if len(found) == 0 && !strings.Contains(dir, "*") { // an older version may have no such folders
 			return fmt.Errorf("%s: no such file", pattern)
 		}
 		files = append(files, found...)

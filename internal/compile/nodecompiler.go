@@ -25,6 +25,7 @@ type NodeCompiler struct {
 	claimed  numberSet
 	ends     []portEnd // in order
 	problems map[Name][]NodeProblem
+	local    map[Name]bool // those that are LocalOnly
 	said     []NodeProblem // all of them, as Compile returns them
 	// What the rules do with numbers, as sets.
 	dropped, audited, safe numberSet
@@ -70,6 +71,9 @@ func (c *NodeCompiler) Compile(in NodeInput) (rule.Set, []NodeProblem) {
 	return set, c.said
 }
 
+// Local says whether any allocation is LocalOnly.
+func (c *NodeCompiler) Local() bool { return len(c.local) > 0 }
+
 // NextEnd is when the next Open allocation ends, zero if none will.
 func (c *NodeCompiler) NextEnd() time.Time {
 	if len(c.ends) == 0 {
@@ -83,7 +87,7 @@ func (c *NodeCompiler) restart(in NodeInput, terms map[rule.Port]rule.Terms) {
 	for port := range c.builder.Gates().All {
 		terms[port] = rule.Terms{}
 	}
-	c.in.Allocations, c.claimed, c.ends, c.problems = Objects{}, numberSet{}, nil, map[Name][]NodeProblem{}
+	c.in.Allocations, c.claimed, c.ends, c.problems, c.local = Objects{}, numberSet{}, nil, map[Name][]NodeProblem{}, map[Name]bool{}
 	r := newNodeRules(in)
 	c.rules = r
 	dropped := rule.NewPortRanges(r.dropped...)
@@ -102,7 +106,7 @@ func (in NodeInput) differs(last NodeInput) bool {
 		(in.Installation == nil) != (last.Installation == nil) ||
 		in.Installation != last.Installation && !reflect.DeepEqual(in.Installation.Spec, last.Installation.Spec) ||
 		in.GatewaySets != last.GatewaySets && !in.GatewaySets.Equal(last.GatewaySets) || in.Node != last.Node ||
-		in.Unlabelled != last.Unlabelled || !maps.Equal(in.Labels, last.Labels) ||
+		in.Unlabelled != last.Unlabelled || in.Refuses != last.Refuses || !maps.Equal(in.Labels, last.Labels) ||
 		!slices.Equal(in.Exempt, last.Exempt)
 }
 
@@ -133,12 +137,16 @@ func (c *NodeCompiler) take(n *portRules, name Name, object metav1.Object) (spok
 	}
 	_, spoke = c.problems[name]
 	delete(c.problems, name)
+	delete(c.local, name)
 	if object == nil {
 		return spoke
 	}
 	a := object.(*v1alpha1.NodePortAllocation)
 	n.problems = nil
 	n.addAllocation(a)
+	if a.Spec.LocalOnly {
+		c.local[name] = true
+	}
 	if len(n.problems) > 0 {
 		c.problems[name], spoke = n.problems, true
 	}

@@ -81,6 +81,7 @@ const (
 	ReasonNodesFailing           = "NodesFailing"
 	ReasonNoNodes                = "NoNodes"
 	ReasonNoGateways             = "NoGateways"
+	ReasonNoEndpoints            = "NoEndpoints"
 	ReasonLockdown               = "Lockdown"
 	ReasonEnforcementUnsupported = "EnforcementUnsupported"
 

@@ -15,6 +15,7 @@ import (
 	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -105,7 +106,8 @@ func managerOptions(o options, leader *election) ctrl.Options {
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
-				&corev1.Node{}: {Transform: withoutImages},
+				&corev1.Node{}:               {Transform: withoutImages},
+				&discoveryv1.EndpointSlice{}: {Transform: controllers.WithoutAddresses},
 				&appsv1.DaemonSet{}: { // the agents', and no other
 					Namespaces: map[string]cache.Config{o.namespace: {}},
 					Field:      fields.OneTermEqualSelector("metadata.name", v1alpha1.AgentName),

@@ -112,11 +112,13 @@ func WithoutAddresses(o any) (any, error) {
 
 // endpointsMatter lets through slices that tell something else than before of which nodes
 // have pods; see compile.Slim.
-var endpointsMatter = ctrlbuilder.WithPredicates(predicate.Funcs{UpdateFunc: func(e event.UpdateEvent) bool {
+var endpointsMatter = ctrlbuilder.WithPredicates(predicate.Funcs{UpdateFunc: endpointsMoved})
+
+func endpointsMoved(e event.UpdateEvent) bool {
 	before, after := e.ObjectOld.(*discoveryv1.EndpointSlice), e.ObjectNew.(*discoveryv1.EndpointSlice)
 	return !equality.Semantic.DeepEqual(before.Endpoints, after.Endpoints) || !equality.Semantic.DeepEqual(before.Ports, after.Ports) ||
 		!equality.Semantic.DeepEqual(before.Labels, after.Labels)
-}})
+}
 
 // numberName is the name of the allocation of a number.
 func numberName(n uint16) string { return strconv.Itoa(int(n)) }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/coreos/go-iptables/iptables"
+	"golang.org/x/sys/unix"
 
 	"github.com/portreeve/portreeve/datapath"
 )
@@ -46,6 +47,21 @@ func (s *skeleton) tables() []string {
 		return []string{table, doorTable}
 	}
 	return []string{table}
+}
+
+// lookForDoor asks once, without a process, whether an earlier run left one. In legacy
+// mode that can't be asked.
+func (d *Datapath) lookForDoor(s *skeleton) error {
+	if s.door.looked || s.mode != NFT {
+		return nil
+	}
+	family, found := uint8(unix.NFPROTO_IPV4), false
+	if s.ipt.Proto() == iptables.ProtocolIPv6 {
+		family = unix.NFPROTO_IPV6
+	}
+	err := d.sets.rules(family, doorTable, chainLocal, func([]byte) { found = true })
+	s.door.looked, s.door.there = err == nil, found
+	return err
 }
 
 // doorChain is the chain behind the jump. What is left at its end begins a connection

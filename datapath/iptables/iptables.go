@@ -160,6 +160,9 @@ func (d *Datapath) ensureSkeletons(im *image) (preempted, failed error) {
 		case err != nil:
 			return preempted, err
 		}
+		if err := d.lookForDoor(s); err != nil {
+			return preempted, err
+		}
 		if err := s.ensureDoor(im.hasLocal()); err != nil {
 			return preempted, err
 		}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -109,7 +110,10 @@ func (r *Front) see(ctx context.Context, key types.NamespacedName) (*compile.Fro
 	if companion != nil && compile.IsCompanion(companion, key.Name) {
 		front.Sight.Companion = companion
 	}
-	front.Sight.Nodes, err = r.Snapshot.Nodes(ctx)
+	if front.Sight.Nodes, err = r.Snapshot.Nodes(ctx); err != nil {
+		return nil, 0, err
+	}
+	front.Sight.Endpoints, err = r.Snapshot.Endpoints(ctx, view.Allocations)
 	return front, 0, err
 }
 
@@ -309,6 +313,9 @@ func (r *Front) SetupWithManager(mgr ctrl.Manager) error {
 			return nil
 		})).
 		Watches(&corev1.Service{}, each(r.Snapshot.policiesOf)).
+		Watches(&discoveryv1.EndpointSlice{}, gatheredKeys(func(ctx context.Context, before, after client.Object) []reconcile.Request {
+			return r.Snapshot.localPolicies(ctx, cmp.Or(after, before))
+		}), endpointsMatter).
 		Watches(&v1alpha1.NodePortPool{}, each(r.fronted), ofSpec).
 		Watches(&v1alpha1.Portreeve{}, each(r.fronted), ofSpec).
 		Watches(&corev1.Node{}, gatheredKeys(func(ctx context.Context, _, _ client.Object) []reconcile.Request { return r.fronted(ctx, nil) }), nodeMatters).

@@ -6,6 +6,7 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -15,17 +16,19 @@ import (
 
 // Fields by which the cache is indexed.
 const (
-	byCategory = "spec.category"             // policies
-	byPool     = "spec.poolRef.name"         // policies
-	byService  = "spec.serviceRef.name"      // policies
-	byPolicy   = "spec.claim.policy"         // allocations, as namespace/name
-	byGateways = "spec.gateways.set"         // Open allocations
-	byClaimed  = "spec.claim.service"        // allocations of policies, as namespace/name
-	byNodePort = "spec.ports.nodePort"       // Services, every number they hold
-	byBorrower = "metadata.annotations.lent" // Services, the policy that changed their fields
-	bySet      = "spec.sources.addressSet"   // policies
-	byEntity   = "spec.sources.entity"       // policies
-	byList     = "spec.sources.prefixList"   // policies
+	byCategory  = "spec.category"             // policies
+	byPool      = "spec.poolRef.name"         // policies
+	byService   = "spec.serviceRef.name"      // policies
+	byPolicy    = "spec.claim.policy"         // allocations, as namespace/name
+	byGateways  = "spec.gateways.set"         // Open allocations
+	byClaimed   = "spec.claim.service"        // allocations of policies, as namespace/name
+	byNodePort  = "spec.ports.nodePort"       // Services, every number they hold
+	byLocal     = "spec.localOnly"            // allocations, the Service that carries a Local one, as namespace/name
+	byEndpoints = "metadata.labels.service"   // EndpointSlices, their Service, as namespace/name
+	byBorrower  = "metadata.annotations.lent" // Services, the policy that changed their fields
+	bySet       = "spec.sources.addressSet"   // policies
+	byEntity    = "spec.sources.entity"       // policies
+	byList      = "spec.sources.prefixList"   // policies
 )
 
 func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
@@ -71,6 +74,13 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 			}
 			return []string{types.NamespacedName{Namespace: claim.Namespace, Name: claim.Service}.String()}
 		}},
+		{&v1alpha1.NodePortAllocation{}, byLocal, func(o client.Object) []string {
+			if a := o.(*v1alpha1.NodePortAllocation); a.Spec.LocalOnly {
+				return []string{carrierKey(a).String()}
+			}
+			return nil
+		}},
+		{&discoveryv1.EndpointSlice{}, byEndpoints, endpointsOf},
 		{&corev1.Service{}, byCaptured, capturedPorts},
 		{&corev1.Service{}, byBorrower, func(o client.Object) []string { return []string{compile.Borrower(o.(*corev1.Service))} }},
 		{&corev1.Service{}, byNodePort, heldNumbers},
@@ -78,6 +88,14 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 		if err := indexer.IndexField(ctx, index.object, index.field, index.values); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// endpointsOf is the Service whose endpoints a slice has.
+func endpointsOf(o client.Object) []string {
+	if name := o.GetLabels()[discoveryv1.LabelServiceName]; name != "" {
+		return []string{types.NamespacedName{Namespace: o.GetNamespace(), Name: name}.String()}
 	}
 	return nil
 }

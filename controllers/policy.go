@@ -7,6 +7,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -162,6 +163,9 @@ func (r *Policy) see(ctx context.Context, view View, proof compile.Proof) (compi
 	if seen.Nodes, err = r.Snapshot.Nodes(ctx); err != nil {
 		return seen, err
 	}
+	if seen.Endpoints, err = r.Snapshot.Endpoints(ctx, view.Allocations); err != nil {
+		return seen, err
+	}
 	if seen.Hijackers, err = r.Snapshot.hijackers(ctx, view.Allocations, seen.Nodes); err != nil {
 		return seen, err
 	}
@@ -193,12 +197,13 @@ func urgency(before, after v1alpha1.NodePortPolicyStatus, seen compile.Seen) urg
 		return nothing
 	}
 	lost, gained := compile.AddressLost(before, after), compile.AddressGained(before, after)
+	none := len(before.Addresses) == 0 && gained
 	before.Addresses, before.TotalAddresses = after.Addresses, after.TotalAddresses
 	before, hadAnswers, was := unansweredApart(before)
 	after, answers, is := unansweredApart(after)
 	if equality.Semantic.DeepEqual(before, after) {
 		switch {
-		case lost && !seen.Gated():
+		case lost && !seen.Gated(), none:
 			return progress
 		case lost, gained: // a node that came back may go again; a fail-over is one write, not at once one for each policy
 			return doubt
@@ -301,6 +306,7 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&corev1.Service{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			return append(r.Snapshot.policiesOf(ctx, o), r.Snapshot.captured(ctx, o.(*corev1.Service))...)
 		})).
+		Watches(&discoveryv1.EndpointSlice{}, each(r.Snapshot.localPolicies), endpointsMatter).
 		Watches(&v1alpha1.AddressSet{}, each(func(ctx context.Context, o client.Object) []reconcile.Request {
 			if r.Snapshot.denies(ctx, o) {
 				return r.all(ctx, o)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/cache"
@@ -224,6 +225,43 @@ func (s Snapshot) Nodes(ctx context.Context) ([]compile.NodeReport, error) {
 		out[i] = compile.NodeReport{Node: &nodes.Items[i], Datapath: byName[nodes.Items[i].Name]}
 	}
 	return out, nil
+}
+
+// Endpoints returns those of the Service that carries the policy's Local numbers; none
+// where it has no such number.
+func (s Snapshot) Endpoints(ctx context.Context, own []v1alpha1.NodePortAllocation) (compile.Endpoints, error) {
+	for i := range own {
+		if !own[i].Spec.LocalOnly {
+			continue
+		}
+		var list discoveryv1.EndpointSliceList
+		err := s.List(ctx, &list, readOnly, client.MatchingFields{byEndpoints: carrierKey(&own[i]).String()})
+		return compile.EndpointsOf(list.Items), err
+	}
+	return nil, nil
+}
+
+// carrierKey names the Service that carries an allocation.
+func carrierKey(a *v1alpha1.NodePortAllocation) types.NamespacedName {
+	name := a.Spec.Claim.Policy + v1alpha1.CompanionSuffix
+	if a.Spec.Carrier == v1alpha1.ServiceInPlace {
+		name = a.Spec.Claim.Service
+	}
+	return types.NamespacedName{Namespace: a.Spec.Claim.Namespace, Name: name}
+}
+
+// localPolicies returns the policies that a change of a slice is about: those with a
+// number that its Service carries with externalTrafficPolicy Local.
+func (s Snapshot) localPolicies(ctx context.Context, slice client.Object) []reconcile.Request {
+	var out []reconcile.Request
+	for _, carrier := range endpointsOf(slice) {
+		var list v1alpha1.NodePortAllocationList
+		if err := s.List(ctx, &list, readOnly, client.MatchingFields{byLocal: carrier}); err != nil {
+			return nil // only a cache that was stopped fails here
+		}
+		out = append(out, requests(list.Items, policyOf)...)
+	}
+	return out
 }
 
 // Holder returns the Service that is not ours and holds the number, or nil.

@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/utils/ptr"
 	ctrl "sigs.k8s.io/controller-runtime"
@@ -113,6 +114,25 @@ func nodeChanged(e event.UpdateEvent) bool {
 		!equality.Semantic.DeepEqual(before.Spec.Taints, after.Spec.Taints) ||
 		!equality.Semantic.DeepEqual(before.Labels, after.Labels) ||
 		!equality.Semantic.DeepEqual(before.Status.Addresses, after.Status.Addresses)
+}
+
+// WithoutAddresses keeps of a cached EndpointSlice which nodes have endpoints: of all the
+// slices of a cluster few concern us, and which do may change at any time.
+func WithoutAddresses(o any) (any, error) {
+	if slice, ok := o.(*discoveryv1.EndpointSlice); ok {
+		return compile.Slim(slice), nil
+	}
+	return o, nil
+}
+
+// endpointsMatter lets through slices that tell something else than before of which nodes
+// have pods; see compile.Slim.
+var endpointsMatter = ctrlbuilder.WithPredicates(predicate.Funcs{UpdateFunc: endpointsMoved})
+
+func endpointsMoved(e event.UpdateEvent) bool {
+	before, after := e.ObjectOld.(*discoveryv1.EndpointSlice), e.ObjectNew.(*discoveryv1.EndpointSlice)
+	return !equality.Semantic.DeepEqual(before.Endpoints, after.Endpoints) || !equality.Semantic.DeepEqual(before.Ports, after.Ports) ||
+		!equality.Semantic.DeepEqual(before.Labels, after.Labels)
 }
 
 // numberName is the name of the allocation of a number.

@@ -43,6 +43,13 @@ type Fingerprinter interface {
 // else. What it is asked for is read as rule.Set.Silenced.
 type Silent interface{ Silent() }
 
+// Unserving is a Datapath that keeps Gate.Local where the node's kernel lets it.
+type Unserving interface {
+	// Unserved says why nobody is refused for want of somebody who takes his connection
+	// up, nil where he is. It is true of what the last Sync made.
+	Unserved() error
+}
+
 // What a datapath logs goes to the netlink log group LogGroup, where package nflog
 // reads it, with LogPrefix and the Reason before it. Only a packet that begins a
 // connection is logged; connections that nobody tracks (NOTRACK) need not be.

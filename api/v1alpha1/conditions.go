@@ -86,6 +86,7 @@ const (
 	ReasonNodesFailing           = "NodesFailing"
 	ReasonNoNodes                = "NoNodes"
 	ReasonNoGateways             = "NoGateways"
+	ReasonNoEndpoints            = "NoEndpoints"
 	ReasonLockdown               = "Lockdown"
 	ReasonEnforcementUnsupported = "EnforcementUnsupported"
 

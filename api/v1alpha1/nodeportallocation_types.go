@@ -52,6 +52,7 @@ const (
 // +kubebuilder:validation:XValidation:rule="self.state != 'Open' || has(self.ports)",messageExpression="'ports must be set when state is %s; list each protocol with its Service port'.format([self.state])",fieldPath=".ports"
 // +kubebuilder:validation:XValidation:rule="!has(self.ports) || (self.protocols.all(p, self.ports.exists(q, q.protocol == p)) && self.ports.all(q, q.protocol in self.protocols))",messageExpression="'protocols %s must be those of ports %s; list each protocol in both'.format([self.protocols, self.ports.map(q, q.protocol)])",fieldPath=".protocols"
 // +kubebuilder:validation:XValidation:rule="!has(self.adopted) || !self.adopted || (has(self.carrier) && self.carrier == 'InPlace')",messageExpression="'adopted goes with carrier InPlace only, and carrier is %s; remove adopted, or set carrier to InPlace'.format([has(self.carrier) ? self.carrier : 'absent'])",fieldPath=".adopted"
+// +kubebuilder:validation:XValidation:rule="!has(self.localOnly) || !self.localOnly || self.state == 'Open'",messageExpression="'localOnly goes with state Open only, and state is %s; remove localOnly'.format([self.state])",fieldPath=".localOnly"
 type NodePortAllocationSpec struct {
 	// State of the claim: Open, Closed or Foreign.
 	State AllocationState `json:"state"`
@@ -115,6 +116,11 @@ type NodePortAllocationSpec struct {
 	// forget the connections that go on as before.
 	// +optional
 	ExternalTrafficPolicy ExternalTrafficPolicy `json:"externalTrafficPolicy,omitempty"`
+	// LocalOnly: the Service that carries the number has, or is to have,
+	// externalTrafficPolicy Local, whoever says so. A node without a pod of it refuses
+	// whom it admits, where that is safe.
+	// +optional
+	LocalOnly bool `json:"localOnly,omitempty"`
 	// SessionAffinity that the policy asks for; absent: none. Where it changes, nodes
 	// forget the UDP flows that go on as before.
 	// +optional

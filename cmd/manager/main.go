@@ -15,6 +15,7 @@ import (
 	"github.com/go-logr/logr"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	clientgoscheme "k8s.io/client-go/kubernetes/scheme"
@@ -110,7 +111,8 @@ func managerOptions(o options, leader *election) ctrl.Options {
 		Cache: cache.Options{
 			DefaultTransform: cache.TransformStripManagedFields(),
 			ByObject: map[client.Object]cache.ByObject{
-				&corev1.Node{}: {Transform: withoutImages},
+				&corev1.Node{}:               {Transform: withoutImages},
+				&discoveryv1.EndpointSlice{}: {Transform: controllers.WithoutAddresses},
 				&corev1.Pod{}: { // the agents', and of those no more than whether they work
 					Namespaces: map[string]cache.Config{o.namespace: {}},
 					Label:      compile.AgentPods.AsSelector(),

@@ -20,6 +20,7 @@ func gates() rule.Set {
 		"sctp/30051 alice audited=world connections=4294967295 persecond=4294967295 burst=4294967295 log=accepted lines=4294967295",
 		"tcp/30052 log=denied lines=3", fmt.Sprintf("tcp/30053 audited=world expires=%d", past),
 		fmt.Sprintf("tcp/30054 alice expires=%d log=denied", past), "tcp/30055 alice",
+		"tcp/30057 alice local=yes", fmt.Sprintf("udp/30057 audited=alice local=yes log=denied expires=%d", soon), "sctp/30057 world local=yes connections=3",
 		"tcp/30056 refused=alice", "udp/30056 refused=alice log=denied lines=3", fmt.Sprintf("sctp/30056 refused=world expires=%d", soon),
 	)
 }
@@ -32,7 +33,8 @@ func readsBackGates(w *World) {
 		Set(Pool, "tcp/30050 alice persecond=50 burst=101").WithDenied(Prefixes("world")),
 		Set(Pool, "tcp/30050 alice").WithAudited(Numbers("30050-30060")).WithAddresses(Prefixes("0.0.0.0/0")),
 		all.WithAudited(Numbers(Pool)),
-		Set(Pool, "tcp/30050 alice log=denied lines=11"),
+		Set(Pool, "tcp/30050 alice log=denied lines=11", "tcp/30057 alice"),
+		Set(Pool, "tcp/30050 alice local=yes"),
 		{},
 		Set("30000", "tcp/30000 log=denied").WithDenied(Prefixes("alice")),
 	} {
@@ -60,7 +62,7 @@ func gatesNoGap(w *World) {
 	for range 60 {
 		line := pick("alice", "10.8.0.0/16 2001:db8:8::/48", "alice audited=10.8.0.0/16", "audited=alice", "10.8.0.0/16 audited=2001:db8:8::/48") + " " +
 			pick("", "", "connections=1000", "persecond=100000 burst=100000", "connections=900 persecond=90000") + " " +
-			pick("", "", "log=denied", "log=denied,accepted lines=5") + " " + pick("", "", fmt.Sprintf("expires=%d", far))
+			pick("", "", "log=denied", "log=denied,accepted lines=5") + " " + pick("", "", fmt.Sprintf("expires=%d", far)) + " " + pick("", "local=yes")
 		want := Set(pick(Pool, "30050"), "udp/30050 "+line, fmt.Sprintf("tcp/%d mallory persecond=%d", 30000+random.IntN(50), 1+random.IntN(3)))
 		if random.IntN(3) == 0 {
 			want = want.WithDenied(Prefixes("172.16.0.0/12"))

@@ -207,7 +207,7 @@ func inertBefore(w *World) {
 func damaged(w *World, commands [][]string) {
 	want := Set(Pool,
 		"tcp/30050 alice connections=100 persecond=1000 burst=1000 log=denied,accepted", "udp/30050 alice", "sctp/30050 alice",
-		fmt.Sprintf("tcp/30051 alice expires=%d", time.Now().Add(time.Hour).Unix()), "tcp/30052 alice audited=mallory",
+		fmt.Sprintf("tcp/30051 alice expires=%d", time.Now().Add(time.Hour).Unix()), "tcp/30052 alice audited=mallory", "tcp/32100 alice local=yes",
 	).WithAudited(Numbers("30060")).WithDenied(Prefixes("remote")).WithAddresses(Prefixes("10.0.0.0/8", "2001:db8::/32"))
 	w.foreign()
 	w.Sync(want)
@@ -224,7 +224,7 @@ func damaged(w *World, commands [][]string) {
 		w.expectHave(want)
 		w.Expect("alice tcp/30050 answered", "alice sctp/30050 answered", "mallory tcp/30050 dropped", "mallory sctp/30050 dropped",
 			"alice tcp/30051 answered", "mallory tcp/30051 dropped", "mallory tcp/30052 answered",
-			"mallory tcp/30060 answered", "remote tcp/30060 dropped", "mallory tcp/29999 answered")
+			"mallory tcp/30060 answered", "remote tcp/30060 dropped", "mallory tcp/29999 answered", "alice tcp/32100 refused", "mallory tcp/32100 dropped")
 		// And again, unseen by any Have.
 		for _, argv := range commands {
 			w.Node.Command(w.t, "", argv...)

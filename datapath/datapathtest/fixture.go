@@ -153,7 +153,7 @@ func (w *World) Cleanup() {
 // Set writes a rule.Set down as a person would: the judged ranges, then a line
 // "tcp/30050 10.8.0.0/16 2001:db8:8::/48" per port. "alice" and "mallory" stand
 // for their addresses, "world" for everybody; no source closes the port. Words with
-// "=" are the other terms of its gate: refused=alice, audited=mallory, connections=2, persecond=1,
+// "=" are the other terms of its gate: refused=alice, local=yes, audited=mallory, connections=2, persecond=1,
 // burst=5, log=denied,accepted, lines=10, expires=1767225600.
 func Set(judged string, lines ...string) rule.Set {
 	terms := map[rule.Port]rule.Terms{}
@@ -177,6 +177,8 @@ func addTerm(t *rule.Terms, word string) {
 	switch key {
 	case "refused":
 		t.Refuse, t.Sources = true, append(t.Sources, prefixesOf(value)...)
+	case "local":
+		t.Local = true
 	case "audited":
 		t.Audited = append(t.Audited, prefixesOf(value)...)
 	case "connections":

@@ -67,6 +67,8 @@ func cases() []testCase {
 		{"no sync that denies or stops denying drops whom both admit", deniedNoGap},
 		{"whom a gate refuses is told so at once, and nobody else is", refusal},
 		{"a source that comes to be refused is told so mid-connection", refusedMidConnection},
+		{"who finds nobody behind a local port is told so at once, and nobody else is", unserved},
+		{"who may not come in is not told whether a local port has a pod", unservedGates},
 		{"an audited source passes beside those who are admitted", auditedSource},
 		{"a source has so many connections to a port at a time", limitsConnections},
 		{"a source begins so many connections to a port a second", limitsPerSecond},

@@ -30,7 +30,13 @@ func damage(mode string) map[string][][]string {
 	mangle := func(words ...string) []string {
 		return append([]string{"iptables-" + mode, "-w", "10", "-t", "mangle"}, words...)
 	}
+	filter := func(words ...string) []string {
+		return append([]string{"iptables-" + mode, "-w", "10", "-t", "filter"}, words...)
+	}
 	return map[string][][]string{
+		"the jump of local ports is taken out": {filter("-D", "INPUT", "-j", "PORTREEVE-LOCAL")},
+		"the jump of local ports comes second": {{"sh", "-c", "iptables-" + mode + " -N KUBE-EXTERNAL-SERVICES; iptables-" + mode + " -I INPUT -j KUBE-EXTERNAL-SERVICES"}},
+		"what local ports refuse is let go":    {filter("-I", "PORTREEVE-LOCAL", "1", "-j", "RETURN")},
 		"the hook is flushed":                  {mangle("-F", "PREROUTING")},
 		"the whole table is flushed":           {mangle("-F"), mangle("-X")},
 		"a second jump is added":               {{"sh", "-c", "iptables-" + mode + " -t mangle -S PREROUTING | sed -n 's/-A/iptables-" + mode + " -t mangle -A/;/PORTREEVE/p' | sh"}},

@@ -20,6 +20,8 @@
 //	  16 SCTP: number in SCTPAUDIT4/6               the same
 //	  18 number in JUDGED, or SCTP4/6               ─► SHUT
 //
+//	filter INPUT ─► PORTREEVE-LOCAL, ahead of kube-proxy's, while a gate is Local (door.go)
+//
 //	PORTREEVE-PASS    what goes on: RETURN; above a rate ─► OVER; COUNT; log; RETURN
 //	PORTREEVE-COUNT   a rule for each port with a bound of connections ─► OVER
 //	PORTREEVE-OVER    logs for the ports that say so, drops

@@ -50,7 +50,7 @@ func (d *Datapath) Fingerprint() (uint64, error) {
 		}
 	}
 	if d.detection.Mode == NFT {
-		rules, err := d.sets.handles()
+		rules, err := d.sets.handles(d.hasDoor())
 		if err != nil {
 			return 0, err
 		}
@@ -58,18 +58,20 @@ func (d *Datapath) Fingerprint() (uint64, error) {
 		return h.Sum64(), nil
 	}
 	for _, s := range d.skeletons {
-		rules, err := d.sets.countLegacy(s.ipt.Proto())
-		if err != nil {
-			return 0, err
+		for _, table := range s.tables() {
+			rules, err := d.sets.countLegacy(s.ipt.Proto(), table)
+			if err != nil {
+				return 0, err
+			}
+			write(rules)
 		}
-		write(rules)
 	}
 	return h.Sum64(), nil
 }
 
 // handles is a fingerprint of the rules in nft mode. While nobody commits anything it
 // is what it was; kube-proxy may commit often, to other tables.
-func (k *ipsets) handles() (uint64, error) {
+func (k *ipsets) handles(door bool) (uint64, error) {
 	generation, err := k.generation()
 	if err != nil {
 		return 0, err
@@ -83,10 +85,16 @@ func (k *ipsets) handles() (uint64, error) {
 		if f == iptables.ProtocolIPv6 {
 			family = unix.NFPROTO_IPV6
 		}
-		for _, chain := range []string{hook, chainMain, chainPass, chainCount, chainOver, chainShut, chainDeny} {
-			_, _ = h.Write([]byte(chain))
-			if err := k.rules(family, chain, func(handle []byte) { _, _ = h.Write(handle) }); err != nil {
-				return 0, err
+		chains := map[string][]string{table: {hook, chainMain, chainPass, chainCount, chainOver, chainShut, chainDeny}}
+		if door {
+			chains[doorTable] = []string{doorHook, chainLocal}
+		}
+		for _, table := range slices.Sorted(maps.Keys(chains)) {
+			for _, chain := range chains[table] {
+				_, _ = h.Write([]byte(chain))
+				if err := k.rules(family, table, chain, func(handle []byte) { _, _ = h.Write(handle) }); err != nil {
+					return 0, err
+				}
 			}
 		}
 	}
@@ -116,9 +124,9 @@ func (k *ipsets) generation() (id uint32, err error) {
 	return id, nil
 }
 
-// rules calls f with the handle of each rule of a chain of our table, in order; one
+// rules calls f with the handle of each rule of a chain, in order; one
 // that was replaced has another. Somebody who commits meanwhile is seen next time.
-func (k *ipsets) rules(family uint8, chain string, f func(handle []byte)) error {
+func (k *ipsets) rules(family uint8, table, chain string, f func(handle []byte)) error {
 	req := k.nft(getRule, unix.NLM_F_DUMP, family)
 	req.AddData(nl.NewRtAttr(ruleTable, nl.ZeroTerminated(table)))
 	req.AddData(nl.NewRtAttr(ruleChain, nl.ZeroTerminated(chain)))
@@ -150,7 +158,7 @@ type tableInfo struct {
 
 // countLegacy is a fingerprint of a legacy table: where its chains begin, and how many
 // rules of what size it has.
-func (k *ipsets) countLegacy(f iptables.Protocol) (uint64, error) {
+func (k *ipsets) countLegacy(f iptables.Protocol, table string) (uint64, error) {
 	domain, level := unix.AF_INET, unix.IPPROTO_IP
 	if f == iptables.ProtocolIPv6 {
 		domain, level = unix.AF_INET6, unix.IPPROTO_IPV6

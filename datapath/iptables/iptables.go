@@ -28,8 +28,9 @@ type Datapath struct {
 }
 
 var (
-	_ datapath.Datapath = (*Datapath)(nil)
-	_ datapath.Silent   = (*Datapath)(nil)
+	_ datapath.Datapath  = (*Datapath)(nil)
+	_ datapath.Silent    = (*Datapath)(nil)
+	_ datapath.Unserving = (*Datapath)(nil)
 )
 
 // New opens the datapath in the given mode, or, when it is empty, in the one
@@ -56,6 +57,16 @@ func New(mode Mode) (*Datapath, error) {
 // Silent implements datapath.Silent: REJECT exists in the filter table only, which sees
 // node ports when they are rewritten, or not at all.
 func (d *Datapath) Silent() {}
+
+// Unserved implements datapath.Unserving.
+func (d *Datapath) Unserved() error {
+	for _, s := range d.skeletons {
+		if s.door.refused != nil {
+			return s.door.refused
+		}
+	}
+	return nil
+}
 
 // Detection returns the mode in use and what it was chosen by.
 func (d *Datapath) Detection() Detection { return d.detection }
@@ -149,6 +160,12 @@ func (d *Datapath) ensureSkeletons(im *image) (preempted, failed error) {
 		case err != nil:
 			return preempted, err
 		}
+		if err := d.lookForDoor(s); err != nil {
+			return preempted, err
+		}
+		if err := s.ensureDoor(im.hasLocal()); err != nil {
+			return preempted, err
+		}
 	}
 	return preempted, nil
 }
@@ -188,6 +205,9 @@ func (d *Datapath) Have(context.Context) (rule.Set, error) {
 			have.connections = counts
 		}
 		if err := s.check(terms{shapeOf(have.properties), have.connections}); err != nil && !errors.Is(err, datapath.ErrPreempted) {
+			return rule.Set{}, err
+		}
+		if err := s.checkDoor(have.hasLocal()); err != nil {
 			return rule.Set{}, err
 		}
 	}
@@ -250,7 +270,7 @@ func (d *Datapath) settle(before, now *image) error {
 
 func removeSkeletons(mode Mode) error {
 	for _, f := range families() {
-		if !inUse(mode, f) {
+		if !inUse(mode, f, table) && !inUse(mode, f, doorTable) {
 			continue
 		}
 		s, err := openSkeleton(mode, f)
@@ -260,7 +280,12 @@ func removeSkeletons(mode Mode) error {
 		if err != nil {
 			return err
 		}
-		if err := s.remove(); err != nil {
+		if inUse(mode, f, table) {
+			if err := s.remove(); err != nil {
+				return err
+			}
+		}
+		if err := s.removeDoor(); err != nil {
 			return err
 		}
 	}

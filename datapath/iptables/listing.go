@@ -30,7 +30,9 @@ func (l listing) outdated() []string {
 
 // jumpsIn returns the chain of each of our jumps, in order: of rules without any
 // match, which every iptables prints alike.
-func jumpsIn(lines []string) []string {
+func jumpsIn(lines []string) []string { return jumpsFrom(hook, lines) }
+
+func jumpsFrom(hook string, lines []string) []string {
 	var out []string
 	for _, line := range lines {
 		if chain, ok := strings.CutPrefix(line, "-A "+hook+" -j "); ok && isOurs(chain) {

@@ -62,7 +62,7 @@ func Detect() (Detection, error) {
 
 func hinted(mode Mode) (bool, error) {
 	for _, f := range families() {
-		if !inUse(mode, f) {
+		if !inUse(mode, f, table) {
 			continue
 		}
 		ipt, _, err := open(mode, f)
@@ -83,10 +83,10 @@ func hinted(mode Mode) (bool, error) {
 	return false, nil
 }
 
-// inUse says whether the mode may hold a mangle table. Merely listing a legacy
+// inUse says whether the mode may hold a table of that name. Merely listing a legacy
 // table creates it, and leaves its hooks in the kernel for good; the file names
 // those that exist.
-func inUse(mode Mode, f iptables.Protocol) bool {
+func inUse(mode Mode, f iptables.Protocol, table string) bool {
 	if mode == NFT {
 		return true
 	}

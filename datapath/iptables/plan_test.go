@@ -61,6 +61,7 @@ func anySet(now int64) *rapid.Generator[rule.Set] {
 				Limits:  rule.Limits{PerSecond: rapid.Uint32Range(0, 2).Draw(t, "rate")},
 				Log:     rule.Log{Denied: rapid.Bool().Draw(t, "denials"), Accepted: rapid.Bool().Draw(t, "accepted"), PerSecond: 3},
 				Expires: rapid.SampledFrom([]int64{0, 0, now - 3600, now + 3600, now + 7200, now + 10*maxTimeout}).Draw(t, "expires"),
+				Local:   rapid.Bool().Draw(t, "local"),
 			}
 		}
 		set := rule.Build(ranges(t, 1, "judged"), terms).WithAudited(ranges(t, 0, "audited"))

@@ -23,18 +23,19 @@ type property struct {
 type kind string
 
 const (
-	counted  kind = "CONN" // has Limits.Connections: its number stands in chainCount
-	rated    kind = "R"    // Limits.PerSecond and Limits.Burst
-	denials  kind = "LD"   // Log.Denied, at most so many lines a second
-	accepted kind = "LA"   // Log.Accepted, the same
+	counted  kind = "CONN"  // has Limits.Connections: its number stands in chainCount
+	rated    kind = "R"     // Limits.PerSecond and Limits.Burst
+	local    kind = "LOCAL" // is Local
+	denials  kind = "LD"    // Log.Denied, at most so many lines a second
+	accepted kind = "LA"    // Log.Accepted, the same
 )
 
 // set names the property's set: PORTREEVE-R4-32-64 for 50 a second, 100 at once. The
 // numbers are hexadecimal, else the largest would not fit into a name.
 func (p property) set(family string) setID {
 	switch p.kind {
-	case counted:
-		return setID("PORTREEVE-CONN" + family)
+	case counted, local:
+		return setID("PORTREEVE-" + string(p.kind) + family)
 	case rated:
 		return setID(fmt.Sprintf("PORTREEVE-R%s-%x-%x", family, p.a, p.b))
 	}
@@ -47,7 +48,7 @@ func (p property) sets() [2]setID { return [2]setID{p.set("4"), p.set("6")} }
 // parseProperty reads the name of a property's set.
 func parseProperty(id setID) (p property, family uint8, ok bool) {
 	for digit, family := range map[string]uint8{"4": unix.AF_INET, "6": unix.AF_INET6} {
-		candidates := []property{{kind: counted}}
+		candidates := []property{{kind: counted}, {kind: local}}
 		var a, b uint32
 		if n, _ := fmt.Sscanf(string(id), "PORTREEVE-R"+digit+"-%x-%x", &a, &b); n == 2 {
 			candidates = append(candidates, property{rated, a, b})
@@ -75,6 +76,9 @@ func properties(g rule.Gate) []property {
 	if g.Limits.PerSecond > 0 {
 		out = append(out, property{rated, g.Limits.PerSecond, g.Limits.Burst})
 	}
+	if g.Local {
+		out = append(out, property{kind: local})
+	}
 	if g.Log.Denied {
 		out = append(out, property{denials, g.Log.PerSecond, 0})
 	}
@@ -89,6 +93,8 @@ func (p property) put(t *rule.Terms) {
 	switch p.kind {
 	case rated:
 		t.Limits.PerSecond, t.Limits.Burst = p.a, p.b
+	case local:
+		t.Local = true
 	case denials:
 		t.Log.Denied, t.Log.PerSecond = true, p.a
 	case accepted:

@@ -23,6 +23,7 @@ const lockWait = 10
 type skeleton struct {
 	ipt  *iptables.IPTables
 	path string // of the program; its restore is beside it
+	mode Mode
 	// proved is how this iptables prints a chain that was found, rule by rule, to be
 	// what it is to be. Versions print differently.
 	proved  map[string]proof
@@ -33,6 +34,7 @@ type skeleton struct {
 	// target is what packets that are logged go to; a test puts in one that no
 	// kernel has.
 	target string
+	door   door
 }
 
 type proof struct{ rules, lines []string }
@@ -64,7 +66,7 @@ func openSkeleton(mode Mode, f iptables.Protocol) (*skeleton, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &skeleton{ipt: ipt, path: path, proved: map[string]proof{}, target: "NFLOG"}, nil
+	return &skeleton{ipt: ipt, path: path, mode: mode, proved: map[string]proof{}, target: "NFLOG"}, nil
 }
 
 func (s *skeleton) place() string { return command(s.ipt.Proto()) + " " + table + " " + hook }
@@ -141,7 +143,7 @@ func (s *skeleton) damage(have listing, want terms) (string, error) {
 // our rules in our order.
 func (s *skeleton) differing(have listing, of shape, logs bool) (string, error) {
 	for _, c := range s.chains(of, logs) {
-		whole, err := s.whole(have[c.name], c)
+		whole, err := s.whole(table, have[c.name], c)
 		if err != nil || !whole {
 			return c.name, err
 		}
@@ -161,9 +163,9 @@ func (s *skeleton) chains(of shape, logs bool) []chain {
 	return chains
 }
 
-// whole says whether the lines are the chain's. A rule that this iptables prints
+// whole says whether the lines are those of the chain of that table. A rule that this iptables prints
 // otherwise than we would is looked for by iptables itself.
-func (s *skeleton) whole(lines []string, c chain) (bool, error) {
+func (s *skeleton) whole(table string, lines []string, c chain) (bool, error) {
 	if len(lines) != len(c.rules)+1 { // the first line creates the chain
 		return false, nil
 	}

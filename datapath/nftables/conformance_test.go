@@ -39,6 +39,9 @@ var damage = map[string][][]string{
 	"an accept is slipped in":              {nft("insert", "rule", "inet", "portreeve", "judge", "accept")},
 	"the judged numbers are flushed":       {nft("flush", "set", "inet", "portreeve", "judged")},
 	"the audited numbers are flushed":      {nft("flush", "set", "inet", "portreeve", "audited")},
+	"the hook of local ports is deleted":   {nft("delete", "chain", "inet", "portreeve", "input")},
+	"the hook of local ports is flushed":   {nft("flush", "chain", "inet", "portreeve", "input")},
+	"a port is local no more":              {nft("flush", "set", "inet", "portreeve", "local")},
 	"the ports are flushed":                {nft("flush", "map", "inet", "portreeve", "ports")},
 	"a number is slipped in to be audited": {nft("add", "element", "inet", "portreeve", "audited", "{ 30050 }")},
 	"a source is slipped into a class": {{"sh", "-c", "nft list sets table inet portreeve | grep -o 'class-[0-9a-f]*[.]ip ' | head -1 | " +

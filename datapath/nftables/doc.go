@@ -18,6 +18,13 @@
 //	           (nothing else: back to judge, which drops)
 //	refused    TCP                                         reset
 //	                                                       ICMP port unreachable
+//	input (hook, -150; while a gate is Local)
+//	           not on lo, protocol . number in @local      goto unserved
+//	unserved   begins nothing                              accept
+//	           rewritten by who carries node ports         accept
+//	           destination that judge accepts              accept
+//	           a socket of the node                        accept
+//	                                                       goto refused
 //
 // Accept ends this chain only: other hooks still see the packet. To fall off the
 // end of a gate's chain is to be dropped, so an empty chain is a closed one.

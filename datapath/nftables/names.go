@@ -26,12 +26,24 @@ const (
 	chainDenied  = "denied"  // packets of sources that pass nowhere
 	chainEnded   = "ended"   // packets to ports whose gate has ended
 	chainRefused = "refused" // packets of sources that are told so
+
+	// The hook of packets that the node keeps, which is there while a gate is Local, and
+	// behind it packets to such a port.
+	chainInput    = "input"
+	chainUnserved = "unserved"
 )
 
 // priority of the hook: after conntrack (-200), which tells replies from originals
 // and puts fragments together, and before every DNAT of kube-proxy (nftables -110
 // and -100, iptables -100).
 const priority = -150
+
+// hooks are where the chains stand that packets come to by themselves, all of them at
+// priority. In input that is ahead of kube-proxy, which drops there, at 0 (filter), what
+// comes to a Local port without a pod: in nftables mode by the chain filter-input and the
+// map no-endpoint-nodeports (pkg/proxy/nftables/proxier.go of Kubernetes 1.36), in
+// iptables mode by KUBE-EXTERNAL-SERVICES (pkg/proxy/iptables/proxier.go).
+var hooks = map[string]uint32{chainHook: unix.NF_INET_PRE_ROUTING, chainInput: unix.NF_INET_LOCAL_IN}
 
 // The sets that are always there; those of addresses once for each family. The
 // others are those of classes and limits.
@@ -44,6 +56,7 @@ const (
 	setVirtual   = "virtual"   // addresses of kube-ipvs0
 	setDenied    = "denied"    // sources
 	setAddresses = "addresses" // of the node, those on which packets are judged
+	setLocal     = "local"     // protocol and number of ports whose gate is Local
 )
 
 // family is what differs between IPv4 and IPv6.
@@ -77,7 +90,7 @@ func classSet(id rule.ClassID, f family) string { return "class-" + string(id) +
 
 // chainOf names the chain of a gate by all that it does, so that a person can read
 // it and the next agent can tell what it ought to hold. The end of a gate stands
-// with its port.
+// with its port, and whether it is Local.
 func chainOf(g rule.Gate) string {
 	var b strings.Builder
 	b.WriteString("gate")

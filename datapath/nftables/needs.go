@@ -4,13 +4,14 @@ import "github.com/portreeve/portreeve/internal/rule"
 
 // needs are the chains and sets that the gates of ports need, by how many ports.
 type needs struct {
-	gates    map[rule.Gate]int // without their end
+	gates    map[rule.Gate]int // without what stands with the port
 	classes  map[rule.ClassID]int
 	dynamics map[string]int
+	local    map[bool]int // by whether the gate is Local
 }
 
 func newNeeds() needs {
-	return needs{map[rule.Gate]int{}, map[rule.ClassID]int{}, map[string]int{}}
+	return needs{map[rule.Gate]int{}, map[rule.ClassID]int{}, map[string]int{}, map[bool]int{}}
 }
 
 // needsOf counts what a set needs.
@@ -25,7 +26,8 @@ func needsOf(s rule.Set) needs {
 // count notes that so many ports more have the gate, and in before how often was
 // needed what that changes.
 func (n needs) count(g rule.Gate, ports int, before needs) {
-	g.Expires = 0
+	count(n.local, before.local, g.Local, ports)
+	g = behind(g)
 	count(n.gates, before.gates, g, ports)
 	for _, id := range []rule.ClassID{g.Class, g.Audit} {
 		if id != "" {

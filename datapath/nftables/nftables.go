@@ -45,7 +45,10 @@ type Datapath struct {
 	settled bool
 }
 
-var _ datapath.Datapath = (*Datapath)(nil)
+var (
+	_ datapath.Datapath  = (*Datapath)(nil)
+	_ datapath.Unserving = (*Datapath)(nil)
+)
 
 // New opens the datapath. It changes nothing in the kernel. A kernel without
 // nf_tables is an error that wraps datapath.ErrUnsupported.
@@ -76,6 +79,7 @@ func (d *Datapath) open() error {
 			return err
 		}
 	}
+	d.socket.deaf = lacks.socket != nil
 	lacks.owner = lacks.owner || d.lacks.owner // once is enough, and a test may insist
 	d.lacks, d.doubted = lacks, false
 	return nil
@@ -97,6 +101,14 @@ func (d *Datapath) doubt() {
 	if d.socket != nil && d.socket.drain() != nil {
 		d.forget()
 	}
+}
+
+// Unserved implements datapath.Unserving.
+func (d *Datapath) Unserved() error {
+	if d.lacks.socket == nil {
+		return nil
+	}
+	return fmt.Errorf("the kernel can't tell who listens (module nft_socket): %w", d.lacks.socket)
 }
 
 // Owned says whether the kernel keeps the table for us alone.
@@ -151,13 +163,13 @@ func (d *Datapath) sync(want state, whole bool) error {
 		return err
 	}
 	now := d.now()
-	want.mute = d.lacks.log != nil
+	want.mute, want.deaf = d.lacks.log != nil, d.lacks.socket != nil
 	want, unlimited := d.lacks.without(want)
 	replace, err := d.remember(now)
 	if err != nil {
 		return err
 	}
-	if whole || d.have == nil || d.have.mute != want.mute {
+	if whole || d.have == nil || d.have.mute != want.mute || d.have.deaf != want.deaf {
 		err = d.load(want, replace, now)
 	} else {
 		err = d.change(want, now)

@@ -56,6 +56,7 @@ func fixedSets() []set {
 		{setAudited, unix.NFT_SET_INTERVAL, []field{fieldNumber}},
 		{setPorts, unix.NFT_SET_MAP | unix.NFT_SET_TIMEOUT, []field{fieldProtocol, fieldNumber}},
 		{setEnds, unix.NFT_SET_MAP, []field{fieldProtocol, fieldNumber}},
+		{setLocal, 0, []field{fieldProtocol, fieldNumber}},
 	}
 	for _, f := range families {
 		out = append(out,
@@ -111,16 +112,17 @@ func (b *batch) deleteSet(name string) {
 	})
 }
 
-// addChain makes an empty chain; that of the hook sees packets at once.
+// addChain makes an empty chain; that of a hook sees packets at once.
 func (b *batch) addChain(name string) {
 	b.add(unix.NFT_MSG_NEWCHAIN, netlink.Create, func(a *nfattr.Builder) {
 		a.String(unix.NFTA_CHAIN_TABLE, b.table)
 		a.String(unix.NFTA_CHAIN_NAME, name)
-		if name != chainHook {
+		hook, is := hooks[name]
+		if !is {
 			return
 		}
 		a.Nest(unix.NFTA_CHAIN_HOOK, func() {
-			a.Uint32(unix.NFTA_HOOK_HOOKNUM, unix.NF_INET_PRE_ROUTING)
+			a.Uint32(unix.NFTA_HOOK_HOOKNUM, hook)
 			hookPriority := int32(priority)
 			a.Uint32(unix.NFTA_HOOK_PRIORITY, uint32(hookPriority))
 		})
@@ -255,7 +257,7 @@ func openElement(p rule.Port, g rule.Gate, now time.Time, names map[rule.Gate]st
 	if g.Expires != 0 {
 		e.left = time.Unix(g.Expires, 0).Sub(now)
 	}
-	g.Expires = 0
+	g = behind(g)
 	if e.chain = names[g]; e.chain == "" {
 		e.chain = chainOf(g)
 		names[g] = e.chain
@@ -267,8 +269,14 @@ func openElement(p rule.Port, g rule.Gate, now time.Time, names map[rule.Gate]st
 // what it was.
 func endElement(p rule.Port, g rule.Gate) element {
 	until := time.Unix(g.Expires, 0).UTC().Format(time.RFC3339)
-	g.Expires = 0
+	g = behind(g)
 	return element{key: portKey(p), chain: endedChain(g), comment: until + " " + chainOf(g)}
+}
+
+// behind is the gate of a port without what stands with the port.
+func behind(g rule.Gate) rule.Gate {
+	g.Expires, g.Local = 0, false
+	return g
 }
 
 // ended says whether the gate lets nobody in any more.

@@ -16,10 +16,12 @@ type state struct {
 	rule.Set
 	virtual []netip.Prefix // addresses of kube-ipvs0, canonical
 	mute    bool           // nothing is logged, since the kernel can't
+	deaf    bool           // nor can it tell who listens, so nobody is told that nobody does
 }
 
-func (s state) variant() variant {
-	return variant{addresses: len(s.Addresses) > 0, virtual: len(s.virtual) > 0, denied: len(s.Denied) > 0}
+// variant of a state of which these are the needs.
+func (s state) variant(n needs) variant {
+	return variant{addresses: len(s.Addresses) > 0, virtual: len(s.virtual) > 0, denied: len(s.Denied) > 0, local: n.local[true] > 0 && !s.deaf}
 }
 
 // families in which a class has sources.
@@ -27,17 +29,21 @@ func (s state) families(id rule.ClassID) []family {
 	return slices.DeleteFunc(slices.Clone(families), func(f family) bool { return len(f.of(s.Classes[id])) == 0 })
 }
 
-// fixedChains are those that are always there, the hook's last: it comes into force
-// when all it leads to is there.
-func (s state) fixedChains() []chain {
-	return []chain{
+// fixedChains are those of no gate, the hooks' last: they come into force when all they
+// lead to is there.
+func (s state) fixedChains(v variant) []chain {
+	out := []chain{
 		{chainAudited, auditedRules(s.mute)},
 		{chainDenied, deniedRules(s.mute)},
 		{chainEnded, []line{on("", drop())}},
 		{chainRefused, refusedRules()},
-		{chainJudge, judgeRules(s.variant())},
-		{chainHook, hookRules()},
+		{chainUnserved, unservedRules(v)},
+		{chainJudge, judgeRules(v)},
 	}
+	if v.local {
+		out = append(out, chain{chainInput, inputRules()})
+	}
+	return append(out, chain{chainHook, hookRules()})
 }
 
 // spans are the contents of the sets of ranges that change.
@@ -69,10 +75,7 @@ type change struct {
 // planChange returns what makes want of have, which the table holds and n is of, and
 // makes n that of want.
 func planChange(table string, have, want state, n needs) change {
-	c := change{table: table, before: have.variant(), last: want.variant()}
-	c.tight, c.turned = c.before, c.last
-	c.tight.denied = c.before.denied || c.last.denied
-	c.turned.denied = c.tight.denied
+	c := change{table: table, before: have.variant(n)}
 	c.addPorts, c.deletePorts = changed(have.Ports, want.Ports)
 	before := newNeeds()
 	for _, g := range c.deletePorts {
@@ -89,8 +92,13 @@ func planChange(table string, have, want state, n needs) change {
 			}
 		}
 	}
+	c.last = want.variant(n)
+	c.tight, c.turned = c.before, c.last
+	c.tight.denied = c.before.denied || c.last.denied
+	c.turned.denied = c.tight.denied
 	c.addGates, c.deleteGates = turned(before.gates, n.gates)
 	c.addClasses, c.deleteClasses = turned(before.classes, n.classes)
+	_, _ = turned(before.local, n.local) // the counts only
 	adding, deleting := turned(before.dynamics, n.dynamics)
 	for _, name := range adding {
 		c.addSets = append(c.addSets, dynamics[name])
@@ -224,6 +232,7 @@ func (c change) narrow(have state, now time.Time) (batch, error) {
 	open := func(_ rule.Port, g rule.Gate) bool { return !ended(g, now) }
 	b.deleteElements(setPorts, portElements(c.deletePorts, open, func(p rule.Port, _ rule.Gate) element { return element{key: portKey(p)} }))
 	b.deleteElements(setEnds, portElements(c.deletePorts, ends, func(p rule.Port, _ rule.Gate) element { return element{key: portKey(p)} }))
+	b.deleteElements(setLocal, portElements(c.deletePorts, isLocal, func(p rule.Port, _ rule.Gate) element { return element{key: portKey(p)} }))
 	b.addPorts(c.addPorts, func(p rule.Port, _ rule.Gate) bool { return have.Ports.Get(p) != rule.Gate{} }, now)
 	b.move(c.middle, c.after)
 	return b, b.judge(c.tight, c.turned)
@@ -243,8 +252,20 @@ func (b *batch) judge(from, to variant) error {
 	if from == to {
 		return nil
 	}
-	b.flushChain(chainJudge)
-	return b.fill(chain{chainJudge, judgeRules(to)})
+	if from.local && !to.local {
+		b.deleteChain(chainInput)
+	}
+	for _, c := range []chain{{chainUnserved, unservedRules(to)}, {chainJudge, judgeRules(to)}} {
+		b.flushChain(c.name)
+		if err := b.fill(c); err != nil {
+			return err
+		}
+	}
+	if from.local || !to.local {
+		return nil
+	}
+	b.addChain(chainInput)
+	return b.fill(chain{chainInput, inputRules()})
 }
 
 // lingering is how long the kernel may keep an element that has ended: it collects
@@ -317,12 +338,16 @@ func (b *batch) move(from, to map[string][]span) {
 // that ends comes with it.
 func (b *batch) addPorts(ports map[rule.Port]rule.Gate, chosen func(rule.Port, rule.Gate) bool, now time.Time) {
 	b.addElements(setEnds, portElements(ports, func(p rule.Port, g rule.Gate) bool { return chosen(p, g) && ends(p, g) }, endElement))
+	b.addElements(setLocal, portElements(ports, func(p rule.Port, g rule.Gate) bool { return chosen(p, g) && g.Local },
+		func(p rule.Port, _ rule.Gate) element { return element{key: portKey(p)} }))
 	names := map[rule.Gate]string{} // many lead to one
 	b.addElements(setPorts, portElements(ports, func(p rule.Port, g rule.Gate) bool { return chosen(p, g) && !ended(g, now) },
 		func(p rule.Port, g rule.Gate) element { return openElement(p, g, now, names) }))
 }
 
 func ends(_ rule.Port, g rule.Gate) bool { return g.Expires != 0 }
+
+func isLocal(_ rule.Port, g rule.Gate) bool { return g.Local }
 
 // load spells a transaction that makes a whole table, in the place of an earlier
 // one if it is to replace that.
@@ -336,7 +361,10 @@ func load(table string, want state, flags uint32, replace bool, now time.Time) (
 		b.addSet(s)
 	}
 	b.addElements(setProtocols, protocolElements())
-	chains := want.fixedChains()
+	n := newNeeds()
+	c := planChange(table, state{mute: want.mute, deaf: want.deaf}, want, n)
+	c.before, c.tight, c.turned = c.last, c.last, c.last // its rules are there already
+	chains := want.fixedChains(c.last)
 	for _, ch := range chains {
 		b.addChain(ch.name)
 	}
@@ -345,9 +373,6 @@ func load(table string, want state, flags uint32, replace bool, now time.Time) (
 			return b, needs{}, err
 		}
 	}
-	n := newNeeds()
-	c := planChange(table, state{mute: want.mute}, want, n)
-	c.before, c.tight, c.turned = c.last, c.last, c.last // its rules are there already
 	rest, err := c.batches(state{}, want, now)
 	for _, r := range rest {
 		b.messages = append(b.messages, r.messages...)

@@ -63,7 +63,7 @@ var anySet = rapid.Custom(func(t *rapid.T) rule.Set {
 		terms[port] = rule.Terms{
 			Sources: rapid.SliceOfN(prefix, 0, 3).Draw(t, "sources"), Audited: rapid.SliceOfN(prefix, 0, 2).Draw(t, "audited sources"),
 			Limits: gate.Limits, Log: rule.Log{Denied: gate.Log.Denied, Accepted: gate.Log.Accepted, PerSecond: gate.Log.PerSecond % 9},
-			Expires: rapid.SampledFrom([]int64{0, 0, 1, 4000000000}).Draw(t, "expires"),
+			Expires: rapid.SampledFrom([]int64{0, 0, 1, 4000000000}).Draw(t, "expires"), Local: rapid.Bool().Draw(t, "local"),
 		}
 	}
 	s := rule.Build(rule.NewPortRanges(rapid.SliceOfN(ranges, 0, 3).Draw(t, "judged")...), terms)

@@ -17,6 +17,7 @@ type lacking struct {
 	owner  bool  // keep a table for its owner, and after it
 	log    error // why it can't log
 	limits error // why it can't bound connections
+	socket error // why it can't tell who listens
 }
 
 // probeName is of a table that is made and deleted within one transaction: nobody
@@ -31,7 +32,7 @@ func probe() (lacking, error) {
 		verdict, ok := l.exprs[len(l.exprs)-1].(*expr.Verdict)
 		return ok && verdict.Chain != ""
 	})
-	if err := try(0, fixedSets(), append(judge, refusedRules()...)); err != nil && !cannot(err) {
+	if err := try(0, fixedSets(), append(append(judge, unservedRules(variant{})[0]), refusedRules()...)); err != nil && !cannot(err) {
 		return lacks, fmt.Errorf("ask what nf_tables can do: %w", err)
 	} else if err != nil {
 		return lacks, fmt.Errorf("the kernel refuses nf_tables (CONFIG_NF_TABLES_INET, nft_ct, nft_fib_inet, nft_reject_inet; capability NET_ADMIN): %w: %w", datapath.ErrUnsupported, err)
@@ -39,6 +40,7 @@ func probe() (lacking, error) {
 	lacks.owner = try(owned, nil, nil) != nil
 	log := lineSet(datapath.Accepted, 1)
 	lacks.log = try(0, []set{log.set()}, append(auditedRules(false), logLines(false, 1, datapath.Accepted)...))
+	lacks.socket = try(0, nil, []line{on("", listening(), accept())})
 	var sets []set
 	var lines []line
 	for _, f := range families {

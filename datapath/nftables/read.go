@@ -49,7 +49,7 @@ func (s *socket) read(now time.Time, left []leavings) (state, needs, error) {
 	case flags&^owned != 0:
 		return state{}, needs{}, damaged("it has flags %#x: is it dormant?", flags)
 	}
-	if err := s.checkHook(); err != nil {
+	if err := s.checkHook(chainHook); err != nil {
 		return state{}, needs{}, err
 	}
 	found, err := s.contents(now)
@@ -60,7 +60,13 @@ func (s *socket) read(now time.Time, left []leavings) (state, needs, error) {
 	if err != nil {
 		return state{}, needs{}, err
 	}
+	found.deaf = s.deaf
 	n := needsOf(found.Set)
+	if found.variant(n).local {
+		if err := s.checkHook(chainInput); err != nil {
+			return state{}, needs{}, err
+		}
+	}
 	if err = found.check(n, left, chains); err == nil {
 		return found, n, nil
 	}
@@ -71,16 +77,16 @@ func (s *socket) read(now time.Time, left []leavings) (state, needs, error) {
 }
 
 // checkHook makes sure that packets come to us, and where.
-func (s *socket) checkHook() error {
+func (s *socket) checkHook(chain string) error {
 	found, err := s.get(unix.NFT_MSG_GETCHAIN, func(a *nfattr.Builder) {
 		a.String(unix.NFTA_CHAIN_TABLE, tableName)
-		a.String(unix.NFTA_CHAIN_NAME, chainHook)
+		a.String(unix.NFTA_CHAIN_NAME, chain)
 	})
 	if errors.Is(err, unix.ENOENT) {
-		return damaged("chain %s is not there", chainHook)
+		return damaged("chain %s is not there", chain)
 	}
 	if err != nil {
-		return fmt.Errorf("read chain %s: %w", chainHook, err)
+		return fmt.Errorf("read chain %s: %w", chain, err)
 	}
 	var number, at uint32
 	policy := ^uint32(0)
@@ -99,8 +105,8 @@ func (s *socket) checkHook() error {
 			}
 		}
 	}
-	if number != unix.NF_INET_PRE_ROUTING || int32(at) != priority || policy != accepted {
-		return damaged("chain %s is not a hook in prerouting at %d", chainHook, priority)
+	if number != hooks[chain] || int32(at) != priority || policy != accepted {
+		return damaged("chain %s is not a hook in %[1]s at %d", chain, priority)
 	}
 	return nil
 }
@@ -151,7 +157,7 @@ func text(value []byte) string { return string(bytes.TrimRight(value, "\x00")) }
 
 // check compares the rules that the kernel has with those that the state asks for.
 func (s state) check(n needs, left []leavings, have map[string][]kernelRule) error {
-	want := s.fixedChains()
+	want := s.fixedChains(s.variant(n))
 	for g := range n.gates {
 		want = append(want, chainsOf(g, s.families, s.mute)...)
 	}
@@ -279,6 +285,8 @@ func (s *socket) contents(now time.Time) (state, error) {
 			ports.open = elements
 		case setEnds:
 			ports.ends = elements
+		case setLocal:
+			ports.local = elements
 		default:
 			if err := found.take(name, elements, classes); err != nil {
 				return state{}, err

@@ -60,7 +60,7 @@ func (d *Datapath) readBack(c change, want state, now time.Time) error {
 		}
 	}
 	if c.before != c.last {
-		return d.checkChains([]chain{{chainJudge, judgeRules(want.variant())}})
+		return d.checkChains(want.fixedChains(c.last))
 	}
 	return nil
 }
@@ -102,6 +102,9 @@ func (d *Datapath) checkPort(port rule.Port, want state, now time.Time) error {
 		return err
 	}
 	if found.ends, err = d.socket.element(setEnds, portKey(port)); err != nil {
+		return err
+	}
+	if found.local, err = d.socket.element(setLocal, portKey(port)); err != nil {
 		return err
 	}
 	var have state

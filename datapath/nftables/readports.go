@@ -8,8 +8,9 @@ import (
 	"github.com/portreeve/portreeve/internal/table"
 )
 
-// portTables are the elements of the sets that lead from a port to its gate.
-type portTables struct{ open, ends []kernelElement }
+// portTables are the elements of the sets that lead from a port to its gate, and of the
+// one that says of which it is Local.
+type portTables struct{ open, ends, local []kernelElement }
 
 // takePorts reads which port leads to which gate, and until when.
 func (s *state) takePorts(from portTables, now time.Time) error {
@@ -38,6 +39,15 @@ func (s *state) takePorts(from portTables, now time.Time) error {
 	}
 	if err := takeEnds(ports, ending, from.ends, now); err != nil {
 		return err
+	}
+	for _, e := range from.local {
+		port, known := portOf(e.key)
+		g := ports.Get(port)
+		if !known || g == (rule.Gate{}) {
+			return damaged("set %s has a port without a gate", setLocal)
+		}
+		g.Local = true
+		ports.Set(port, g)
 	}
 	s.Ports = ports.Table()
 	return nil

@@ -28,8 +28,9 @@ const (
 )
 
 // variant says which optional rules the chain judge has: those whose sets are
-// empty cost no packet a lookup.
-type variant struct{ addresses, virtual, denied bool }
+// empty cost no packet a lookup. local says whether there is the hook in input, which
+// all packets for the node meet.
+type variant struct{ addresses, virtual, denied, local bool }
 
 // hookRules lead to judge what may be our business. Each part that a packet lacks
 // (a header cut short) makes the rule not match: it is not judged.
@@ -46,14 +47,7 @@ func judgeRules(v variant) []line {
 			protocolIs(unix.IPPROTO_TCP), transport(13, 1), masked([]byte{0x17}), unequal([]byte{0x02}), accept()),
 		on("forwarded", toUnowned(), accept()),
 	}
-	for _, f := range families {
-		if v.addresses {
-			out = append(out, on("addresses that are not judged", is(f), destination(f), notIn(setAddresses+f.suffix), accept()))
-		}
-		if v.virtual {
-			out = append(out, on("addresses of kube-ipvs0", is(f), destination(f), lookup(setVirtual+f.suffix), accept()))
-		}
-	}
+	out = append(out, elsewhere(v)...)
 	for _, f := range families {
 		if v.denied {
 			out = append(out, on("", is(f), source(f), lookup(setDenied+f.suffix), gotoChain(chainDenied)))
@@ -64,6 +58,40 @@ func judgeRules(v variant) []line {
 		on("", protocolAndNumber(first, second), gateIn(setEnds)),
 		on("", number(), lookup(setAudited), gotoChain(chainAudited)),
 		on("closed", drop()),
+	)
+}
+
+// elsewhere passes what goes to addresses of the node on which nothing is judged.
+func elsewhere(v variant) (out []line) {
+	for _, f := range families {
+		if v.addresses {
+			out = append(out, on("addresses that are not judged", is(f), destination(f), notIn(setAddresses+f.suffix), accept()))
+		}
+		if v.virtual {
+			out = append(out, on("addresses of kube-ipvs0", is(f), destination(f), lookup(setVirtual+f.suffix), accept()))
+		}
+	}
+	return out
+}
+
+// inputRules lead to unserved what comes to a Local port, whoever sent it: who may not
+// did not come so far. What is meant for a pod is on its way to that.
+func inputRules() []line {
+	return []line{on("local ports only", notOnLoopback(), protocolAndNumber(first, second), lookup(setLocal), gotoChain(chainUnserved))}
+}
+
+// unservedRules refuse what begins a connection that nobody takes up: no carrier has
+// rewritten it, and nobody listens. The kernel would answer the same, if nobody dropped
+// it before.
+func unservedRules(v variant) []line {
+	out := []line{
+		on("begins nothing", ct(expr.CtKeySTATE), masked(native(expr.CtStateBitNEW)), equal(native(0)), accept()),
+		on("rewritten by who carries it", ct(expr.CtKeySTATUS), masked(native(rewritten)), unequal(native(0)), accept()),
+		on("not for the node alone", toUnowned(), accept()),
+	}
+	return append(append(out, elsewhere(v)...),
+		on("somebody listens", listening(), accept()),
+		on("", gotoChain(chainRefused)),
 	)
 }
 
@@ -182,6 +210,16 @@ func stateIn(bits uint32) []expr.Any {
 // (IPS_CONFIRMED). A connection whose other side never answers never counts as
 // established, but goes on all the same.
 const confirmed = 1 << 3
+
+// rewritten is the bit of a connection whose destination is another than it was sent to
+// (IPS_DST_NAT).
+const rewritten = 1 << 5
+
+// listening matches a packet for which the node has a socket. The key matters not: there
+// is none to compare where there is no socket.
+func listening() []expr.Any {
+	return append([]expr.Any{&expr.Socket{Key: expr.SocketKeyTransparent, Register: first}}, unequal([]byte{0xff})...)
+}
 
 // beginning matches a packet that begins a connection.
 func beginning() []expr.Any {

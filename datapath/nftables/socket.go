@@ -33,6 +33,7 @@ var errInterrupted = errors.New("interrupted by other changes, again and again")
 // is the owner of our table as long as it is open.
 type socket struct {
 	conn *netlink.Conn
+	deaf bool // the kernel can't tell who listens; see state
 }
 
 func openSocket() (*socket, error) {
@@ -48,7 +49,7 @@ func openSocket() (*socket, error) {
 		_ = conn.Close()
 		return nil, fmt.Errorf("prepare netlink: %w", err)
 	}
-	return &socket{conn}, nil
+	return &socket{conn: conn}, nil
 }
 
 func (s *socket) close() { _ = s.conn.Close() }

@@ -288,7 +288,8 @@ func (a *Agent) round(ctx context.Context) outcome {
 	o.vanished, o.again = j.vanished, j.again
 	a.kernel.wish = j.use.firewall()
 	numbers, arming := a.armed(j.use)
-	want, problems := a.compiler.Compile(j.use.node(a.config.Node, now, arming.exemptPorts()))
+	unserved := a.unserved()
+	want, problems := a.compiler.Compile(j.use.node(a.config.Node, now, arming.exemptPorts(), unserved == ""))
 	if end := a.compiler.NextEnd(); !end.IsZero() && (o.again == 0 || end.Sub(now) < o.again) {
 		o.again = end.Sub(now)
 	}
@@ -309,7 +310,7 @@ func (a *Agent) round(ctx context.Context) outcome {
 	if o.err = a.kernel.enforce(ctx, want); o.err != nil {
 		return o
 	}
-	o.unlogged, o.remains, o.unseen = a.kernel.unlogged, a.kernel.remains, a.unseen
+	o.unlogged, o.remains, o.unseen, o.unserved = a.kernel.unlogged, a.kernel.remains, a.unseen, a.waits(unserved)
 	o.again = a.resweep(ctx, j.use, want, now, o.again)
 	a.applied, a.begun = j.use, true
 	if a.config.Packets != nil {

@@ -70,7 +70,7 @@ func (k *asker) know(applied inputs, node string, proved versions) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	quiet := k.told != nil && k.toldOf == k.agenda.changes
-	k.agenda.know(applied.node(node, now, nil), heard{
+	k.agenda.know(applied.node(node, now, nil, false), heard{
 		allocations: proved.Allocations, gatewaySets: proved.GatewaySets, nodeLabel: applied.labels(),
 	}, now)
 	if quiet && len(k.agenda.waiting) == 0 && k.toldOf != k.agenda.changes {

@@ -69,6 +69,29 @@ func (a *Agent) recognize(use inputs) {
 	}
 }
 
+// unserved says why the rules must not refuse whom whoever carries node ports has no pod
+// for, "" where they may.
+func (a *Agent) unserved() string {
+	if err := a.kernel.opened(); err != nil || a.facts == nil {
+		return "who carries node ports is not known" // yet
+	}
+	return a.carrier.Unserved(a.kernel.inUse)
+}
+
+// waits says why those are not refused where there are such ports: for that reason, or
+// because the kernel can't.
+func (a *Agent) waits(unserved string) string {
+	if !a.compiler.Local() {
+		return ""
+	}
+	if u, is := a.kernel.datapath.(datapath.Unserving); is && unserved == "" {
+		if err := u.Unserved(); err != nil {
+			return err.Error()
+		}
+	}
+	return unserved
+}
+
 // bypassed is the error of a round whose rules are in force, and may be gone around.
 func (a *Agent) bypassed() error {
 	if a.carrier.Gate != carrier.Around {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/carrier"
+	"github.com/portreeve/portreeve/internal/rule"
 )
 
 // What tells who carries node ports is in the report, and no second report follows
@@ -86,5 +87,46 @@ func TestALookThatFailsVouchesForNothingNew(t *testing.T) {
 		if status := finds(v1alpha1.NodeFacts{}, nil); status.Conditions[0].Reason != v1alpha1.ReasonOK || status.Marks.Allocations == "" {
 			t.Errorf("when it has gone: %+v", status)
 		}
+	})
+}
+
+// Whom nobody takes up is refused where kube-proxy leaves him to the node, and nowhere
+// else; the report says where he has to wait, and why.
+func TestWhoFindsNoPodIsRefusedOnlyBesideKubeProxy(t *testing.T) {
+	inLab(t, func(l *lab) {
+		proxy := func(rules ...v1alpha1.KubeProxyRules) {
+			l.kernel.set(func() { l.facts.KubeProxy = rules })
+			l.pass(2*checkInterval + 2*reportInterval)
+		}
+		want := func(refuses bool, said string) {
+			t.Helper()
+			l.kernel.set(func() {
+				if got := l.kernel.loaded.Ports.Get(rule.Port{Protocol: rule.TCP, Number: 30083}).Local; got != refuses {
+					t.Errorf("with %v: refuses: %v", l.facts.KubeProxy, got)
+				}
+			})
+			c := l.status().Conditions[0]
+			if c.Reason != v1alpha1.ReasonOK || strings.Contains(c.Message, "finds no pod on this node waits") != (said != "") || !strings.Contains(c.Message, said) {
+				t.Errorf("with %v: %+v", l.facts.KubeProxy, c)
+			}
+		}
+		a := through(30083, "")
+		a.Spec.Gateways = nil
+		l.allocations.put(a)
+		l.start()
+		want(false, "")
+		a = *a.DeepCopy()
+		a.Spec.LocalOnly = true
+		l.allocations.put(a)
+		l.pass(2 * reportInterval)
+		want(false, "something that is not known does")
+		proxy(v1alpha1.KubeProxyNFTables)
+		want(true, "")
+		proxy(v1alpha1.KubeProxyIPVS)
+		want(false, "IPVS")
+		proxy(v1alpha1.KubeProxyIPTablesNFT)
+		want(true, "")
+		proxy()
+		want(false, "something that is not known does")
 	})
 }

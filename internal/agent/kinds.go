@@ -122,11 +122,11 @@ type Sources [kinds]cache.ListerWatcherWithContext
 type inputs [kinds]compile.Objects
 
 // node returns what a node must judge by at that time.
-func (in inputs) node(name string, now time.Time, exempt []rule.Port) compile.NodeInput {
+func (in inputs) node(name string, now time.Time, exempt []rule.Port, refuses bool) compile.NodeInput {
 	out := compile.NodeInput{
 		Pools: in[kindPools], Allocations: in[kindAllocations], AddressSets: in[kindAddressSets], GatewaySets: in[kindGatewaySets], Node: name,
 		Installation: only[v1alpha1.Portreeve](in[kindInstallation]),
-		Unlabelled:   true, Now: now, Exempt: exempt,
+		Unlabelled:   true, Now: now, Exempt: exempt, Refuses: refuses,
 	}
 	if node := only[metav1.PartialObjectMetadata](in[kindNode]); node != nil {
 		out.Labels, out.Unlabelled = node.Labels, false

@@ -21,9 +21,10 @@ type outcome struct {
 	stale    [kinds]error  // why the last list of a kind was refused
 	denied   error         // why the API server does not show one of the kinds
 	problems []compile.NodeProblem
-	unlogged error // in force, but not logged
-	unseen   error // in force, but whether packets come around is not known
-	remains  error // in force, but rules of another datapath are too
+	unlogged error  // in force, but not logged
+	unseen   error  // in force, but whether packets come around is not known
+	unserved string // in force, but why nobody is refused for want of a pod
+	remains  error  // in force, but rules of another datapath are too
 	err      error
 }
 
@@ -101,6 +102,9 @@ func (o outcome) reason() (reason, message string) {
 	}
 	if o.unseen != nil {
 		message += fmt.Sprintf("; whether something carries packets around is not known: %s", o.unseen)
+	}
+	if o.unserved != "" {
+		message += fmt.Sprintf("; who comes to a port with externalTrafficPolicy Local and finds no pod on this node waits, instead of being refused: %s", o.unserved)
 	}
 	if o.remains != nil {
 		message += fmt.Sprintf("; what another datapath left could not be removed, and may drop more than is wished: %s", o.remains)

@@ -13,7 +13,8 @@ import (
 	"github.com/portreeve/portreeve/internal/rule"
 )
 
-// kept is what a node last enforced, as it stands on its disk.
+// kept is what a node last enforced, as it stands on its disk. Which gates are Local does
+// not: after a boot nobody knows yet who carries node ports.
 type kept struct {
 	Node  string `json:"node"`
 	Seq   int64  `json:"seq"`   // counts what was enforced; see behind

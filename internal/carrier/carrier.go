@@ -37,6 +37,8 @@ type Carrier struct {
 
 	cluster, local client
 	masquerades    []string // chains of others
+	// proxy is how kube-proxy has its rules, where it is known to carry; see Unserved.
+	proxy []v1alpha1.KubeProxyRules
 }
 
 // client says what becomes of a client's address.

@@ -99,6 +99,7 @@ func kubeProxy(f v1alpha1.NodeFacts) Carrier {
 		cluster: client{v1alpha1.ClientIPReplaced, "masquerades with externalTrafficPolicy Cluster, wherever the pod runs: pods see an address of the node that was asked"},
 		local:   client{v1alpha1.ClientIPPreserved, "keeps the client's address with externalTrafficPolicy Local"},
 	}
+	c.proxy = f.KubeProxy
 	if slices.Contains(f.KubeProxy, v1alpha1.KubeProxyIPVS) {
 		c.Layer = layerIPVS
 	}

@@ -152,6 +152,7 @@ func (w *Wish) Claim(wanted Number, pool string) v1alpha1.NodePortAllocationSpec
 		spec.Ports = append(spec.Ports, offer.ports[keyOf(p)])
 	}
 	offer.gated(&spec, policy)
+	spec.LocalOnly = w.local
 	return spec
 }
 
@@ -214,7 +215,7 @@ func closed(spec v1alpha1.NodePortAllocationSpec, now metav1.MicroTime) v1alpha1
 	}
 	spec.State, spec.ClosedAt, spec.Grandfathered = v1alpha1.AllocationClosed, &now, false
 	spec.Mode, spec.Limits, spec.Log, spec.Gateways = "", v1alpha1.Limits{}, v1alpha1.Log{}, nil
-	spec.ExternalTrafficPolicy, spec.SessionAffinity = "", nil
+	spec.ExternalTrafficPolicy, spec.SessionAffinity, spec.LocalOnly = "", nil, false
 	spec.Ports = slices.Clone(spec.Ports)
 	for i := range spec.Ports {
 		p := &spec.Ports[i]

@@ -17,6 +17,8 @@ type Sight struct {
 	Proof Proof
 	// Service is the referenced one, Companion ours; nil when absent.
 	Service, Companion *corev1.Service
+	// Endpoints are those of the Service that carries the policy's Open numbers.
+	Endpoints Endpoints
 	// Lockdown: every port is closed by the installation.
 	Lockdown bool
 }
@@ -129,7 +131,7 @@ func (s Sight) addresses(policy *v1alpha1.NodePortPolicy, open []*v1alpha1.NodeP
 			})
 		}
 		for _, n := range s.Answering(a, listed) {
-			for _, host := range reachable(n.Node, "", carrier, nil) {
+			for _, host := range s.serving(n, a, "", nil) {
 				p := place{netip.AddrPortFrom(host, number), 1, rank(policy, n.Name)}
 				if before[p.String()] {
 					p.fresh = 0

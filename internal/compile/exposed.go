@@ -17,6 +17,10 @@ func (s Seen) exposed() gate {
 	if !g.passed || len(s.open()) == 0 {
 		return g
 	}
+	nowhere, misplaced := s.sight().podless(s.open())
+	if misplaced != nil {
+		return waiting(v1alpha1.Exposed, v1alpha1.ReasonNoEndpoints, s.misplaced(misplaced))
+	}
 	behind, said := s.restricted()
 	if behind != nil {
 		return *behind
@@ -24,7 +28,19 @@ func (s Seen) exposed() gate {
 	if said != "" {
 		g.message += "; " + said
 	}
+	if nowhere != nil {
+		g.message += fmt.Sprintf("; no pod is ready for port %s, so every node refuses", nowhere.Name)
+	}
 	return g
+}
+
+// misplaced says that pods are ready, but on none of the nodes that answer on the number.
+func (s Seen) misplaced(a *v1alpha1.NodePortAllocation) string {
+	next := "move a pod to one of the nodes that answer, or set externalTrafficPolicy: Cluster"
+	if a.Spec.Gateways != nil {
+		return fmt.Sprintf("no active gateway has a ready pod for port %s, whose externalTrafficPolicy is Local, so every node refuses; see kubectl get gwset, and %s", a.Name, next)
+	}
+	return fmt.Sprintf("none of the nodes that answer on port %s, whose externalTrafficPolicy is Local, has a ready pod, so every node refuses; %s", a.Name, next)
 }
 
 func (s Seen) carried() gate {

@@ -230,6 +230,9 @@ func (f Front) door(name string, picked []pick, have metav1.Object) Door {
 	case f.blind() && have != nil:
 		d.Unwritten = true
 		d.Why = &Refusal{Reason: v1alpha1.ReasonNoNodes, Message: fmt.Sprintf("no node at all is Ready, so %s goes on naming the last that were", name), Waits: true}
+	case f.podless() && have != nil:
+		d.Unwritten = true
+		d.Why = &Refusal{Reason: v1alpha1.ReasonNoEndpoints, Message: fmt.Sprintf("no pod is ready for it, so %s goes on naming the last nodes that had one", name), Waits: true}
 	case f.answers():
 		d.Why = &Refusal{Reason: v1alpha1.ReasonNoAddresses, Message: fmt.Sprintf("no node that answers has an address of the wanted type and family for %s; set another addressType, or leave out ipFamilies", name), Waits: true}
 	default:
@@ -249,6 +252,13 @@ func (f Front) answers() bool {
 	return slices.ContainsFunc(f.open(), func(a *v1alpha1.NodePortAllocation) bool {
 		return len(f.Sight.Answering(a, func(NodeReport, uint16) bool { return false })) > 0
 	})
+}
+
+// podless says that a Local port has no pod on any node: then all nodes refuse, and which
+// of them are named makes no difference.
+func (f Front) podless() bool {
+	nowhere, misplaced := f.Sight.podless(f.open())
+	return nowhere != nil && misplaced == nil
 }
 
 // Waiting says whether a node may begin to answer by its next report.

@@ -24,6 +24,7 @@ type pick struct {
 type picked struct {
 	allocation *v1alpha1.NodePortAllocation
 	addresses  []netip.Addr
+	report     NodeReport
 }
 
 // pick chooses the nodes that an object names, in the order of their names: of those
@@ -31,14 +32,13 @@ type picked struct {
 func (f Front) pick(kind v1alpha1.AddressType, listed Listed) []pick {
 	nodes := map[string]pick{}
 	for _, a := range f.open() {
-		carrier := f.Sight.carrier(a)
 		for _, n := range f.Sight.Answering(a, listed.has) {
-			addresses := reachable(n.Node, kind, carrier, f.Policy.Spec.Front.IPFamilies)
+			addresses := f.Sight.serving(n, a, kind, f.Policy.Spec.Front.IPFamilies)
 			if len(addresses) == 0 {
 				continue
 			}
 			p := nodes[n.Name]
-			p.node, p.ports = n.Name, append(p.ports, picked{a, addresses})
+			p.node, p.ports = n.Name, append(p.ports, picked{a, addresses, n})
 			p.addresses = append(p.addresses, addresses...)
 			nodes[n.Name] = p
 		}
@@ -69,7 +69,7 @@ func (f Front) listeners(nodes []pick) (out []front.Listener, why *Refusal) {
 			}
 			carried = true
 			l := f.listener(a, p)
-			l.Servers = servers(nodes, a)
+			l.Servers = f.servers(nodes, a, p.Protocol)
 			i := slices.IndexFunc(out, func(o front.Listener) bool { return o.Protocol == protocol && o.Port == l.Port })
 			switch {
 			case i < 0:
@@ -110,11 +110,12 @@ func (f Front) listener(a *v1alpha1.NodePortAllocation, p v1alpha1.ClaimedPort) 
 	return l
 }
 
-func servers(nodes []pick, a *v1alpha1.NodePortAllocation) (out []front.Server) {
+func (f Front) servers(nodes []pick, a *v1alpha1.NodePortAllocation, protocol v1alpha1.Protocol) (out []front.Server) {
 	for _, n := range nodes {
 		for _, p := range n.ports {
-			if p.allocation == a {
-				out = append(out, front.Server{Name: n.node, Address: netip.AddrPortFrom(p.addresses[0], NumberOf(a))})
+			i := slices.IndexFunc(p.addresses, func(address netip.Addr) bool { return f.Sight.serves(p.report, a, address, protocol) })
+			if p.allocation == a && i >= 0 {
+				out = append(out, front.Server{Name: n.node, Address: netip.AddrPortFrom(p.addresses[i], NumberOf(a))})
 			}
 		}
 	}

@@ -40,6 +40,9 @@ type NodeInput struct {
 	// Exempt are ports on which something of the node itself listened before a pool
 	// dropped there.
 	Exempt []rule.Port
+	// Refuses: whoever carries node ports here leaves to us whom it has no pod for, so who
+	// comes to a port that is LocalOnly and finds none is to be refused.
+	Refuses bool
 }
 
 // Node returns what a node must enforce, and what of the input it can't. A
@@ -70,6 +73,7 @@ type nodeRules struct {
 	labels           map[string]string
 	unlabelled       bool
 	lockdown         bool
+	refuses          bool
 	// What the installation denies everywhere, and the addresses on which ports are judged.
 	denied, addresses []netip.Prefix
 	problems          []NodeProblem
@@ -77,7 +81,7 @@ type nodeRules struct {
 
 func newNodeRules(in NodeInput) *nodeRules {
 	pools := Copies[v1alpha1.NodePortPool](in.Pools)
-	n := &nodeRules{gateways: in.GatewaySets, node: in.Node, labels: in.Labels, unlabelled: in.Unlabelled}
+	n := &nodeRules{gateways: in.GatewaySets, node: in.Node, labels: in.Labels, unlabelled: in.Unlabelled, refuses: in.Refuses}
 	n.places = NewPlaces(pools, Copies[v1alpha1.AddressSet](in.AddressSets)).Within(in.Installation)
 	n.addPools(pools, in.Installation)
 	if in.Installation != nil {

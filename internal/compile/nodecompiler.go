@@ -26,6 +26,7 @@ type NodeCompiler struct {
 	claimed  numberSet
 	ends     []portEnd // in order
 	problems map[Name][]NodeProblem
+	local    map[Name]bool // those that are LocalOnly
 	said     []NodeProblem // all of them, as Compile returns them
 	// named are the allocations that name a GatewaySet, by that.
 	named map[Name]map[Name]bool
@@ -74,6 +75,9 @@ func (c *NodeCompiler) Compile(in NodeInput) (rule.Set, []NodeProblem) {
 	return set, c.said
 }
 
+// Local says whether any allocation is LocalOnly.
+func (c *NodeCompiler) Local() bool { return len(c.local) > 0 }
+
 // NextEnd is when the next Open allocation ends, zero if none will.
 func (c *NodeCompiler) NextEnd() time.Time {
 	if len(c.ends) == 0 {
@@ -87,7 +91,7 @@ func (c *NodeCompiler) restart(in NodeInput, terms map[rule.Port]rule.Terms) {
 	for port := range c.builder.Gates().All {
 		terms[port] = rule.Terms{}
 	}
-	c.in.Allocations, c.claimed, c.ends, c.problems = Objects{}, numberSet{}, nil, map[Name][]NodeProblem{}
+	c.in.Allocations, c.claimed, c.ends, c.problems, c.local = Objects{}, numberSet{}, nil, map[Name][]NodeProblem{}, map[Name]bool{}
 	c.named = map[Name]map[Name]bool{}
 	r := newNodeRules(in)
 	c.rules = r
@@ -107,7 +111,7 @@ func (in NodeInput) differs(last NodeInput) bool {
 		(in.Installation == nil) != (last.Installation == nil) ||
 		in.Installation != last.Installation && !reflect.DeepEqual(in.Installation.Spec, last.Installation.Spec) ||
 		in.Node != last.Node ||
-		in.Unlabelled != last.Unlabelled || !maps.Equal(in.Labels, last.Labels) ||
+		in.Unlabelled != last.Unlabelled || in.Refuses != last.Refuses || !maps.Equal(in.Labels, last.Labels) ||
 		!slices.Equal(in.Exempt, last.Exempt)
 }
 
@@ -174,6 +178,7 @@ func (c *NodeCompiler) take(n *portRules, name Name, object metav1.Object) (spok
 	}
 	_, spoke = c.problems[name]
 	delete(c.problems, name)
+	delete(c.local, name)
 	if object == nil {
 		return spoke
 	}
@@ -186,6 +191,9 @@ func (c *NodeCompiler) take(n *portRules, name Name, object metav1.Object) (spok
 	}
 	n.problems = nil
 	n.addAllocation(a)
+	if a.Spec.LocalOnly {
+		c.local[name] = true
+	}
 	if len(n.problems) > 0 {
 		c.problems[name], spoke = n.problems, true
 	}

@@ -104,6 +104,7 @@ func (n *portRules) addOpen(a *v1alpha1.NodePortAllocation, number uint16) {
 	}
 	if a.Spec.NodeSelector == nil || selects(a.Spec.NodeSelector).Matches(labels.Set(n.labels)) {
 		terms.Refuse = !isGateway(a.Spec.Gateways, n.node, n.labels, n.gatewaySet)
+		terms.Local = a.Spec.LocalOnly && n.refuses
 		n.admitSources(a, number, terms)
 		return
 	}

@@ -32,9 +32,11 @@ type Seen struct {
 	Allocations []v1alpha1.NodePortAllocation
 	// Service is the referenced one, Companion ours; nil when absent.
 	Service, Companion *corev1.Service
-	Nodes              []NodeReport
-	Proof              Proof
-	Places             Places
+	// Endpoints are those of the one of the two that carries the Open numbers.
+	Endpoints Endpoints
+	Nodes     []NodeReport
+	Proof     Proof
+	Places    Places
 	// NetworkPolicy is that of the policy's name, nil when absent, and Ingress what it is
 	// to be made of; nil when nobody asks for it.
 	NetworkPolicy *networkingv1.NetworkPolicy
@@ -53,7 +55,7 @@ type Seen struct {
 }
 
 func (s Seen) sight() Sight {
-	sight := Sight{Nodes: s.Nodes, Proof: s.Proof, Service: s.Service, Lockdown: s.Lockdown}
+	sight := Sight{Nodes: s.Nodes, Proof: s.Proof, Service: s.Service, Endpoints: s.Endpoints, Lockdown: s.Lockdown}
 	if s.Companion != nil && IsCompanion(s.Companion, s.Policy.Name) {
 		sight.Companion = s.Companion
 	}

@@ -46,6 +46,19 @@ func trafficAsked(own []*v1alpha1.NodePortAllocation) traffic {
 	return t
 }
 
+// localOnly says whether a policy's ports are carried with externalTrafficPolicy Local:
+// because it says so, or in place, where it is silent, because its Service does.
+func localOnly(policy *v1alpha1.NodePortPolicy, service *corev1.Service) bool {
+	if says := policy.Spec.ExternalTrafficPolicy; says != "" || policy.Spec.Service != v1alpha1.ServiceInPlace {
+		return says == v1alpha1.TrafficLocal
+	}
+	lent := lentBy(service).Policy
+	if lent != nil && lent.Is == service.Spec.ExternalTrafficPolicy { // what it goes back to
+		return lent.Was == corev1.ServiceExternalTrafficPolicyLocal
+	}
+	return service.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
+}
+
 // trafficOf is what a Service says, whether it or the API server's defaults do.
 func trafficOf(service *corev1.ServiceSpec) traffic {
 	t := traffic{policy: service.ExternalTrafficPolicy}

@@ -31,6 +31,7 @@ type Wish struct {
 	// offers are what each of those pools would make of it.
 	offers map[string]offer
 	policy *v1alpha1.NodePortPolicy
+	local  bool // see localOnly
 }
 
 // Number is one node port that a policy wants.
@@ -108,6 +109,7 @@ func NewWish(policy *v1alpha1.NodePortPolicy, service *corev1.Service, cluster C
 	if refusal := wish.checkPins(cluster.Pools); refusal != nil {
 		return nil, refusal
 	}
+	wish.local = localOnly(policy, service)
 	for _, p := range candidates {
 		wish.offers[p.Name] = cluster.offer(policy, p, chosen, wish.Numbers)
 	}

@@ -22,7 +22,7 @@ func (b *Builder) Build(judged PortRanges, changed map[Port]Terms) Set {
 		b.uses = map[ClassID]int{}
 	}
 	for port, t := range changed {
-		gate := Gate{Class: known.name(t.Sources, fresh), Audit: known.name(t.Audited, fresh), Refuse: t.Refuse, Limits: t.Limits, Log: t.Log, Expires: t.Expires}
+		gate := Gate{Class: known.name(t.Sources, fresh), Audit: known.name(t.Audited, fresh), Refuse: t.Refuse, Local: t.Local, Limits: t.Limits, Log: t.Log, Expires: t.Expires}
 		gate = gate.canonical()
 		was := ports.Get(port)
 		if gate == was {

@@ -12,6 +12,9 @@ type Gate struct {
 	Refuse bool
 	// Audit passes as well, and is logged as what would be dropped.
 	Audit ClassID
+	// Local: who passes, and is then taken up by nobody on this node, is told so at once,
+	// as Refuse does it. Nothing else changes by it, nor does it for anybody else.
+	Local bool
 	// Limits bound what one source of Class may do.
 	Limits Limits
 	Log    Log
@@ -38,7 +41,7 @@ type Log struct {
 // Terms are what Build makes a gate of; see Gate.
 type Terms struct {
 	Sources, Audited []netip.Prefix
-	Refuse           bool
+	Refuse, Local    bool
 	Limits           Limits
 	Log              Log
 	Expires          int64
@@ -56,6 +59,7 @@ func (g Gate) canonical() Gate {
 	if g.Audit == g.Class {
 		g.Audit = ""
 	}
+	g.Local = g.Local && !g.Refuse && (g.Class != "" || g.Audit != "")
 	if g.Limits.PerSecond == 0 {
 		g.Limits.Burst = 0
 	} else {

@@ -2,17 +2,21 @@ package firewalls
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/datapath"
 	"github.com/portreeve/portreeve/datapath/datapathtest"
+	"github.com/portreeve/portreeve/internal/carrier"
 	"github.com/portreeve/portreeve/lab"
 )
 
@@ -30,7 +34,10 @@ func TestBesideKubeProxy(t *testing.T) {
 	}
 }
 
-// town is a cluster of one node, on which pods answer at two node ports.
+// localPort is of a Service with externalTrafficPolicy Local whose pod runs elsewhere.
+const localPort = 30060
+
+// town is a cluster with a node on which pods answer at two node ports.
 type town struct {
 	cluster *lab.Cluster
 	node    *lab.Node
@@ -42,7 +49,7 @@ func newTown(t *testing.T, mode lab.ProxyMode) *town {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	c, err := lab.Start(ctx, lab.Options{Nodes: 1, KubeProxy: mode, ControllerManager: true, Logf: t.Logf})
+	c, err := lab.Start(ctx, lab.Options{Nodes: 2, KubeProxy: mode, ControllerManager: true, Logf: t.Logf})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,6 +68,10 @@ func newTown(t *testing.T, mode lab.ProxyMode) *town {
 	if _, err := c.AddPod(ctx, town.node, "shop", "shop-1", selector); err != nil {
 		t.Fatal(err)
 	}
+	far := map[string]string{"app": "far"}
+	if _, err := c.AddPod(ctx, c.Node("n2"), "shop", "far-1", far); err != nil {
+		t.Fatal(err)
+	}
 	client, err := kubernetes.NewForConfig(c.RESTConfig())
 	if err != nil {
 		t.Fatal(err)
@@ -71,8 +82,14 @@ func newTown(t *testing.T, mode lab.ProxyMode) *town {
 			t.Fatal(err)
 		}
 	}
+	local := lab.EchoService("shop", "local", localPort, far)
+	local.Spec.ExternalTrafficPolicy = corev1.ServiceExternalTrafficPolicyLocal
+	if _, err := client.CoreV1().Services("shop").Create(ctx, local, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	town.await(t, "alice", 30050)
 	town.await(t, "mallory", 32700)
+	town.awaitOutcome(t, "alice", localPort, lab.TimedOut)
 	return town
 }
 
@@ -82,22 +99,28 @@ func (town *town) beside(t *testing.T, s subject) {
 		t.Fatal(err)
 	}
 	defer d.(interface{ Close() }).Close()
-	gate := "tcp/30050"
+	alice := ""
 	for _, addr := range town.clients["alice"].Addrs {
-		gate += " " + netip.PrefixFrom(addr, addr.BitLen()).String()
+		alice += " " + netip.PrefixFrom(addr, addr.BitLen()).String()
 	}
-	sc := newScene(t, town.node.Do, d, datapathtest.Set("30000-32000", gate), func(packets ...string) { town.expect(t, packets...) })
+	local, podless := fmt.Sprintf("tcp/%d%s", localPort, alice), fmt.Sprintf("alice %d dropped", localPort)
+	if town.refuses(s) {
+		local, podless = local+" local=yes", fmt.Sprintf("alice %d refused", localPort)
+	}
+	sc := newScene(t, town.node.Do, d, datapathtest.Set("30000-32000", "tcp/30050"+alice, local), func(packets ...string) { town.expect(t, packets...) })
 	variant := "nft"
 	if town.mode == lab.IPTablesLegacy {
 		variant = "legacy"
 	}
-	judged := []string{"alice 30050 answered", "mallory 30050 dropped", "mallory 32700 answered"}
+	judged := []string{"alice 30050 answered", "mallory 30050 dropped", "mallory 32700 answered", podless, fmt.Sprintf("mallory %d dropped", localPort)}
+	sc.expect(judged...)
 	restart := func() {
 		if err := town.node.StartKubeProxy(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		town.await(t, "alice", 30050)
 		town.await(t, "mallory", 32700)
+		town.awaitOutcome(t, "mallory", localPort, lab.TimedOut)
 		// It goes on writing the same, for seconds and in another order, which must not
 		// be taken for our doing.
 		town.node.StopKubeProxy()
@@ -113,7 +136,7 @@ func (town *town) beside(t *testing.T, s subject) {
 			}
 			restart()
 		}})
-	sc.leave("mallory 30050 answered")
+	sc.leave("mallory 30050 answered", fmt.Sprintf("alice %d dropped", localPort))
 	sc.do(func() error { return d.Cleanup(t.Context()) })
 }
 
@@ -140,8 +163,11 @@ func (town *town) expect(t *testing.T, packets ...string) {
 		for _, addr := range town.node.Addrs {
 			flow := lab.Flow{To: netip.AddrPortFrom(addr, uint16(port)), Timeout: 400 * time.Millisecond}
 			want := lab.TimedOut
-			if words[2] == "answered" {
+			switch words[2] {
+			case "answered":
 				want, flow.Timeout = lab.Answered, 5*time.Second
+			case "refused":
+				want, flow.Timeout = lab.Refused, time.Second // when a client would try again
 			}
 			if got := town.clients[words[0]].Ask(t.Context(), flow); got.Outcome != want {
 				t.Errorf("%s at %s: %s", packet, addr, got)
@@ -150,17 +176,38 @@ func (town *town) expect(t *testing.T, packets ...string) {
 	}
 }
 
+// refuses says whether an agent lets the datapath refuse here, and whether the two write
+// to the same tables, as an agent's do: which runs first of two of one priority, nobody
+// knows.
+func (town *town) refuses(s subject) bool {
+	rules := map[lab.ProxyMode]v1alpha1.KubeProxyRules{
+		lab.NFTables: v1alpha1.KubeProxyNFTables, lab.IPTables: v1alpha1.KubeProxyIPTablesNFT, lab.IPTablesLegacy: v1alpha1.KubeProxyIPTablesLegacy,
+	}[town.mode]
+	firewall := v1alpha1.FirewallIPTables
+	if s.name == "nftables" {
+		firewall = v1alpha1.FirewallNFTables
+	}
+	c := carrier.Of(v1alpha1.NodeFacts{KubeProxy: []v1alpha1.KubeProxyRules{rules}})
+	return c.Unserved(firewall) == "" && (s.name == "nftables" || s.name == string(rules))
+}
+
 // await waits until kube-proxy carries a port.
 func (town *town) await(t *testing.T, client string, port uint16) {
 	t.Helper()
+	town.awaitOutcome(t, client, port, lab.Answered)
+}
+
+// awaitOutcome waits until that becomes of a client's connections.
+func (town *town) awaitOutcome(t *testing.T, client string, port uint16, want lab.Outcome) {
+	t.Helper()
 	for _, addr := range town.node.Addrs {
 		for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(100 * time.Millisecond) {
-			got := town.clients[client].Ask(t.Context(), lab.Flow{To: netip.AddrPortFrom(addr, port)})
-			if got.Outcome == lab.Answered {
+			got := town.clients[client].Ask(t.Context(), lab.Flow{To: netip.AddrPortFrom(addr, port), Timeout: time.Second})
+			if got.Outcome == want {
 				break
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("kube-proxy does not carry %s:%d: %s", addr, port, got)
+				t.Fatalf("%s:%d by kube-proxy: %s, want %s", addr, port, got, want)
 			}
 		}
 	}

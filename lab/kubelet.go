@@ -142,18 +142,52 @@ func (n *Node) heartbeat(ctx context.Context) error {
 	return err
 }
 
-// Fail silences the node's kubelet and says that the Node is not Ready, as the node
-// lifecycle controller does after its grace period of 40 s. What runs on the node goes
-// on; to take that away, too, see [Cluster.CutLink].
+// Fail silences the node's kubelet and says that neither the Node nor its pods are Ready,
+// as the node lifecycle controller does after its grace period of 40 s. What runs on the
+// node goes on; to take that away, too, see [Cluster.CutLink].
 func (n *Node) Fail(ctx context.Context) error {
 	n.failed.Store(true)
-	return n.tellReady(ctx, corev1.ConditionUnknown)
+	if err := n.tellReady(ctx, corev1.ConditionUnknown); err != nil {
+		return err
+	}
+	return n.doubtPods(ctx)
 }
 
 // Recover undoes Fail.
 func (n *Node) Recover(ctx context.Context) error {
 	n.failed.Store(false)
-	return n.tellReady(ctx, corev1.ConditionTrue)
+	if err := n.tellReady(ctx, corev1.ConditionTrue); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, s := range n.pods {
+		s.repeat()
+	}
+	return nil
+}
+
+// doubtPods says of the node's pods that they are not Ready. The node lifecycle controller
+// does so only where it has itself come to doubt the node.
+func (n *Node) doubtPods(ctx context.Context) error {
+	mine := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("spec.nodeName", n.Name).String()}
+	pods, err := n.cluster.client.CoreV1().Pods(corev1.NamespaceAll).List(ctx, mine)
+	if err != nil {
+		return err
+	}
+	for i := range pods.Items {
+		pod := &pods.Items[i]
+		for j := range pod.Status.Conditions {
+			if c := &pod.Status.Conditions[j]; c.Type == corev1.PodReady {
+				c.Status, c.LastTransitionTime = corev1.ConditionFalse, metav1.Now()
+			}
+		}
+		pod.ResourceVersion = "" // whoever else writes: nothing but this word counts
+		if _, err := n.cluster.client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{}); ignoreGone(err) != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (n *Node) tellReady(ctx context.Context, ready corev1.ConditionStatus) error {
@@ -264,7 +298,7 @@ func (n *Node) observePod(ctx context.Context, pod *corev1.Pod) {
 		s.stop()
 	case pod.DeletionTimestamp != nil:
 		n.cluster.kubelets.Go(func() { n.releasePod(ctx, pod) })
-	case known && !podReady(pod):
+	case known && !podReady(pod) && !n.failed.Load():
 		s.repeat() // the node lifecycle controller doubts the pods of a node it has lost
 	case !known && pod.Status.Phase != corev1.PodSucceeded && pod.Status.Phase != corev1.PodFailed:
 		s = newSandbox(ctx, n, pod)

@@ -46,6 +46,7 @@ type Policy struct {
 
 	mu    sync.Mutex
 	notes map[types.NamespacedName]note
+	busy  map[types.NamespacedName]bool // being looked at
 }
 
 // note is what is remembered of a policy between two looks at it.
@@ -61,6 +62,7 @@ type note struct {
 
 // Reconcile serves one policy.
 func (r *Policy) Reconcile(ctx context.Context, key reconcile.Request) (reconcile.Result, error) {
+	defer r.look(key.NamespacedName)()
 	// Read before the allocations, so that a mark can't be above what it is judged by.
 	proof, err := r.Snapshot.Proof(ctx)
 	if err != nil {
@@ -294,7 +296,7 @@ func (r *Policy) forget(key types.NamespacedName) {
 // SetupWithManager wakes a policy for its own edits, its allocations, Services
 // and pools, and for news from nodes and clouds.
 func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
-	r.notes = map[types.NamespacedName]note{}
+	r.notes, r.busy = map[types.NamespacedName]note{}, map[types.NamespacedName]bool{}
 	b := builder(mgr, "policy", 8).
 		For(&v1alpha1.NodePortPolicy{}, ofSpec).
 		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
@@ -321,7 +323,7 @@ func (r *Policy) SetupWithManager(mgr ctrl.Manager) error {
 		Watches(&v1alpha1.NodeDatapath{}, each(r.ofNodes)).
 		Watches(&v1alpha1.NodeDatapath{}, each(r.all), factsMatter).
 		Watches(&v1alpha1.NodeDatapath{}, each(r.ofAnswers), answersMatter).
-		Watches(&corev1.Node{}, each(r.all), nodeMatters).
+		Watches(&corev1.Node{}, r.ofNodeNews(), nodeMatters).
 		WatchesRawSource(source.Channel(r.Verdicts.heard, &handler.EnqueueRequestForObject{})).
 		WatchesRawSource(source.Channel(r.Refusals.heard, &handler.EnqueueRequestForObject{})).
 		WatchesRawSource(source.Channel(r.Fronts.heard, &handler.EnqueueRequestForObject{})).

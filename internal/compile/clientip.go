@@ -37,6 +37,9 @@ func (s Seen) clientIP() (v1alpha1.ClientIP, string) {
 	return agreed(all, service, policy)
 }
 
+// nodesDiffer begins what is said of each kind of nodes where there are several.
+const nodesDiffer = "on nodes such as "
+
 // opinion is what nodes of one kind do to a client's address. Only one of them is named:
 // with their number the text would change whenever a node comes or goes.
 type opinion struct {
@@ -57,7 +60,7 @@ func agreed(all []opinion, service *corev1.Service, policy carrier.Policy) (v1al
 		if o.preserved != preserved {
 			preserved = v1alpha1.ClientIPDepends
 		}
-		texts = append(texts, fmt.Sprintf("on nodes such as %s %s", o.example, o.why))
+		texts = append(texts, fmt.Sprintf(nodesDiffer+"%s %s", o.example, o.why))
 	}
 	reason := all[0].why
 	if len(all) > 1 {

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"fmt"
+	"maps"
 	"testing"
 	"time"
 
@@ -13,98 +14,105 @@ import (
 const (
 	// soon is how long after the last write it is sure that no other follows, but for
 	// those that are kept back.
-	soon = 5 * time.Second
-	// keptBack is that for addresses of gateways, which statuses correct after ten
-	// seconds.
-	keptBack = 13 * time.Second
+	soon = 4 * time.Second
+	// keptBack is that for what statuses say ten seconds later: that an address of a
+	// gateway no longer answers, and that a node has not reported.
+	keptBack = 12 * time.Second
 )
+
+// meter measures what things cost.
+type meter struct{ *testing.T }
+
+// of returns what was spent while it was done and for so long after the last write.
+func (m meter) of(what string, quiet time.Duration, do func()) cost {
+	m.Helper()
+	before := spent(m.T)
+	do()
+	settle(m.T, quiet)
+	c := spent(m.T).since(before)
+	m.Logf("%d nodes, %d policies: %s: %s", nodes, policies(), what, c)
+	return c
+}
+
+// wants faults all writes but these, and more looks than so many.
+func (m meter) wants(what string, c cost, looks int, want map[string]int) {
+	m.Helper()
+	if !maps.Equal(c.writes, want) {
+		m.Errorf("%s: %s, want the writes %v", what, c, want)
+	}
+	if c.looks > looks {
+		m.Errorf("%s: %s, want at most %d looks", what, c, looks)
+	}
+}
+
+// each is how often a policy is looked at for one thing: when it happens, when its time
+// has come to be told, and when others have heard of it.
+const each = 5
 
 // What the news of one node costs is in proportion to the policies that it concerns: those
 // whose status lists an address of it. A fail-over of their gateway is one write beside.
 func TestTheNewsOfANodeCostsWhatItConcerns(t *testing.T) {
-	all := furnish(t)
-	n := policies()
-
-	measure := func(what string, quiet time.Duration, do func()) cost {
-		t.Helper()
-		before := spent(t)
-		do()
-		settle(t, quiet)
-		c := spent(t).since(before)
-		t.Logf("%d nodes, %d policies: %s: %s", nodes, n, what, c)
-		return c
-	}
-	wants := func(what string, c cost, want map[string]int) {
-		t.Helper()
-		for resource, count := range want {
-			if c.writes[resource] != count {
-				t.Errorf("%s: %d writes of %s, want %d; all: %s", what, c.writes[resource], resource, count, c)
-			}
-		}
-		sum := 0
-		for _, count := range want {
-			sum += count
-		}
-		if c.total() != sum {
-			t.Errorf("%s: %d writes, want %d: %s", what, c.total(), sum, c)
-		}
-	}
-
-	nothing := measure("nothing happens", soon, func() {})
-	wants("nothing happens", nothing, nil)
-	heartbeats := measure("every node's heartbeat", soon, func() {
+	all, m := furnish(t), meter{t}
+	m.wants("no news", m.of("heartbeats of all nodes and reports of all agents, without news", soon, func() {
 		for i := range nodes {
 			heartbeat(t, nodeName(i))
 		}
-	})
-	wants("heartbeats", heartbeats, nil)
-	reports := measure("every agent reports again", soon, func() { must(t, all.report(t.Context())) })
-	wants("reports", reports, nil)
+		must(t, all.report(t.Context()))
+	}), 0, map[string]int{})
 
-	listed := listing(t)
+	var down []string
+	for _, name := range samples(listing(t)) {
+		listed := listing(t)[name]
+		what := fmt.Sprintf("a node that %d policies list is not Ready", listed)
+		m.wants(what, m.of(what, keptBack, func() { ready(t, name, corev1.ConditionFalse) }), each*listed, map[string]int{statuses: listed})
+		down = append(down, name)
+	}
+
+	former := gateway(t)
+	listed := listing(t)[former]
+	what := fmt.Sprintf("a gateway that %d policies list is not Ready", listed)
+	failOver := m.of(what+", until nodes have heard of the next", soon, func() {
+		ready(t, former, corev1.ConditionFalse)
+		settle(t, time.Second)
+		must(t, all.report(t.Context()))
+	})
+	if gateway(t) == former || failOver.writes["gatewaysets"] != 1 || failOver.total() != 1+failOver.writes[statuses] {
+		t.Errorf("the gateway was %s and is %s: %s; want one write of a GatewaySet, and none but statuses beside", former, gateway(t), failOver)
+	}
+	rest := m.of("until statuses have followed", keptBack, func() {})
+	m.wants(what, failOver.plus(rest), each*listed, map[string]int{"gatewaysets": 1, statuses: listed})
+
+	few := 2 * policies() / kinds // lists that are not full: of a gateway, or of a zone
+	m.wants("they are back", m.of("they are Ready again, and take nobody's place", soon, func() {
+		for _, name := range append(down, former) {
+			ready(t, name, corev1.ConditionTrue)
+		}
+	}), each*few*(len(down)+1), map[string]int{})
+	m.wants("a node joins", m.of("a node joins", keptBack, func() {
+		newcomer := node(nodes)
+		create(t, newcomer)
+		all.nodes = append(all.nodes, newcomer)
+		must(t, all.report(t.Context()))
+	}), each*policies(), map[string]int{"addresssets": 1})
+}
+
+const statuses = "nodeportpolicies/status"
+
+// samples are nodes that are no gateways: the one that most policies list, and in a soak
+// also the one that fewest do.
+func samples(listed map[string]int) []string {
 	few, many := nodeName(edges), nodeName(edges)
-	for i := edges; i < nodes; i++ { // that are no gateways
+	for i := edges; i < nodes; i++ {
 		if name := nodeName(i); listed[name] < listed[few] {
 			few = name
 		} else if listed[name] > listed[many] {
 			many = name
 		}
 	}
-	for _, name := range []string{few, many} {
-		what := fmt.Sprintf("a node that %d policies list is not Ready", listed[name])
-		c := measure(what, keptBack, func() { ready(t, name, corev1.ConditionFalse) })
-		wants(what, c, map[string]int{"nodeportpolicies/status": listed[name]})
-		what = "it is Ready again, and no list has room for it"
-		wants(what, measure(what, keptBack, func() { ready(t, name, corev1.ConditionTrue) }), nil)
-		listed = listing(t)
+	if soak() {
+		return []string{few, many}
 	}
-
-	former := gateway(t)
-	what := fmt.Sprintf("a gateway that %d policies list is not Ready", listed[former])
-	failOver := measure(what+", until the next is chosen", soon, func() {
-		ready(t, former, corev1.ConditionFalse)
-		settle(t, time.Second)
-		must(t, all.report(t.Context()))
-	})
-	if failOver.writes["gatewaysets"] != 1 || failOver.writes["nodeportallocations"]+failOver.writes["services"] > 0 {
-		t.Errorf("a fail-over: %s, want one write of a GatewaySet", failOver)
-	}
-	rest := measure("until statuses have followed", keptBack, func() {})
-	if gateway(t) == former {
-		t.Errorf("%s is the gateway still", former)
-	}
-	if told := failOver.writes["nodeportpolicies/status"] + rest.writes["nodeportpolicies/status"]; told != listed[former] || failOver.total()+rest.total() != told+1 {
-		t.Errorf("%s: %s, then %s; want one write of a GatewaySet, and %d of statuses", what, failOver, rest, listed[former])
-	}
-	wants("the former gateway is back", measure("the former gateway is back", keptBack, func() { ready(t, former, corev1.ConditionTrue) }), nil)
-
-	joined := measure("a node joins", keptBack, func() {
-		newcomer := node(nodes)
-		create(t, newcomer)
-		all.nodes = append(all.nodes, newcomer)
-		must(t, all.report(t.Context()))
-	})
-	wants("a node joins", joined, map[string]int{"addresssets": 1})
+	return []string{many}
 }
 
 // furnish makes everything, and returns when all policies are in force.

@@ -36,12 +36,14 @@ const (
 	first    = 11000 // number; above the fail-safe ports
 )
 
+func soak() bool { return os.Getenv("PORTREEVE_SCALE") == "soak" }
+
 // policies is how many there are.
 func policies() int {
-	if os.Getenv("PORTREEVE_SCALE") == "soak" {
+	if soak() {
 		return 2000
 	}
-	return 400
+	return 300
 }
 
 func nodeName(i int) string   { return fmt.Sprintf("node-%03d", i) }

@@ -1,0 +1,113 @@
+package compile
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/carrier"
+)
+
+// Turn is what happens most to a node: it ceases to be Ready, or is Ready again, and
+// nothing else about it changes. Of thousands of policies that concerns the few whose
+// status lists it.
+type Turn struct {
+	node      NodeReport
+	addresses []netip.Addr
+	// ready says what it is now, turned whether that is news.
+	ready, turned bool
+	// fits says whether the node, being Ready again, is like all others: as far as they
+	// are, and with nothing of its own to say of the client's address.
+	fits bool
+}
+
+// TurnOf returns what turned between two versions of a node, nil where more than that
+// changed: then it may concern every policy. all are the nodes as they are now.
+func TurnOf(before, after *corev1.Node, all []NodeReport) *Turn {
+	if before.Status.NodeInfo.BootID != after.Status.NodeInfo.BootID || outOfService(before) != outOfService(after) ||
+		Enforceable(before) != Enforceable(after) || !equality.Semantic.DeepEqual(before.Labels, after.Labels) ||
+		!equality.Semantic.DeepEqual(before.Status.Addresses, after.Status.Addresses) {
+		return nil
+	}
+	t := &Turn{node: NodeReport{Node: after}, ready: Ready(after), turned: Ready(before) != Ready(after)}
+	for _, a := range after.Status.Addresses {
+		if address, err := netip.ParseAddr(a.Address); err == nil {
+			t.addresses = append(t.addresses, address.Unmap())
+		}
+	}
+	if i := slices.IndexFunc(all, func(n NodeReport) bool { return n.Name == after.Name }); i >= 0 {
+		t.node.Datapath = all[i].Datapath
+	}
+	if t.turned && t.ready {
+		t.fits = t.node.like(all)
+	}
+	return t
+}
+
+// Concerns says whether the policy's status, which was right before, may have to change.
+func (t *Turn) Concerns(p *v1alpha1.NodePortPolicy) bool {
+	switch {
+	case !t.turned:
+		return false
+	case !settledOnNodes(p), t.listedBy(p):
+		return true
+	case t.node.Datapath != nil && strings.HasPrefix(t.node.Datapath.Status.Datapath, "iptables"):
+		return true // what is said of nodes that drop instead of refusing
+	case t.ready:
+		return !t.fits || len(p.Status.Addresses) < maxListed
+	}
+	return false
+}
+
+// settledOnNodes says whether a status says of the nodes only what holds for all that are
+// Ready, and that some are.
+func settledOnNodes(p *v1alpha1.NodePortPolicy) bool {
+	c := meta.FindStatusCondition(p.Status.Conditions, v1alpha1.HostEnforced)
+	return c != nil && c.Status == metav1.ConditionTrue && p.Status.ObservedGeneration == p.Generation &&
+		(p.Status.Nodes == nil || len(p.Status.Addresses) > 0) && !strings.Contains(p.Status.ClientIPReason, nodesDiffer)
+}
+
+// listedBy says whether the policy's status lists an address of the node.
+func (t *Turn) listedBy(p *v1alpha1.NodePortPolicy) bool {
+	return slices.ContainsFunc(p.Status.Addresses, func(listed string) bool {
+		place, err := netip.ParseAddrPort(listed)
+		return err != nil || slices.Contains(t.addresses, place.Addr())
+	})
+}
+
+// like says whether a node has proved as much as all others that are Ready, and no more,
+// and whether who carries node ports there does as elsewhere. Where one of them proves
+// what a policy wants, so does it.
+func (n NodeReport) like(all []NodeReport) bool {
+	if n.Datapath == nil || Ungated(n) || len(n.Datapath.Status.Exceptions) > 0 || n.Datapath.Status.Facts == nil ||
+		n.Datapath.Status.NodeLabels != LabelsHash(n.Labels) || !meta.IsStatusConditionTrue(n.Datapath.Status.Conditions, v1alpha1.Enforced) {
+		return false
+	}
+	own, others := carrier.Of(*n.Datapath.Status.Facts), 0
+	for _, o := range all {
+		if o.Name == n.Name || !Enforceable(o.Node) || !Ready(o.Node) {
+			continue
+		}
+		if o.Datapath == nil || o.Datapath.Status.Facts == nil || o.Datapath.Status.Marks != n.Datapath.Status.Marks {
+			return false
+		}
+		if c := carrier.Of(*o.Datapath.Status.Facts); c.Gate != own.Gate || c.Name != own.Name ||
+			!sameClient(c, own, carrier.Cluster) || !sameClient(c, own, carrier.Local) {
+			return false
+		}
+		others++
+	}
+	return others > 0
+}
+
+func sameClient(a, b carrier.Carrier, policy carrier.Policy) bool {
+	isA, whyA := a.Client(policy)
+	isB, whyB := b.Client(policy)
+	return isA == isB && whyA == whyB
+}

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
@@ -128,6 +129,12 @@ func TestATurnThatConcernsNobodyChangesNoStatus(t *testing.T) {
 		}
 		if r.IntN(2) == 0 {
 			s.local()
+			s.Allocations[0].Spec.LocalOnly, s.Endpoints = true, Endpoints{}
+			for _, n := range s.Nodes {
+				if r.IntN(5) > 0 {
+					s.Endpoints[endpointKey{n.Name, "https", corev1.ProtocolTCP, discoveryv1.AddressTypeIPv4}] = true
+				}
+			}
 		}
 		before := s.told()
 		i := r.IntN(len(s.Nodes))

@@ -85,7 +85,8 @@ func (w *world) change(t *testing.T) {
 		}
 		client(c.stay, p, "tcp")
 	}
-	for i := range 2 {
+	client(c.stay, c.policies[len(c.policies)-1], "tcp") // a switch is to cut some of toTurn
+	for i := range 4 {
 		traffic.Go(func() { c.intrude(clients, 100+i) })
 	}
 	began := time.Now()

@@ -30,20 +30,17 @@ func (e exposure) roleOf(node int) role {
 	return answers
 }
 
-// refusal is how a node that is not to answer does it.
+// refusal is how a node that is not to answer does it, by docs/gateways.md and
+// docs/traffic.md: at once, but where iptables can't.
 func (w *world) refusal(r role) lab.Outcome {
-	if w.firewall == v1alpha1.FirewallIPTables || r == podless && !podlessRefuse {
-		return lab.TimedOut // iptables has no REJECT where node ports are judged
+	switch {
+	case w.firewall == v1alpha1.FirewallNFTables:
+		return lab.Refused
+	case r == podless && w.proxy == lab.IPTables: // by the hook where kube-proxy would drop it
+		return lab.Refused
 	}
-	return lab.Refused
+	return lab.TimedOut
 }
-
-// podlessRefuse says whether nodes without ready endpoints are known: without, kube-proxy
-// drops what comes to them, and status lists them.
-const podlessRefuse = false
-
-// listed says whether status has the addresses of nodes with that role.
-func (r role) listed() bool { return r == answers || r == podless && !podlessRefuse }
 
 // backends are the pods that are to answer at the node.
 func (e exposure) backends(node int) (pods []string) {
@@ -68,7 +65,7 @@ func (w *world) addresses(e exposure) map[string]bool {
 	out := map[string]bool{}
 	for i, node := range w.town.Nodes() {
 		for _, a := range node.Addrs {
-			if e.roleOf(i).listed() && e.has(a) {
+			if e.roleOf(i) == answers && e.has(a) {
 				out[netip.AddrPortFrom(a, e.number).String()] = true
 			}
 		}

@@ -35,6 +35,7 @@ const (
 type world struct {
 	town      *stage.Stage
 	ctx       context.Context
+	proxy     lab.ProxyMode
 	firewall  v1alpha1.Firewall
 	office    *lab.Client // may be named as a source
 	street    *lab.Client // is never
@@ -55,7 +56,7 @@ func raise(t *testing.T, mode lab.ProxyMode) *world {
 	}
 	cluster.CloseOnInterrupt()
 	t.Cleanup(func() { _ = cluster.Close() })
-	w := &world{ctx: ctx}
+	w := &world{ctx: ctx, proxy: mode}
 	if w.town, err = stage.New(ctx, cluster, bin); err != nil {
 		t.Fatal(err)
 	}

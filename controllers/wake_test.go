@@ -4,7 +4,9 @@ import (
 	"slices"
 	"testing"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
@@ -81,5 +83,49 @@ func TestPoliciesHearThatAFirewallIsGone(t *testing.T) {
 	clouds.Forget("aws")
 	if len(clouds.changed) != 2 || len(clouds.cleared) != 2 {
 		t.Errorf("%d and %d wakings, want 2 and 2", len(clouds.changed), len(clouds.cleared))
+	}
+}
+
+// A node that ceases to be Ready wakes the policies that list it, and those of whose
+// status it is not known yet what it says: one that is looked at just now may have been
+// judged by the node as it was.
+func TestANodesDeathWakesWhoListsItAndWhoMay(t *testing.T) {
+	alive := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "a"}, Status: corev1.NodeStatus{
+		Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
+		Addresses:  []corev1.NodeAddress{{Type: corev1.NodeInternalIP, Address: "192.0.2.1"}},
+	}}
+	dead := alive.DeepCopy()
+	dead.Status.Conditions[0].Status = corev1.ConditionUnknown
+	moved := dead.DeepCopy()
+	moved.Status.Addresses[0].Address = "192.0.2.2"
+	objects := []client.Object{dead}
+	for name, address := range map[string]string{"listing": "192.0.2.1:30000", "other": "192.0.2.9:30000", "busy": "192.0.2.9:30000", "written": "192.0.2.9:30000"} {
+		p := &v1alpha1.NodePortPolicy{ObjectMeta: metav1.ObjectMeta{Namespace: "shop", Name: name, ResourceVersion: "7"}}
+		p.Status = hostStatus(v1alpha1.ReasonOK, address)
+		objects = append(objects, p)
+	}
+	c := store(t, objects...).Build()
+	r := &Policy{
+		Client: c, Snapshot: Snapshot{Reader: c}, notes: map[types.NamespacedName]note{}, busy: map[types.NamespacedName]bool{},
+	}
+	r.note(types.NamespacedName{Namespace: "shop", Name: "written"}, note{version: "8"})
+	r.note(types.NamespacedName{Namespace: "shop", Name: "other"}, note{version: "7"})
+	done := r.look(types.NamespacedName{Namespace: "shop", Name: "busy"})
+	for _, one := range []struct {
+		what string
+		to   *corev1.Node
+		want []string
+	}{
+		{"it dies", dead, []string{"shop/busy", "shop/listing", "shop/written"}},
+		{"it moves as well", moved, []string{"shop/busy", "shop/listing", "shop/other", "shop/written"}},
+		{"nothing turns", alive, []string{"shop/busy", "shop/written"}},
+	} {
+		if got := namesOf(r.concerned(t.Context(), alive, one.to)); !slices.Equal(got, one.want) {
+			t.Errorf("%s: woken %q, want %q", one.what, got, one.want)
+		}
+	}
+	done()
+	if got := namesOf(r.concerned(t.Context(), alive, dead)); !slices.Equal(got, []string{"shop/listing", "shop/written"}) {
+		t.Errorf("after the look: woken %q", got)
 	}
 }

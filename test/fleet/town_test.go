@@ -32,7 +32,7 @@ const (
 	kinds = 10
 	// parallel is how many requests are in flight at once.
 	parallel = 8
-	within   = 5 * time.Minute
+	within   = 20 * time.Minute
 	first    = 11000 // number; above the fail-safe ports
 )
 

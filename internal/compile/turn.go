@@ -85,8 +85,7 @@ func (t *Turn) listedBy(p *v1alpha1.NodePortPolicy) bool {
 // and whether who carries node ports there does as elsewhere. Where one of them proves
 // what a policy wants, so does it.
 func (n NodeReport) like(all []NodeReport) bool {
-	if n.Datapath == nil || Ungated(n) || len(n.Datapath.Status.Exceptions) > 0 || n.Datapath.Status.Facts == nil ||
-		n.Datapath.Status.NodeLabels != LabelsHash(n.Labels) || !meta.IsStatusConditionTrue(n.Datapath.Status.Conditions, v1alpha1.Enforced) {
+	if !n.vouches() || n.Datapath.Status.NodeLabels != LabelsHash(n.Labels) {
 		return false
 	}
 	own, others := carrier.Of(*n.Datapath.Status.Facts), 0
@@ -94,7 +93,7 @@ func (n NodeReport) like(all []NodeReport) bool {
 		if o.Name == n.Name || !Enforceable(o.Node) || !Ready(o.Node) {
 			continue
 		}
-		if o.Datapath == nil || o.Datapath.Status.Facts == nil || o.Datapath.Status.Marks != n.Datapath.Status.Marks {
+		if !o.told() || o.Datapath.Status.Marks != n.Datapath.Status.Marks {
 			return false
 		}
 		if c := carrier.Of(*o.Datapath.Status.Facts); c.Gate != own.Gate || c.Name != own.Name ||
@@ -104,6 +103,15 @@ func (n NodeReport) like(all []NodeReport) bool {
 		others++
 	}
 	return others > 0
+}
+
+// told says whether the node's agent has said who carries node ports there.
+func (n NodeReport) told() bool { return n.Datapath != nil && n.Datapath.Status.Facts != nil }
+
+// vouches says whether the node's agent, of this boot, does all that it is told.
+func (n NodeReport) vouches() bool {
+	return n.told() && !Ungated(n) && len(n.Datapath.Status.Exceptions) == 0 &&
+		meta.IsStatusConditionTrue(n.Datapath.Status.Conditions, v1alpha1.Enforced)
 }
 
 func sameClient(a, b carrier.Carrier, policy carrier.Policy) bool {

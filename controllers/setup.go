@@ -8,8 +8,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/cloud"
 )
 
 // Options are what controllers need from outside the cluster.
@@ -26,6 +28,8 @@ type Options struct {
 	Namespace string
 	// AgentImage is what agents run where nobody names another; "" if it is not known.
 	AgentImage string
+	// Refused counts the calls that clouds refused for their rate; nil where nobody counts.
+	Refused func() map[cloud.API]int
 	// Now is the clock; nil for the real one.
 	Now func() time.Time
 }
@@ -44,6 +48,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	snapshot := Snapshot{
 		Reader: c, Live: live, Cache: mgr.GetCache(), Listed: &Listed{}, ListedSets: &Listed{}, ListedGateways: &Listed{}, Resolved: &Resolved{},
 		NodePorts: &NodePortRange{Client: c, Namespace: o.Namespace, Now: o.Now}, Namespace: o.Namespace, Now: o.Now,
+	}
+	if err := metrics.Registry.Register(&census{snapshot: snapshot, elected: mgr.Elected(), refused: o.Refused, now: o.Now}); err != nil {
+		return err
 	}
 	verdicts, refusals, clouds, fronts := NewVerdicts(), NewVerdicts(), NewClouds(), NewFronts()
 	doors, err := NewDoors(mgr, o.Now)

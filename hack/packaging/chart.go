@@ -29,6 +29,7 @@ var optional = map[string]string{
 	"CustomResourceDefinition": "crds.install",
 	"NetworkPolicy":            "networkPolicy.enabled",
 	"PodMonitor":               "prometheus.enabled",
+	"ConfigMap":                "prometheus.enabled", // the dashboard
 	"PrometheusRule":           "prometheus.enabled",
 }
 

@@ -104,17 +104,25 @@ func setUp(t *testing.T) *scene {
 	return s
 }
 
-// quiet has Prometheus see all targets, and nothing to tell.
+// quiet has Prometheus see all that there is, and then nothing to tell for a while.
 func (s *scene) quiet() {
 	s.Helper()
-	s.eventually("Prometheus has asked the manager and three agents, and judged", func() error {
+	s.eventually("Prometheus sees the manager and three agents", func() error {
 		up, err := s.p.ask(s.ctx, `up == 1`)
-		if err != nil {
-			return err
-		}
-		all, err := s.p.ask(s.ctx, `count(up == 1) == 4 and on() count_over_time(portreeve_nodes{state="Enforced"}[1m]) > 5`)
-		if err != nil || len(all) == 0 {
+		if err != nil || len(up) != 1+len(s.town.Nodes()) {
 			return fmt.Errorf("up: %q, %v", up, err)
+		}
+		firing, err := s.p.firing(s.ctx)
+		if err != nil || len(firing) > 0 {
+			return fmt.Errorf("firing: %q, %v", firing, err)
+		}
+		return nil
+	})
+	s.p.since = time.Now()
+	s.eventually("it has judged a few times", func() error {
+		judged, err := s.p.ask(s.ctx, fmt.Sprintf(`count_over_time(portreeve_nodes{state="Enforced"}[%dms]) > 6`, time.Since(s.p.since).Milliseconds()+1))
+		if err != nil || len(judged) == 0 {
+			return fmt.Errorf("%q, %v", judged, err)
 		}
 		return nil
 	})
@@ -225,23 +233,21 @@ func (s *scene) faultsOfNodes() {
 	s.ready("web", "more")
 	s.want("PortreeveRulesNotKept " + busy.Name)
 
-	// One node loses its agent and its rules, on another the agent hangs.
-	if err := s.town.PowerOff(s.ctx, open); err != nil {
-		s.Fatal(err)
-	}
-	if err := s.town.Client.Delete(s.ctx, &v1alpha1.NodeDatapath{ObjectMeta: metav1.ObjectMeta{Name: open.Name}}); err != nil {
-		s.Fatal(err)
-	}
-	s.want("PortreeveNodeUngated", "PortreeveAgentDown "+open.Name)
+	// On one node the agent hangs, another loses its agent and its rules.
 	s.town.Agent(late).Signal(syscall.SIGSTOP)
 	s.service("web", "late", 1)
 	s.policy("web", "late", "203.0.113.0/28")
 	s.want("PortreeveAgentDown "+late.Name, "PortreeveNodeLagging "+late.Name, "PortreevePolicyNotEnforced NodesPending")
+	s.await("PortreevePolicyNotEnforced NodesPending", "PortreeveNodeLagging "+late.Name)
+	if err := s.town.PowerOff(s.ctx, open); err != nil {
+		s.Fatal(err)
+	}
+	s.delete(&v1alpha1.NodeDatapath{ObjectMeta: metav1.ObjectMeta{Name: open.Name}})
+	s.want("PortreeveNodeUngated", "PortreeveAgentDown "+open.Name, "PortreevePolicyNotEnforced NodesFailing")
 
 	// And the third may not report that packets go around its rules.
 	s.delete(&rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "portreeve-agent"}})
-	s.run(busy, "tc", "qdisc", "add", "dev", "eth0", "clsact")
-	s.run(busy, "tc", "filter", "add", "dev", "eth0", "ingress", "matchall", "action", "ok")
+	s.around(busy)
 	s.want("PortreeveNodeNotEnforcing "+busy.Name, "PortreeveReportsFail "+busy.Name)
 	s.await()
 }

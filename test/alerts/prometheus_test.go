@@ -148,7 +148,11 @@ func TestDurationsAreDivided(t *testing.T) {
 }
 
 // prometheus is a running one.
-type prometheus struct{ in *lab.Namespace }
+type prometheus struct {
+	in *lab.Namespace
+	// since it has seen all that it is to see; before, nobody answers.
+	since time.Time
+}
 
 // start runs Prometheus beside the manager, until the lab closes.
 func start(ctx context.Context, t *testing.T, town *stage.Stage, path string) *prometheus {
@@ -221,9 +225,9 @@ func (p *prometheus) ask(ctx context.Context, query string) ([]string, error) {
 	return slices.Compact(out), nil
 }
 
-// fired are the alerts that have ever fired.
+// fired are the alerts that have ever fired since.
 func (p *prometheus) fired(ctx context.Context) ([]string, error) {
-	return p.ask(ctx, `max_over_time(ALERTS{alertstate="firing"}[1h])`)
+	return p.ask(ctx, fmt.Sprintf(`max_over_time(ALERTS{alertstate="firing"}[%dms])`, time.Since(p.since).Milliseconds()+1))
 }
 
 // firing are those that fire now.

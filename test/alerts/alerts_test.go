@@ -67,7 +67,7 @@ func TestEachAlertFiresAtItsFaultAndNotOtherwise(t *testing.T) {
 func setUp(t *testing.T) *scene {
 	t.Helper()
 	ctrllog.SetLogger(logr.Discard())
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute) // most of it for the programs, on a busy machine
 	t.Cleanup(cancel)
 	bin, err := stage.Build(ctx)
 	t.Cleanup(func() { os.RemoveAll(bin) })

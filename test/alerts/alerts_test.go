@@ -226,8 +226,7 @@ func (s *scene) faultsOfNodes() {
 	if err := os.MkdirAll(filepath.Join(rules, "in-the-way"), 0o755); err != nil {
 		s.Fatal(err)
 	}
-	s.run(busy, "iptables", "-w", "10", "-t", "mangle", "-F")
-	s.want("PortreeveRulesChangedByOthers " + busy.Name)
+	s.flushed(busy)
 	s.service("web", "more", 1)
 	s.policy("web", "more", "203.0.113.0/28")
 	s.ready("web", "more")
@@ -250,6 +249,25 @@ func (s *scene) faultsOfNodes() {
 	s.around(busy)
 	s.want("PortreeveNodeNotEnforcing "+busy.Name, "PortreeveReportsFail "+busy.Name)
 	s.await()
+}
+
+// flushed has somebody flush a node's rules, again if need be: a change of ours that comes
+// right after puts them back without knowing that they were gone.
+func (s *scene) flushed(node *lab.Node) {
+	s.Helper()
+	alert, last := "PortreeveRulesChangedByOthers "+node.Name, time.Time{}
+	s.want(alert)
+	s.eventually("a flush is noticed", func() error {
+		if time.Since(last) > 5*time.Second {
+			s.run(node, "iptables", "-w", "10", "-t", "mangle", "-F")
+			last = time.Now()
+		}
+		fired, err := s.p.fired(s.ctx)
+		if err != nil || !slices.Contains(fired, alert) {
+			return fmt.Errorf("fired: %q, %v", fired, err)
+		}
+		return nil
+	})
 }
 
 // nobodyLeads: the manager is gone.

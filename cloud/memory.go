@@ -32,6 +32,8 @@ type memory struct {
 	removed map[string]time.Time      // ids of what was revoked
 	had     map[match]map[string]bool // what of ours was listed last, and in which groups; nil: not known
 	losses  map[match]loss
+	// restored counts what this run has put back.
+	restored int
 }
 
 // match is what a rule admits, wherever it stands.
@@ -76,6 +78,7 @@ func (m match) grant() Grant { return Grant{Rule: m.Rule, Peer: m.peer} }
 
 // begin forgets what is too long ago, and groups that are no longer meant.
 func (m *memory) begin(now time.Time, groups []string) {
+	m.restored = 0
 	if m.limits == nil {
 		m.limits, m.removed, m.losses = map[string]learnt{}, map[string]time.Time{}, map[match]loss{}
 		m.added, m.tried, m.sent = map[spot]time.Time{}, map[spot]time.Time{}, map[spot]time.Time{}
@@ -140,6 +143,7 @@ func (m *memory) authorized(group string, rules []Rule, now time.Time) {
 		if len(m.had[k]) > 0 {
 			m.losses[k] = loss{m.losses[k].times + 1, now}
 			delete(m.had, k)
+			m.restored++
 		}
 	}
 }

@@ -70,6 +70,7 @@ type Pace struct {
 	limiter *rate.Limiter
 	cut     float64   // calls per second right after the last throttling
 	cutAt   time.Time // zero: never throttled
+	refused int       // calls, for their rate
 }
 
 // NewPace returns a pace whose bucket is full.
@@ -107,6 +108,7 @@ func (p *Pace) reserve() (*rate.Reservation, time.Duration) {
 func (p *Pace) Throttled() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.refused++
 	now := p.clock.Now()
 	if !p.cutAt.IsZero() && now.Sub(p.cutAt) < oneBurst {
 		return
@@ -116,6 +118,13 @@ func (p *Pace) Throttled() {
 	if left := int(p.limiter.TokensAt(now)); left > 0 {
 		p.limiter.AllowN(now, left) // the vendor's bucket is empty, so is ours
 	}
+}
+
+// Refused is how many calls the vendor has refused for their rate.
+func (p *Pace) Refused() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refused
 }
 
 // PerSecond is the rate at which calls are let through now in the long run.
@@ -137,7 +146,7 @@ func (p *Pace) rate(now time.Time) float64 {
 type API struct{ Account, Region, Name string }
 
 // Paces are the paces of every account that a process speaks to, so that whoever calls
-// the same API shares one. Its method may be called concurrently.
+// the same API shares one. Its methods may be called concurrently.
 type Paces struct {
 	clock Clock
 
@@ -160,4 +169,15 @@ func (p *Paces) Of(api API, documented Rate) *Pace {
 		p.paces[api] = pace
 	}
 	return pace
+}
+
+// Refused is how many calls were refused for their rate, by API.
+func (p *Paces) Refused() map[API]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make(map[API]int, len(p.paces))
+	for api, pace := range p.paces {
+		out[api] = pace.Refused()
+	}
+	return out
 }

@@ -40,6 +40,8 @@ type Report struct {
 	Drifted []string
 	// Rivals are the owners of listed rules that bear this cluster's name and are not it.
 	Rivals []string
+	// Restored counts the rules that others had removed and that were put back.
+	Restored int
 	// Calls counts the calls that were made.
 	Calls Calls
 	// drops: the cloud has rules that drop, which may stand in a group that is unlisted.
@@ -105,7 +107,7 @@ func (r Report) Holds(port rule.Port) bool {
 func (s *session) report(c Changes, err error) (Report, error) {
 	r := Report{
 		Overflow: c.Overflow, OverQuota: c.OverQuota, Ousted: c.Ousted, Coarse: c.Coarse,
-		Unsupported: s.unsupported, Contended: s.held.contended, Drifted: s.held.drifted, Calls: s.calls,
+		Unsupported: s.unsupported, Contended: s.held.contended, Drifted: s.held.drifted, Restored: s.memory.restored, Calls: s.calls,
 		Doubtful: slices.Clone(s.lost), Rivals: s.rivals, drops: s.can.Priority > 0,
 	}
 	worst := s.can.Priority // of what is in force: it may have been another before

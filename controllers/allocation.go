@@ -42,6 +42,8 @@ type Allocation struct {
 	Clouds   *Clouds
 	Events   events.EventRecorder
 	Now      func() time.Time
+	// held is who was last told to hold each number.
+	held told
 }
 
 // Reconcile serves one allocation.
@@ -53,6 +55,7 @@ func (r *Allocation) Reconcile(ctx context.Context, key reconcile.Request) (reco
 	}
 	a, err := get[v1alpha1.NodePortAllocation](ctx, r, key.NamespacedName)
 	if err != nil || a == nil || a.DeletionTimestamp != nil {
+		r.held.over(key.Name)
 		return reconcile.Result{}, err
 	}
 	want, again, err := r.want(ctx, a)
@@ -73,6 +76,7 @@ func (r *Allocation) Reconcile(ctx context.Context, key reconcile.Request) (reco
 		return conflict(r.Update(ctx, a, client.FieldOwner(v1alpha1.FieldOwner)))
 	}
 	if a.Spec.State != v1alpha1.AllocationClosed {
+		r.held.over(key.Name)
 		return reconcile.Result{RequeueAfter: again}, nil
 	}
 	return r.release(ctx, a, proof)
@@ -219,9 +223,10 @@ func (r *Allocation) release(ctx context.Context, a *v1alpha1.NodePortAllocation
 			return reconcile.Result{}, err
 		}
 		if len(holders) > 0 {
-			r.Events.Eventf(a, nil, corev1.EventTypeWarning, "Held", "Release",
-				"port %s is closed but not proved closed by %s; if they are gone for good, annotate the allocation with %s",
-				a.Name, strings.Join(holders[:min(len(holders), 8)], ", "), v1alpha1.AnnotationRelease)
+			if by := strings.Join(holders[:min(len(holders), 8)], ", "); r.held.news(a.Name, by) {
+				r.Events.Eventf(a, nil, corev1.EventTypeWarning, "Held", "Release",
+					"port %s is closed but not proved closed by %s; if they are gone for good, annotate the allocation with %s", a.Name, by, v1alpha1.AnnotationRelease)
+			}
 			return reconcile.Result{RequeueAfter: lookAgain}, nil
 		}
 	}

@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/log"
@@ -64,6 +66,7 @@ func (r *CloudFirewall) Reconcile(ctx context.Context, key reconcile.Request) (r
 	}
 	if firewall == nil {
 		r.Clouds.Forget(key.Name)
+		forgetCloud(key.Name)
 		return conflict(r.lookUp(ctx, key.Name, nil))
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
@@ -261,13 +264,37 @@ func jitter(d time.Duration) time.Duration {
 }
 
 func observeCloud(firewall string, reports []cloud.Report) {
+	complete := !slices.ContainsFunc(reports, func(r cloud.Report) bool { return len(r.Unlisted) > 0 })
+	if complete && len(reports) > 0 { // a group may have been taken off the list
+		forgetCloud(firewall)
+	}
 	for _, report := range reports {
+		cloudRestored.WithLabelValues(firewall).Add(float64(report.Restored))
 		cloudCalls.WithLabelValues(firewall, "list").Add(float64(report.Calls.List))
 		cloudCalls.WithLabelValues(firewall, "authorize").Add(float64(report.Calls.Authorize))
 		cloudCalls.WithLabelValues(firewall, "revoke").Add(float64(report.Calls.Revoke))
 		for _, g := range report.Groups {
 			cloudRules.WithLabelValues(firewall, g.ID, "ours").Set(float64(len(g.Ours)))
 			cloudRules.WithLabelValues(firewall, g.ID, "foreign").Set(float64(len(g.Foreign)))
+			observeBudget(firewall, g)
 		}
+	}
+}
+
+// observeBudget tells of the families that the cloud counts.
+func observeBudget(firewall string, g cloud.GroupReport) {
+	used, limit := g.Budget.Used, g.Budget.Limit
+	for family, count := range map[string][2]int{"IPv4": {used.IPv4, limit.IPv4}, "IPv6": {used.IPv6, limit.IPv6}, "All": {used.All, limit.All}} {
+		if count[1] > 0 && count[1] < math.MaxInt32 { // else it is counted otherwise, or has no limit that is known
+			cloudUsed.WithLabelValues(firewall, g.ID, family).Set(float64(count[0]))
+			cloudLimit.WithLabelValues(firewall, g.ID, family).Set(float64(count[1]))
+		}
+	}
+}
+
+// forgetCloud drops what was told of a firewall's groups; what was counted stays.
+func forgetCloud(firewall string) {
+	for _, gauge := range []*prometheus.GaugeVec{cloudRules, cloudUsed, cloudLimit} {
+		gauge.DeletePartialMatch(prometheus.Labels{"firewall": firewall})
 	}
 }

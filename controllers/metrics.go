@@ -30,6 +30,27 @@ var cloudRules = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 	Help: "Inbound rules in a security group by owner (ours, foreign).",
 }, []string{"firewall", "group", "owner"})
 
+var cloudRestored = prometheus.NewCounterVec(prometheus.CounterOpts{
+	Name: "portreeve_cloud_restored_rules_total",
+	Help: "Rules of ours that others removed from a cloud and that were put back.",
+}, []string{"firewall"})
+
+var cloudUsed = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+	Name: "portreeve_cloud_budget_used",
+	Help: "Inbound rules, of whomever, that count against what a security group holds, by family (IPv4, IPv6, All).",
+}, []string{"firewall", "group", "family"})
+
+var cloudLimit = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+	Name: "portreeve_cloud_budget_limit",
+	Help: "Inbound rules that a security group holds, as far as is known, by family (IPv4, IPv6, All).",
+}, []string{"firewall", "group", "family"})
+
+var appliedSeconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+	Name:    "portreeve_policy_applied_seconds",
+	Help:    "Time from the first sight of a policy's generation to the proof that a gate (Exposed, HostEnforced, CloudEnforced, Ready) does what it says.",
+	Buckets: prometheus.ExponentialBuckets(0.05, 2, 14),
+}, []string{"gate"})
+
 var ungatedNodes = prometheus.NewGauge(prometheus.GaugeOpts{
 	Name: "portreeve_ungated_nodes",
 	Help: "Ready nodes on which no agent has reported in this boot: nobody filters their node ports.",
@@ -37,7 +58,7 @@ var ungatedNodes = prometheus.NewGauge(prometheus.GaugeOpts{
 
 // registerMetrics adds our metrics to the manager's registry, once a process.
 var registerMetrics = sync.OnceFunc(func() {
-	metrics.Registry.MustRegister(poolPorts, undeclaredServices, cloudCalls, cloudRules, ungatedNodes)
+	metrics.Registry.MustRegister(poolPorts, undeclaredServices, cloudCalls, cloudRules, cloudRestored, cloudUsed, cloudLimit, appliedSeconds, ungatedNodes)
 })
 
 func observePool(p compile.PoolSeen, s v1alpha1.NodePortPoolStatus) {

@@ -47,6 +47,7 @@ type Policy struct {
 	mu    sync.Mutex
 	notes map[types.NamespacedName]note
 	busy  map[types.NamespacedName]bool // being looked at
+	timer timer
 }
 
 // note is what is remembered of a policy between two looks at it.
@@ -74,10 +75,12 @@ func (r *Policy) Reconcile(ctx context.Context, key reconcile.Request) (reconcil
 	}
 	if view.Policy == nil {
 		r.forget(key.NamespacedName)
+		r.timer.forget(key.NamespacedName)
 		r.Verdicts.Say(key.NamespacedName, nil) // one of the same name is another policy
 		r.Refusals.Say(key.NamespacedName, nil)
 		return reconcile.Result{}, nil
 	}
+	r.timer.begin(key.NamespacedName, view.Policy, r.Now())
 	if before := r.noted(key.NamespacedName); before.version != "" && !compile.AtLeast(view.Policy.ResourceVersion, before.version) &&
 		r.Now().Sub(before.written) < forgetWritten { // later than that the past has come back: etcd was restored
 		return reconcile.Result{RequeueAfter: retrySoon}, nil // the cache does not show our last write yet
@@ -91,6 +94,7 @@ func (r *Policy) Reconcile(ctx context.Context, key reconcile.Request) (reconcil
 	}
 	now := r.Now()
 	status := compile.Status(seen, metav1.NewTime(now))
+	r.timer.saw(key.NamespacedName, status.Conditions, now)
 	wait, write := r.when(key.NamespacedName, view.Policy.Status, status, seen, now)
 	if write {
 		view.Policy.Status = status

@@ -8,8 +8,10 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	ctrl "sigs.k8s.io/controller-runtime"
 	"sigs.k8s.io/controller-runtime/pkg/client"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/cloud"
 )
 
 // Options are what controllers need from outside the cluster.
@@ -29,6 +31,8 @@ type Options struct {
 	// AskRightsEvery is how often it is looked whether a right that was missing has been
 	// granted; a minute when zero.
 	AskRightsEvery time.Duration
+	// Refused counts the calls that clouds refused for their rate; nil where nobody counts.
+	Refused func() map[cloud.API]int
 	// Now is the clock; nil for the real one.
 	Now func() time.Time
 }
@@ -48,6 +52,9 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 	snapshot := Snapshot{
 		Reader: c, Live: live, Cache: mgr.GetCache(), Listed: &Listed{}, ListedSets: &Listed{}, ListedGateways: &Listed{}, Resolved: &Resolved{},
 		NodePorts: &NodePortRange{Client: c, Namespace: o.Namespace, Now: o.Now}, Rights: rights, Namespace: o.Namespace, Now: o.Now,
+	}
+	if err := metrics.Registry.Register(&census{snapshot: snapshot, elected: mgr.Elected(), refused: o.Refused, now: o.Now}); err != nil {
+		return err
 	}
 	verdicts, refusals, clouds, fronts := NewVerdicts(), NewVerdicts(), NewClouds(), NewFronts()
 	doors, err := NewDoors(mgr, rights, o.Now)

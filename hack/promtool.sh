@@ -1,6 +1,7 @@
 #!/bin/sh
-# Gets promtool, with which the alerts are tried, out of Debian's package prometheus, and
-# prints its path. The package itself is not installed: its service is none of ours.
+# Gets promtool and prometheus, with which the alerts are tried, out of Debian's package
+# prometheus, and prints the path of promtool. The package itself is not installed: its
+# service is none of ours.
 #
 #   PORTREEVE_CACHE   the cache folder; default ${XDG_CACHE_HOME:-~/.cache}/portreeve
 set -eu
@@ -10,17 +11,18 @@ if [ -z "${HOME:-}" ]; then
 	export HOME="${HOME:-/tmp}"
 fi
 cache=${PORTREEVE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/portreeve}
-out=$cache/promtool
 
-if command -v promtool; then exit 0; fi
-if [ ! -x "$out" ]; then
+if command -v prometheus >/dev/null && command -v promtool; then exit 0; fi
+if [ ! -x "$cache/promtool" ] || [ ! -x "$cache/prometheus" ]; then
 	tmp=$(mktemp -d)
 	trap 'rm -rf "$tmp"' EXIT
 	cd "$tmp"
 	apt-get -o APT::Sandbox::User=root download -q prometheus >&2
 	dpkg -x prometheus_*.deb .
 	mkdir -p "$cache"
-	mv usr/bin/promtool "$out.tmp"
-	mv "$out.tmp" "$out"
+	for program in promtool prometheus; do
+		mv "usr/bin/$program" "$cache/$program.tmp"
+		mv "$cache/$program.tmp" "$cache/$program"
+	done
 fi
-echo "$out"
+echo "$cache/promtool"

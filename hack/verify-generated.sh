@@ -1,7 +1,7 @@
 #!/bin/sh
 # Fails, with the difference, if a generated file is missing, stale or left over,
-# or if config/crd/kustomization.yaml leaves out a definition. The Helm chart and the
-# OLM bundle are made of config/, with the images of the checked-in bundle.
+# or if config/crd/kustomization.yaml leaves out a definition. The Helm chart, the
+# OLM bundle and docs/api.md are made of config/, with the images of the checked-in bundle.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -15,7 +15,7 @@ status=0
 diff -u api/v1alpha1/zz_generated.deepcopy.go "$tmp/api/zz_generated.deepcopy.go" || status=1
 diff -ru config/crd "$tmp/crd" || status=1
 env -u MANAGER_IMAGE -u AGENT_IMAGE -u BUNDLE_IMAGE -u BUNDLE_VERSION -u BUNDLE_REPLACES go -C hack/packaging run ./generate "$PWD" "$tmp"
-for made in charts/portreeve/templates bundle bundle.Dockerfile catalog catalog.Dockerfile; do
+for made in charts/portreeve/templates bundle bundle.Dockerfile catalog catalog.Dockerfile docs/api.md; do
 	diff -ru "$made" "$tmp/$made" || status=1
 done
 if [ $status != 0 ]; then

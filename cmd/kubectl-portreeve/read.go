@@ -56,6 +56,7 @@ func (r reader) cluster(ctx context.Context) (explain.Cluster, error) {
 		datapaths     v1alpha1.NodeDatapathList
 		allocations   v1alpha1.NodePortAllocationList
 		sets          v1alpha1.AddressSetList
+		gateways      v1alpha1.GatewaySetList
 		pools         v1alpha1.NodePortPoolList
 		policies      v1alpha1.NodePortPolicyList
 		firewalls     v1alpha1.CloudFirewallList
@@ -67,7 +68,7 @@ func (r reader) cluster(ctx context.Context) (explain.Cluster, error) {
 		name string
 		list client.ObjectList
 	}{
-		{"nodedatapaths", &datapaths}, {"nodeportallocations", &allocations}, {"addresssets", &sets}, {"nodeportpools", &pools},
+		{"nodedatapaths", &datapaths}, {"nodeportallocations", &allocations}, {"addresssets", &sets}, {"gatewaysets", &gateways}, {"nodeportpools", &pools},
 		{"nodeportpolicies", &policies}, {"cloudfirewalls", &firewalls}, {"portreeves", &installations}, {"nodes", &nodes}, {"services", &services},
 	} {
 		if err := r.list(ctx, kind.name, kind.list); err != nil {
@@ -75,9 +76,10 @@ func (r reader) cluster(ctx context.Context) (explain.Cluster, error) {
 		}
 	}
 	c := explain.Cluster{
-		Pools: pools.Items, Allocations: allocations.Items, AddressSets: sets.Items, Policies: policies.Items, Firewalls: firewalls.Items,
+		Pools: pools.Items, Allocations: allocations.Items, AddressSets: sets.Items, GatewaySets: gateways.Items, Policies: policies.Items, Firewalls: firewalls.Items,
 		Datapaths: datapaths.Items, Nodes: nodes.Items, Services: services.Items,
-		Listed: allocations.ResourceVersion, ListedSets: sets.ResourceVersion, Namespace: r.system, Now: time.Now(),
+		Listed: allocations.ResourceVersion, ListedSets: sets.ResourceVersion, ListedGateways: gateways.ResourceVersion,
+		Namespace: r.system, Now: time.Now(),
 	}
 	for i := range installations.Items {
 		if installations.Items[i].Name == v1alpha1.InstallationName {

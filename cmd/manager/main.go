@@ -85,7 +85,11 @@ func run(ctx context.Context, o options) error {
 		}
 		owner = o.cluster + "/" + owner
 	}
-	if err := controllers.Setup(ctx, mgr, controllers.Options{Providers: providers(cloud.NewPaces(cloud.SystemClock{})), Owner: owner, Leading: leader.check, Namespace: o.namespace, AgentImage: o.agentImage, AskRightsEvery: o.rights}); err != nil {
+	paces := cloud.NewPaces(cloud.SystemClock{})
+	if err := controllers.Setup(ctx, mgr, controllers.Options{
+		Providers: providers(paces), Refused: paces.Refused, Owner: owner, Leading: leader.check, Namespace: o.namespace, AgentImage: o.agentImage,
+		AskRightsEvery: o.rights,
+	}); err != nil {
 		return err
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {

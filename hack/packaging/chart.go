@@ -32,6 +32,7 @@ var optional = map[string]string{
 	"PodMonitor":               "prometheus.enabled",
 	"ServiceMonitor":           "prometheus.enabled",
 	"Service":                  "prometheus.enabled",
+	"ConfigMap":                "prometheus.enabled", // the dashboard
 	"PrometheusRule":           "prometheus.enabled",
 
 	"ClusterRoleBinding portreeve-manager-fronts":          "grants.fronts",

@@ -19,6 +19,7 @@ type metrics struct {
 	repairs      prometheus.Counter
 	swept        prometheus.Counter
 	reportErrors prometheus.Counter
+	unreported   prometheus.Gauge
 	enforced     prometheus.Gauge
 	judged       prometheus.Gauge
 	marks        *prometheus.GaugeVec
@@ -44,6 +45,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		repairs:      prometheus.NewCounter(prometheus.CounterOpts(name("repairs_total", "Times the kernel was found not to enforce what it had been seen to."))),
 		swept:        prometheus.NewCounter(prometheus.CounterOpts(name("swept_connections_total", "Tracked connections removed because their source lost access."))),
 		reportErrors: prometheus.NewCounter(prometheus.CounterOpts(name("report_errors_total", "Reports to the API server that failed and were tried again."))),
+		unreported:   prometheus.NewGauge(prometheus.GaugeOpts(name("report_pending", "1 while a report that failed is tried again, else 0."))),
 		enforced:     prometheus.NewGauge(prometheus.GaugeOpts(name("enforced", "1 if the node enforces everything it has read, else 0."))),
 		judged:       prometheus.NewGauge(prometheus.GaugeOpts(name("judged_ports", "Port numbers that this node judges."))),
 		marks:        prometheus.NewGaugeVec(prometheus.GaugeOpts(name("mark", "Resource version up to which the kernel agrees, by resource; 0 if none is vouched for.")), []string{"resource"}),
@@ -55,7 +57,7 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		silent:       prometheus.NewGauge(prometheus.GaugeOpts(name("silent_ports", "Addresses and open TCP ports of the own node on which nothing answers."))),
 	}
 	r.MustRegister(m.syncs, m.syncTime, m.repairs, m.swept, m.reportErrors, m.enforced, m.judged, m.marks)
-	r.MustRegister(m.exposed, m.exempt, m.unreserved, m.keepErrors, m.asked, m.silent)
+	r.MustRegister(m.unreported, m.exposed, m.exempt, m.unreserved, m.keepErrors, m.asked, m.silent)
 	return m
 }
 

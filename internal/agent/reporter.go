@@ -97,11 +97,13 @@ func (r *reporter) run(ctx context.Context) {
 				return
 			}
 			r.metrics.reportErrors.Inc()
+			r.metrics.unreported.Set(1)
 			r.log.Warn("the report could not be written; trying again", "error", err)
 			if !pause(ctx, backoff.Step()) {
 				return
 			}
 		}
+		r.metrics.unreported.Set(0)
 		if wrote && !pause(ctx, r.interval) {
 			return
 		}

@@ -222,6 +222,14 @@ func (l Lag) behind(n NodeReport, allocations, sets string, now time.Time) Lag {
 	return l
 }
 
+// Behind is for how long the agent has not done what it was told, 0 if it has.
+func (l Lag) Behind(now time.Time) time.Duration {
+	if l.since.IsZero() {
+		return 0
+	}
+	return now.Sub(l.since)
+}
+
 // Lost says whether the agent counts as lost, and else in what time it will, 0 for never.
 func (l Lag) Lost(now time.Time) (lost bool, in time.Duration) {
 	for _, bound := range []struct {

@@ -35,7 +35,7 @@ func TestExplainAgreesWithTheAgents(t *testing.T) {
 			node := &c.Nodes[i]
 			set, _ := compile.Node(compile.NodeInput{
 				Pools: objects(c.Pools), Allocations: objects(c.Allocations), AddressSets: objects(c.AddressSets),
-				Installation: c.Installation, Labels: node.Labels, Now: c.Now,
+				GatewaySets: objects(c.GatewaySets), Installation: c.Installation, Node: node.Name, Labels: node.Labels, Now: c.Now,
 			})
 			admits := set.Admits(port, from)
 			for _, g := range p.Gates {
@@ -94,6 +94,12 @@ func anyCluster(t *rapid.T) Cluster {
 	c.AddressSets = append(c.AddressSets, v1alpha1.AddressSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "office", ResourceVersion: "8"}, Spec: v1alpha1.AddressSetSpec{CIDRs: anyCIDRs(t, "office")},
 	})
+	if rapid.Bool().Draw(t, "gateways") {
+		c.GatewaySets = []v1alpha1.GatewaySet{{
+			ObjectMeta: metav1.ObjectMeta{Name: "gw", ResourceVersion: "4"},
+			Spec:       v1alpha1.GatewaySetSpec{Nodes: rapid.SliceOfNDistinct(rapid.SampledFrom([]v1alpha1.ObjectName{"n1", "n2"}), 0, 2, rapid.ID).Draw(t, "active")},
+		}}
+	}
 	if rapid.Bool().Draw(t, "installed") {
 		c.Installation = installation(func(p *v1alpha1.PortreeveSpec) {
 			p.Lockdown = rapid.IntRange(0, 3).Draw(t, "lockdown") == 0
@@ -138,6 +144,9 @@ func anyAllocation(t *rapid.T, number int) v1alpha1.NodePortAllocation {
 	if rapid.Bool().Draw(t, "selects") {
 		s.NodeSelector = &v1alpha1.LabelSelector{MatchLabels: map[string]string{"zone": "n1"}}
 	}
+	s.Gateways = rapid.SampledFrom([]*v1alpha1.ClaimedGateways{
+		nil, nil, {Set: "gw", Active: 1}, {NodeSelector: &v1alpha1.LabelSelector{MatchLabels: map[string]string{"zone": "n2"}}},
+	}).Draw(t, "at gateways")
 	if ends := rapid.IntRange(-1, 3).Draw(t, "ends"); ends < 2 {
 		s.ExpiresAt = ptr.To(metav1.NewTime(clock.AddDate(0, 0, ends)))
 	}

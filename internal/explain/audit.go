@@ -110,11 +110,11 @@ func (r Report) Has(findings []Finding) bool {
 
 func rank(f Finding) int { return slices.Index(Findings, f) }
 
-// unselected are the allocations as on nodes that their selectors pick.
+// unselected are the allocations as on nodes that their selectors pick, and that are gateways.
 func unselected(allocations []v1alpha1.NodePortAllocation) []v1alpha1.NodePortAllocation {
 	out := slices.Clone(allocations)
 	for i := range out {
-		out[i].Spec.NodeSelector = nil
+		out[i].Spec.NodeSelector, out[i].Spec.Gateways = nil, nil
 	}
 	return out
 }

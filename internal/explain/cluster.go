@@ -22,6 +22,7 @@ type Cluster struct {
 	Pools       []v1alpha1.NodePortPool
 	Allocations []v1alpha1.NodePortAllocation
 	AddressSets []v1alpha1.AddressSet
+	GatewaySets []v1alpha1.GatewaySet
 	Policies    []v1alpha1.NodePortPolicy
 	Firewalls   []v1alpha1.CloudFirewall
 	Datapaths   []v1alpha1.NodeDatapath
@@ -31,9 +32,9 @@ type Cluster struct {
 	Services     []corev1.Service
 	// Slices are those of the Services that Carriers names.
 	Slices []discoveryv1.EndpointSlice
-	// Listed and ListedSets are the resource versions of the lists of allocations and
-	// AddressSets.
-	Listed, ListedSets string
+	// Listed, ListedSets and ListedGateways are the resource versions of the lists of
+	// allocations, AddressSets and GatewaySets.
+	Listed, ListedSets, ListedGateways string
 	// Namespace is Portreeve's own.
 	Namespace string
 	Now       time.Time
@@ -42,15 +43,16 @@ type Cluster struct {
 // view is a Cluster, resolved.
 type view struct {
 	Cluster
-	pools    []compile.Pool
-	places   compile.Places
-	proof    compile.Proof
-	nodes    []compile.NodeReport // by name
-	poolsIn  compile.Objects
-	setsIn   compile.Objects
-	policies map[string]*v1alpha1.NodePortPolicy // by namespace/name
-	numbers  map[string]*v1alpha1.NodePortAllocation
-	services map[string]*corev1.Service // by namespace/name
+	pools      []compile.Pool
+	places     compile.Places
+	proof      compile.Proof
+	nodes      []compile.NodeReport // by name
+	poolsIn    compile.Objects
+	setsIn     compile.Objects
+	gatewaysIn compile.Objects
+	policies   map[string]*v1alpha1.NodePortPolicy // by namespace/name
+	numbers    map[string]*v1alpha1.NodePortAllocation
+	services   map[string]*corev1.Service // by namespace/name
 	// addresses of all nodes, as they are written and in their usual spelling.
 	addresses map[string]bool
 }
@@ -66,11 +68,14 @@ func resolve(c Cluster) *view {
 	}
 	v.pools = compile.Owned(c.Pools, compile.NewLimits(c.Installation, found))
 	v.places = compile.NewPlaces(c.Pools, c.AddressSets).Within(c.Installation)
-	v.proof = compile.Proof{Listed: c.Listed, ListedSets: c.ListedSets, Places: v.places}
+	v.proof = compile.Proof{Listed: c.Listed, ListedSets: c.ListedSets, ListedGateways: c.ListedGateways, Gateways: compile.GatewaySets{}, Places: v.places}
+	for i := range c.GatewaySets {
+		v.proof.Gateways[v1alpha1.ObjectName(c.GatewaySets[i].Name)] = &c.GatewaySets[i]
+	}
 	if c.Installation != nil {
 		v.proof.Installation = c.Installation.ResourceVersion
 	}
-	v.poolsIn, v.setsIn = objects(c.Pools), objects(c.AddressSets)
+	v.poolsIn, v.setsIn, v.gatewaysIn = objects(c.Pools), objects(c.AddressSets), objects(c.GatewaySets)
 	for i := range c.Policies {
 		v.policies[c.Policies[i].Namespace+"/"+c.Policies[i].Name] = &c.Policies[i]
 	}

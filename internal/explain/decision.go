@@ -17,11 +17,12 @@ type decision struct {
 	problems []compile.NodeProblem // with the number
 }
 
-// decide asks the compiler that agents run. a is the number's allocation, nil for none:
-// those of other numbers have no part in it.
-func (v *view) decide(a *v1alpha1.NodePortAllocation, port rule.Port, labels map[string]string, exempt ...rule.Port) decision {
+// decide asks the compiler that agents run, for a node of that name and labels. a is the
+// number's allocation, nil for none: those of other numbers have no part in it.
+func (v *view) decide(a *v1alpha1.NodePortAllocation, port rule.Port, node string, labels map[string]string, exempt ...rule.Port) decision {
 	in := compile.NodeInput{
-		Pools: v.poolsIn, AddressSets: v.setsIn, Installation: v.Installation, Labels: labels, Now: v.Now, Exempt: exempt,
+		Pools: v.poolsIn, AddressSets: v.setsIn, GatewaySets: v.gatewaysIn, Installation: v.Installation,
+		Node: node, Labels: labels, Now: v.Now, Exempt: exempt,
 	}
 	if a != nil {
 		in.Allocations = compile.ObjectsOf(a)
@@ -36,14 +37,20 @@ func (v *view) decide(a *v1alpha1.NodePortAllocation, port rule.Port, labels map
 	return d
 }
 
-// everywhere is decide for a node that the allocation's selector picks.
+// everywhere is decide for a node that the allocation's selector picks, and that is one of
+// its gateways.
 func (v *view) everywhere(a *v1alpha1.NodePortAllocation, port rule.Port) decision {
-	if a != nil && a.Spec.NodeSelector != nil {
+	if a != nil && choosesNodes(a) {
 		picked := *a
-		picked.Spec.NodeSelector = nil
+		picked.Spec.NodeSelector, picked.Spec.Gateways = nil, nil
 		a = &picked
 	}
-	return v.decide(a, port, nil)
+	return v.decide(a, port, "", nil)
+}
+
+// choosesNodes says whether nodes differ in what the allocation has them do.
+func choosesNodes(a *v1alpha1.NodePortAllocation) bool {
+	return a.Spec.NodeSelector != nil || a.Spec.Gateways != nil
 }
 
 // judged says whether nodes have a say about the number at all.
@@ -66,6 +73,13 @@ func (d decision) passes(from netip.Addr) bool {
 		return d.set.Admits(d.port, from)
 	}
 	return len(d.who()) > 0
+}
+
+// refuses says whether the client is turned away at once instead of dropped; with the zero
+// address: whether anybody is.
+func (d decision) refuses(from netip.Addr) bool {
+	refused := d.set.Refused(d.port)
+	return contains(refused, from) || !from.IsValid() && len(refused) > 0
 }
 
 // noAddress stands for nobody in particular.

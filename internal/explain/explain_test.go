@@ -31,7 +31,7 @@ const (
 // town is a cluster in which the policy shop/shop exposes a Service on 30000, reachable
 // from 203.0.113.0/24 on both of its nodes.
 func town() Cluster {
-	c := Cluster{Namespace: "portreeve-system", Now: clock, Listed: "50", ListedSets: "50"}
+	c := Cluster{Namespace: "portreeve-system", Now: clock, Listed: "50", ListedSets: "50", ListedGateways: "50"}
 	c.Pools = []v1alpha1.NodePortPool{{
 		ObjectMeta: metav1.ObjectMeta{Name: "web", ResourceVersion: "5"},
 		Spec:       v1alpha1.NodePortPoolSpec{Category: "web", Team: "payments", Ranges: []v1alpha1.PortRange{"30000-30009"}},
@@ -65,7 +65,7 @@ func town() Cluster {
 		c.Nodes = append(c.Nodes, node)
 		c.Datapaths = append(c.Datapaths, v1alpha1.NodeDatapath{ObjectMeta: metav1.ObjectMeta{Name: name}, Status: v1alpha1.NodeDatapathStatus{
 			BootID: "boot", NodeLabels: compile.LabelsHash(node.Labels),
-			Marks: v1alpha1.Marks{Pools: "50", Allocations: "50", AddressSets: "50", Installation: "50"},
+			Marks: v1alpha1.Marks{Pools: "50", Allocations: "50", AddressSets: "50", GatewaySets: "50", Installation: "50"},
 		}})
 	}
 	companion := corev1.Service{ObjectMeta: metav1.ObjectMeta{
@@ -96,6 +96,12 @@ func cloudy(c *Cluster, state string, rules int32, shadowing ...string) {
 	c.Firewalls = []v1alpha1.CloudFirewall{{ObjectMeta: metav1.ObjectMeta{Name: "aws"}, Status: v1alpha1.CloudFirewallStatus{
 		Groups: []v1alpha1.GroupStatus{{ID: "sg-1", Shadowing: shadowing}},
 	}}}
+}
+
+// gateways has only those nodes answer.
+func gateways(c *Cluster, nodes ...v1alpha1.ObjectName) {
+	c.Allocations[0].Spec.Gateways = &v1alpha1.ClaimedGateways{Set: "gw", Active: 1}
+	c.GatewaySets = []v1alpha1.GatewaySet{{ObjectMeta: metav1.ObjectMeta{Name: "gw", ResourceVersion: "8"}, Spec: v1alpha1.GatewaySetSpec{Nodes: nodes}}}
 }
 
 // Each symptom has its true cause, and a next step.
@@ -157,6 +163,10 @@ func TestExplainNamesTheTrueCause(t *testing.T) {
 		{"a node that the pool does not select", func(c *Cluster) {
 			c.Allocations[0].Spec.NodeSelector = &v1alpha1.LabelSelector{MatchLabels: map[string]string{"zone": "n1"}}
 		}, 30000, listed, Partial, GateNode, ReasonNotSelected},
+		{"a node that is no gateway", func(c *Cluster) { gateways(c, "n1") }, 30000, listed, Partial, GateNode, ReasonNotGateway},
+		{"a node that is no gateway, for whom is not admitted", func(c *Cluster) { gateways(c, "n1") }, 30000, unlisted, Closed, GateSources, ReasonNotListed},
+		{"no gateway", func(c *Cluster) { gateways(c) }, 30000, listed, Closed, GateNode, ReasonNotGateway},
+		{"gateways that nobody has chosen yet", func(c *Cluster) { gateways(c, "n1"); c.GatewaySets = nil }, 30000, listed, Unproved, GateNode, compile.NodePending},
 		{"no node is Ready", func(c *Cluster) { c.Nodes[0].Status.Conditions, c.Nodes[1].Status.Conditions = nil, nil }, 30000, listed, Unproved, GateNode, v1alpha1.ReasonNoNodes},
 		{"a node that is not Ready", func(c *Cluster) { c.Nodes[1].Status.Conditions = nil }, 30000, unlisted, Closed, GateSources, ReasonNotListed},
 		{"a node that is not Ready and has not proved anything", func(c *Cluster) {

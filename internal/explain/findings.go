@@ -50,6 +50,9 @@ func (a *audit) register() {
 			if n.Spec.NodeSelector != nil {
 				l.Detail = join(nonEmpty(l.Detail, "on selected nodes only"))
 			}
+			if n.Spec.Gateways != nil {
+				l.Detail = join(nonEmpty(l.Detail, "at its gateways only"))
+			}
 			a.line(l, number, d)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -81,6 +82,8 @@ func (w walk) node(n compile.NodeReport) (Gate, way) {
 	case passes:
 		g.Message = "proved: lets it pass"
 		return w.local(n, g, wayOpen)
+	case w.decision.passes(w.from) && d.refuses(w.from):
+		g = w.noGateway(n, g)
 	case w.decision.passes(w.from):
 		g.State, g.Reason = Stops, ReasonNotSelected
 		g.Message = fmt.Sprintf("proved: drops it, since pool %s opens the number on selected nodes only", w.allocation.Spec.Pool)
@@ -96,11 +99,37 @@ func (w walk) node(n compile.NodeReport) (Gate, way) {
 func (w walk) on(n compile.NodeReport, exception string) (d decision, exempt bool) {
 	switch {
 	case w.allocation == nil && exception != "":
-		return w.decide(nil, w.port, n.Labels, w.port), true
-	case w.allocation != nil && w.allocation.Spec.NodeSelector != nil:
-		return w.decide(w.allocation, w.port, n.Labels), false
+		return w.decide(nil, w.port, n.Name, n.Labels, w.port), true
+	case w.allocation != nil && choosesNodes(w.allocation):
+		return w.decide(w.allocation, w.port, n.Name, n.Labels), false
 	}
 	return w.decision, false // all nodes alike
+}
+
+// noGateway is the gate of a node that turns away whom gateways admit.
+func (w walk) noGateway(n compile.NodeReport, g Gate) Gate {
+	g.State, g.Reason = Stops, ReasonNotGateway
+	how := "refuses at once"
+	if n.Datapath != nil && strings.HasPrefix(n.Datapath.Status.Datapath, "iptables") {
+		how = "drops"
+	}
+	g.Message = fmt.Sprintf("proved: is no gateway of NodePortPolicy %s/%s, so it %s whom gateways admit", w.allocation.Spec.Claim.Namespace, w.allocation.Spec.Claim.Policy, how)
+	g.Remedy = "connect to a node that spec.gateways of the policy selects"
+	if name := w.allocation.Spec.Gateways.Set; name != "" {
+		g.Remedy = fmt.Sprintf("no node is a gateway now; see why none is fit: kubectl get gwset %s", name)
+		if set := w.proof.Gateways[name]; set != nil && len(set.Spec.Nodes) > 0 {
+			g.Remedy = fmt.Sprintf("connect to a gateway, which is %s now: kubectl get gwset %s", nodeNames(set.Spec.Nodes), name)
+		}
+	}
+	return g
+}
+
+func nodeNames(names []v1alpha1.ObjectName) string {
+	var texts []string
+	for _, n := range names {
+		texts = append(texts, string(n))
+	}
+	return join(texts)
 }
 
 func agentRemedy(namespace, node string) string {

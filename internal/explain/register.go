@@ -29,6 +29,7 @@ const (
 	ReasonNobodyListed   = "NobodyListed"
 	ReasonDeniedToAll    = "DeniedToAll"
 	ReasonNotSelected    = "NotSelected"
+	ReasonNotGateway     = "NotGateway"
 	ReasonExempt         = "Exempt"
 	ReasonNotReady       = "NotReady"
 	ReasonItself         = "Itself"

@@ -86,6 +86,9 @@ func (w walk) served(s *corev1.Service) Gate {
 	} else {
 		g.Message += ", externalTrafficPolicy Cluster: every node answers, and pods see the address of the node that forwards"
 	}
+	if s.Spec.SessionAffinity == corev1.ServiceAffinityClientIP {
+		g.Message += "; sessionAffinity ClientIP: each client keeps to one endpoint"
+	}
 	return g
 }
 

@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/explain"
 	"github.com/portreeve/portreeve/internal/rule"
 	"github.com/portreeve/portreeve/lab"
 )
@@ -88,6 +89,9 @@ func TestAHostListenerThatWasThereBeforeThePoolIsPassed(t *testing.T) {
 		}
 		return fmt.Errorf("exceptions: %+v", s.report(node).Exceptions)
 	})
+	s.audits()
+	a := s.explains("32680", from(streetCIDR, 1), explain.Partial, explain.GateAllocation, explain.ReasonUnclaimed)
+	s.tooOpen(a, explain.GateNode, explain.ReasonExempt)
 	s.listen(node, 32681)
 	for range 2 { // before and after a restart of the agent
 		s.silentOn(node, s.street, streetCIDR, 32681)

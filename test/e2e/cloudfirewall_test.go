@@ -16,6 +16,7 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/cloud/cloudtest"
+	"github.com/portreeve/portreeve/internal/explain"
 	"github.com/portreeve/portreeve/test/health"
 	"github.com/portreeve/portreeve/test/stage"
 )
@@ -116,6 +117,8 @@ func TestDriftIsRepairedOrReported(t *testing.T) {
 		t.Errorf("the message does not name the rule: %s", c.Message)
 	}
 	s.awaitReason(policy, v1alpha1.CloudEnforced, v1alpha1.ReasonDrifted)
+	s.audits()
+	s.explains("shop", from(officeCIDR, 1), explain.Closed, explain.GateCloud, v1alpha1.ReasonDrifted)
 	s.awaitRules()
 	s.firewall(func(f *v1alpha1.CloudFirewallSpec) { f.Drift = v1alpha1.DriftRepair })
 	s.awaitReady(policy)
@@ -132,6 +135,8 @@ func TestABudgetThatIsTooSmallIsSaidOrMadeCoarse(t *testing.T) {
 	policy := s.policy("shop", sources...)
 	s.create(policy)
 	s.awaitReason(policy, v1alpha1.CloudEnforced, v1alpha1.ReasonBudgetExceeded)
+	s.audits()
+	s.explains("shop", from(officeCIDR, 1), explain.Unproved, explain.GateCloud, v1alpha1.ReasonBudgetExceeded)
 	if n := len(ourRules()); n != 3 {
 		t.Errorf("the group has %d rules of ours, and room for 3: %v", n, ourRules())
 	}

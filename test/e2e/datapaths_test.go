@@ -10,6 +10,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/explain"
 	"github.com/portreeve/portreeve/lab"
 )
 
@@ -114,6 +115,10 @@ func TestATrafficControlHijackIsNoEnforcement(t *testing.T) {
 	}
 	s.awaitReason(policy, v1alpha1.Stalled, v1alpha1.ReasonEnforcementUnsupported)
 	s.says(policy, v1alpha1.ClientIPDepends, "can't be told from outside")
+	s.audits()
+	s.explains("shop", from(officeCIDR, 1), explain.Unproved, explain.GateNode, v1alpha1.ReasonEnforcementUnsupported)
+	a := s.explains("shop", stranger, explain.Unproved, explain.GateSources, explain.ReasonNotListed)
+	s.tooOpen(a, explain.GateNode, v1alpha1.ReasonEnforcementUnsupported)
 	if d := s.report(node); d.Marks.Allocations != "" || len(d.Facts.Ways) != 1 {
 		t.Errorf("the node vouches for %+v, beside %+v", d.Marks, d.Facts.Ways)
 	}

@@ -14,6 +14,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/explain"
 	"github.com/portreeve/portreeve/lab"
 )
 
@@ -122,6 +123,11 @@ func TestOneGatewayAnswersAndTheNextTakesOver(t *testing.T) {
 		t.Fatalf("sets %s %v and %s", set.Name, set.Spec.Nodes, other.Name)
 	}
 	s.answeredBy(first, numbers...)
+	s.audits()
+	a := s.explains("web", from(officeCIDR, 1), explain.Partial, explain.GateNode, explain.ReasonNotGateway)
+	if a.StoppedBy.Subject == first.Name || !strings.Contains(a.StoppedBy.Remedy, first.Name) {
+		t.Errorf("explain does not name the gateway %s: %+v", first.Name, a.StoppedBy)
+	}
 	s.lists(web, first)
 	s.lists(api, first)
 

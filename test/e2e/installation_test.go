@@ -13,6 +13,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/explain"
 	"github.com/portreeve/portreeve/lab"
 )
 
@@ -133,6 +134,10 @@ func TestAHijackerIsNamedOnItsVictim(t *testing.T) {
 	s.createSoon(thief)
 	if c := s.awaitReason(policy, v1alpha1.Conflict, v1alpha1.ReasonHijacked); !strings.Contains(c.Message, "hijacked by Service hijacked/thief") {
 		t.Errorf("message: %s", c.Message)
+	}
+	s.audits()
+	if a := s.explains("shop", from(officeCIDR, 1), explain.Unproved, explain.GateService, v1alpha1.ReasonHijacked); !strings.Contains(a.StoppedBy.Message, "hijacked/thief") {
+		t.Errorf("explain does not name the thief: %+v", a.StoppedBy)
 	}
 	s.delete(thief)
 	s.eventually("the conflict is over", func() error {

@@ -9,6 +9,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
+	"github.com/portreeve/portreeve/internal/explain"
 	"github.com/portreeve/portreeve/test/health"
 )
 
@@ -109,6 +110,8 @@ func TestPortsOpenOnAllowedNodesOnly(t *testing.T) {
 	port := s.awaitReady(policy)
 	s.askedOn(town.Nodes()[0].Name, port, true)
 	s.askedOn(town.Nodes()[1].Name, port, false)
+	s.audits()
+	s.explains("shop", from(officeCIDR, 1), explain.Partial, explain.GateNode, explain.ReasonNotSelected)
 }
 
 func TestLockdownClosesEverything(t *testing.T) {

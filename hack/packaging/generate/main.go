@@ -1,5 +1,5 @@
 // Command generate writes the templates of the Helm chart, the OLM bundle and its
-// catalog, made of config/.
+// catalog, and the page docs/api.md, made of config/.
 //
 //	generate ROOT OUT   read the tree at ROOT, write below OUT
 //
@@ -42,6 +42,13 @@ func generate(root, out string) error {
 	}
 	install, err := packaging.Build(filepath.Join(root, "config/default"))
 	if err != nil {
+		return err
+	}
+	reference, err := packaging.Reference(install)
+	if err != nil {
+		return err
+	}
+	if err := write(out, packaging.Files{"docs/api.md": reference}); err != nil {
 		return err
 	}
 	samples, err := packaging.Build(filepath.Join(root, "config/samples"))

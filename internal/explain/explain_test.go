@@ -191,7 +191,7 @@ func TestExplainNamesTheTrueCause(t *testing.T) {
 				ExternalIPs: []string{"192.0.2.2"}, Ports: []corev1.ServicePort{{Port: 30000}},
 			}})
 		}, 30000, listed, Unproved, GateService, v1alpha1.ReasonHijacked},
-		{"no ready endpoint", func(c *Cluster) { c.Slices[0].Endpoints[0].Conditions.Ready = ptr.To(false) }, 30000, listed, Closed, GateEndpoints, ReasonNoEndpoints},
+		{"no ready endpoint", func(c *Cluster) { c.Slices[0].Endpoints[0].Conditions.Ready = ptr.To(false) }, 30000, listed, Closed, GateEndpoints, ReasonNoReadyEndpoints},
 		{"no endpoint of the family", nothing, 30000, "", Open, "", ""},
 		{"an endpoint that serves as it ends", func(c *Cluster) {
 			c.Slices[0].Endpoints[0].Conditions = discoveryv1.EndpointConditions{Ready: ptr.To(false), Serving: ptr.To(true), Terminating: ptr.To(true)}

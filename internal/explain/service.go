@@ -115,7 +115,7 @@ func (w walk) endpoints(s *corev1.Service) Gate {
 		counts[node]++
 	}
 	if len(counts) == 0 {
-		g.State, g.Reason = Stops, ReasonNoEndpoints
+		g.State, g.Reason = Stops, ReasonNoReadyEndpoints
 		g.Message = "no endpoint is ready, so kube-proxy refuses the connection"
 		g.Remedy = fmt.Sprintf("see that pods match the selector and are Ready, and that the target port exists: kubectl -n %s get endpointslices -l %s=%s", s.Namespace, discoveryv1.LabelServiceName, s.Name)
 		return g

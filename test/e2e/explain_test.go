@@ -159,7 +159,7 @@ func TestExplainSaysThatNobodyIsBehindTheService(t *testing.T) {
 		}
 		return nil
 	})
-	s.explains("shop", from(officeCIDR, 1), explain.Closed, explain.GateEndpoints, explain.ReasonNoEndpoints)
+	s.explains("shop", from(officeCIDR, 1), explain.Closed, explain.GateEndpoints, explain.ReasonNoReadyEndpoints)
 }
 
 // Only some nodes answer: the agent of one is dead and has not heard of the port.

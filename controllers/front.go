@@ -102,6 +102,9 @@ func (r *Front) see(ctx context.Context, key types.NamespacedName) (*compile.Fro
 	if err != nil {
 		return nil, 0, err
 	}
+	if front.Rivals, err = r.rivals(ctx, view.Policy); err != nil {
+		return nil, 0, err
+	}
 	front.Sight.Lockdown = installation != nil && installation.Spec.Lockdown
 	companion, err := get[corev1.Service](ctx, r, types.NamespacedName{Namespace: key.Namespace, Name: key.Name + v1alpha1.CompanionSuffix})
 	if err != nil {
@@ -306,12 +309,8 @@ func (r *Front) SetupWithManager(mgr ctrl.Manager) error {
 	heard := newLate()
 	err := builder(mgr, "front", 4).
 		For(&v1alpha1.NodePortPolicy{}, ofSpec).
-		Watches(&v1alpha1.NodePortAllocation{}, each(func(_ context.Context, o client.Object) []reconcile.Request {
-			if key := policyOf(o.(*v1alpha1.NodePortAllocation)); key.Name != "" {
-				return []reconcile.Request{{NamespacedName: key}}
-			}
-			return nil
-		})).
+		Watches(&v1alpha1.NodePortPolicy{}, each(r.ofHostname), ofSpec).
+		Watches(&v1alpha1.NodePortAllocation{}, each(r.ofAllocation)).
 		Watches(&corev1.Service{}, each(r.Snapshot.policiesOf)).
 		Watches(&discoveryv1.EndpointSlice{}, gatheredKeys(func(ctx context.Context, before, after client.Object) []reconcile.Request {
 			return r.Snapshot.localPolicies(ctx, cmp.Or(after, before))

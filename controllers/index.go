@@ -29,6 +29,7 @@ const (
 	bySet       = "spec.sources.addressSet"   // policies
 	byEntity    = "spec.sources.entity"       // policies
 	byList      = "spec.sources.prefixList"   // policies
+	byHostname  = "spec.front.dns.hostname"   // policies
 )
 
 func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
@@ -60,6 +61,7 @@ func addIndexes(ctx context.Context, indexer client.FieldIndexer) error {
 			return entities
 		}},
 		{&v1alpha1.NodePortPolicy{}, byList, func(o client.Object) []string { return listsOf(o.(*v1alpha1.NodePortPolicy)) }},
+		{&v1alpha1.NodePortPolicy{}, byHostname, func(o client.Object) []string { return hostnameOf(o.(*v1alpha1.NodePortPolicy)) }},
 		{&v1alpha1.NodePortPolicy{}, byService, func(o client.Object) []string {
 			return []string{o.(*v1alpha1.NodePortPolicy).Spec.ServiceRef.Name}
 		}},

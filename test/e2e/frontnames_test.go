@@ -100,6 +100,13 @@ func TestRecordsFollowTheNodes(t *testing.T) {
 		return all
 	}
 	s.publishes(addresses(3))
+	second := s.policy("second", officeCIDR)
+	second.Spec.Front = policy.Spec.Front.DeepCopy()
+	s.create(second)
+	s.awaitReason(second, v1alpha1.Fronted, v1alpha1.ReasonHostnameRefused)
+	edit(s, second, func(p *v1alpha1.NodePortPolicy) { p.Spec.Front.DNS.Hostname = "second.example.org" })
+	s.awaitReason(second, v1alpha1.Fronted, v1alpha1.ReasonOK)
+	s.delete(second)
 	if err := nodes[2].Fail(s.ctx); err != nil {
 		t.Fatal(err)
 	}

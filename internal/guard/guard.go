@@ -88,13 +88,7 @@ func labels() map[string]string {
 // The API server authorizes a binding with parameters by its policy, so that must
 // be there first.
 func Bindings(mode v1alpha1.GuardMode, undeclared *metav1.LabelSelector) []admissionregistrationv1.ValidatingAdmissionPolicyBinding {
-	var actions []admissionregistrationv1.ValidationAction
-	switch mode {
-	case v1alpha1.GuardAudit:
-		actions = []admissionregistrationv1.ValidationAction{admissionregistrationv1.Warn, admissionregistrationv1.Audit}
-	case v1alpha1.GuardEnforce:
-		actions = []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny, admissionregistrationv1.Audit}
-	default:
+	if mode != v1alpha1.GuardAudit && mode != v1alpha1.GuardEnforce {
 		return nil
 	}
 	var all []admissionregistrationv1.ValidatingAdmissionPolicyBinding
@@ -105,7 +99,7 @@ func Bindings(mode v1alpha1.GuardMode, undeclared *metav1.LabelSelector) []admis
 			},
 			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: labels()},
 			Spec: admissionregistrationv1.ValidatingAdmissionPolicyBindingSpec{
-				PolicyName: name, ValidationActions: append([]admissionregistrationv1.ValidationAction(nil), actions...),
+				PolicyName: name, ValidationActions: actions(mode, name),
 			},
 		}
 		switch name {
@@ -125,4 +119,14 @@ func Bindings(mode v1alpha1.GuardMode, undeclared *metav1.LabelSelector) []admis
 		all = append(all, binding)
 	}
 	return all
+}
+
+// actions are what is done about an offence. Reports of other nodes are refused in Audit,
+// too: no user writes any, so there is nobody to be warned before, and one that is
+// believed may give a number away that a node still admits its former clients to.
+func actions(mode v1alpha1.GuardMode, name string) []admissionregistrationv1.ValidationAction {
+	if mode == v1alpha1.GuardEnforce || name == Datapaths {
+		return []admissionregistrationv1.ValidationAction{admissionregistrationv1.Deny, admissionregistrationv1.Audit}
+	}
+	return []admissionregistrationv1.ValidationAction{admissionregistrationv1.Warn, admissionregistrationv1.Audit}
 }

@@ -47,7 +47,7 @@ func generated(ctx context.Context, bin, out string, variables ...string) (relea
 // replaces, "" for none. Where the clone has no history it is this tree, and genuine is
 // false.
 func earlier(ctx context.Context, bin, out, number, replaces string) (r release, genuine bool, err error) {
-	find := exec.CommandContext(ctx, filepath.Join(stage.Root(), "hack/previous.sh"))
+	find := exec.CommandContext(ctx, filepath.Join(stage.Root(), "hack", "earlier.sh"), "bundled")
 	find.Stderr = os.Stderr // a cold build says so there
 	text, err := find.Output()
 	var exit *exec.ExitError

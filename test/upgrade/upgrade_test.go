@@ -128,7 +128,7 @@ func setUp(t *testing.T) *scene {
 // programs are exchanged for themselves, which still shows that an exchange harms nobody.
 func (s *scene) before() version {
 	s.Helper()
-	build := exec.CommandContext(s.ctx, filepath.Join(stage.Root(), "hack", "older.sh"))
+	build := exec.CommandContext(s.ctx, filepath.Join(stage.Root(), "hack", "earlier.sh"), "unbundled")
 	var said bytes.Buffer
 	build.Stderr = &said
 	out, err := build.Output()

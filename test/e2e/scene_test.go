@@ -20,6 +20,7 @@ import (
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/rule"
 	"github.com/portreeve/portreeve/lab"
+	"github.com/portreeve/portreeve/test/stage"
 )
 
 // within bounds every wait; goals in seconds are the benchmark's business.
@@ -278,20 +279,8 @@ func describe(conditions []metav1.Condition) string {
 // eventually tries until there is no error, for a bounded time.
 func (s *scene) eventually(what string, try func() error) {
 	s.Helper()
-	deadline := time.Now().Add(within)
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			s.Fatalf("not within %s: %s: %v", within, what, err)
-		}
-		select {
-		case <-s.ctx.Done():
-			s.Fatalf("%s: %v", what, err)
-		case <-time.After(20 * time.Millisecond):
-		}
+	if err := stage.Eventually(s.ctx, within, try); err != nil {
+		s.Fatalf("%s: %v", what, err)
 	}
 }
 

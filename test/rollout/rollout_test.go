@@ -456,18 +456,7 @@ func (s *scene) edit(change func(*v1alpha1.Portreeve)) {
 // eventually tries until there is no error, for a bounded time.
 func (s *scene) eventually(what string, try func() error) {
 	s.Helper()
-	for deadline := time.Now().Add(within); ; {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			s.Fatalf("not within %s: %s: %v", within, what, err)
-		}
-		select {
-		case <-s.ctx.Done():
-			s.Fatalf("%s: %v", what, err)
-		case <-time.After(50 * time.Millisecond):
-		}
+	if err := stage.Eventually(s.ctx, within, try); err != nil {
+		s.Fatalf("%s: %v", what, err)
 	}
 }

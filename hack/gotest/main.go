@@ -101,10 +101,16 @@ func run(only string) (bool, error) {
 	return tally.failed == 0, errors.Join(errs...)
 }
 
-// onceMore runs a package's failed tests again, as they were run before.
+// onceMore runs a package's failed tests again, as they were run before, each time in
+// a process of its own: scenes of one process share a cluster.
 func onceMore(tally *tally, s suspended) error {
 	run := fmt.Sprintf("-run=^(%s)$", strings.Join(s.tests, "|"))
-	return gotest(tally, append(slices.Clone(s.flags), run, fmt.Sprintf("-count=%d", timesAgain)), []string{s.end.Package})
+	for range timesAgain {
+		if err := gotest(tally, append(slices.Clone(s.flags), run, "-count=1"), []string{s.end.Package}); err != nil || tally.failed > 0 {
+			return err
+		}
+	}
+	return nil
 }
 
 // packages are the two kinds of packages of the module.

@@ -220,9 +220,12 @@ func TestExplainTellsWhereConnectionsGo(t *testing.T) {
 	})
 	s.askedOn(far.Name, 30885, false)
 	s.askedOn(near.Name, 30885, true)
-	if a := s.office.Ask(s.ctx, flow(near, client, 30885)); a.Peer.Addr() != client.Addr() {
-		t.Errorf("the pod did not see the client's address: %s", a)
-	}
+	s.eventually("the pod sees the client's address", func() error { // kube-proxy was told, too, but when
+		if a := s.office.Ask(s.ctx, flow(near, client, 30885)); a.Peer.Addr() != client.Addr() {
+			return fmt.Errorf("%s", a)
+		}
+		return nil
+	})
 	a = s.explains("30885", client, explain.Partial, explain.GateNode, explain.ReasonNoLocal)
 	if a.StoppedBy.Subject != far.Name {
 		t.Errorf("%+v, want %s", a.StoppedBy, far.Name)

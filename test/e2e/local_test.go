@@ -72,7 +72,7 @@ func (s *scene) fronted(configMap string, home *lab.Node) {
 // With externalTrafficPolicy Local a node without a pod refuses at once whom the policy
 // admits, and is not named to anybody; when the pod moves, both follow.
 func TestNodesWithoutAPodRefuseAtOnce(t *testing.T) {
-	s := open(t, "local", "31440-31449")
+	s := open(t, "local", "31490-31499")
 	first, second, third := town.Nodes()[0], town.Nodes()[1], town.Nodes()[2]
 	policy := s.policy("web", officeCIDR, officeCIDR6)
 	policy.Spec.Ports = []v1alpha1.PolicyPort{{Name: "https", NodePort: 31440}, {Name: "dns-udp", NodePort: 31441}}

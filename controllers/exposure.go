@@ -240,7 +240,11 @@ func (r *Exposure) refused(ctx context.Context, own []v1alpha1.NodePortAllocatio
 		if err != nil {
 			return reconcile.Result{}, err
 		}
-		if holder == nil && r.maySoon(compile.NumberOf(a)) {
+		had, err := r.had(ctx, a)
+		if err != nil {
+			return reconcile.Result{}, err
+		}
+		if holder == nil && r.maySoon(compile.NumberOf(a), had) {
 			return reconcile.Result{RequeueAfter: 2 * retrySoon}, nil
 		}
 		a.Spec = compile.Refused(a, holder)
@@ -251,9 +255,21 @@ func (r *Exposure) refused(ctx context.Context, own []v1alpha1.NodePortAllocatio
 	return reconcile.Result{}, nil
 }
 
+// had says whether the policy has had the number: that of a companion that garbage
+// collection took is free soon, and clients know it.
+func (r *Exposure) had(ctx context.Context, a *v1alpha1.NodePortAllocation) (bool, error) {
+	policy, err := get[v1alpha1.NodePortPolicy](ctx, r, policyOf(a))
+	if err != nil || policy == nil {
+		return false, err
+	}
+	return slices.ContainsFunc(policy.Status.Allocations, func(s v1alpha1.AllocatedPort) bool {
+		return s.NodePort == int32(compile.NumberOf(a))
+	}), nil
+}
+
 // maySoon says whether a refused number, that no Service shows, may be had if it is
-// asked for again.
-func (r *Exposure) maySoon(number uint16) bool {
+// asked for again; had: the policy has had it.
+func (r *Exposure) maySoon(number uint16, had bool) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.Now()
@@ -269,7 +285,7 @@ func (r *Exposure) maySoon(number uint16) bool {
 	s.last = now
 	r.refusals[number] = s
 	wait := patience
-	if now.Sub(r.gaveUp) < repairInterval {
+	if !had && now.Sub(r.gaveUp) < repairInterval {
 		wait = littlePatience
 	}
 	if now.Sub(s.since) < wait {

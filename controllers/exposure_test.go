@@ -93,9 +93,14 @@ func TestACompanionIsNotRefusedItsNumberByItself(t *testing.T) {
 				t.Errorf("the number is %s, want %s", after.Spec.State, c.want)
 			}
 			const next = 30002
-			if r.maySoon(next); c.want == v1alpha1.AllocationForeign {
-				if now = now.Add(littlePatience); r.maySoon(next) {
+			if r.maySoon(next, false); c.want == v1alpha1.AllocationForeign {
+				if now = now.Add(littlePatience); r.maySoon(next, false) {
 					t.Error("the next number is waited for as long as the first")
+				}
+				const former = next + 1 // clients know it: a restore is worth waiting for
+				r.maySoon(former, true)
+				if now = now.Add(littlePatience); !r.maySoon(former, true) {
+					t.Error("a number that the policy had is given up as soon as any")
 				}
 			}
 			if again := result.RequeueAfter > 0; again != (c.want == v1alpha1.AllocationOpen) {

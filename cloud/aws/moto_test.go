@@ -15,8 +15,10 @@ import (
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2/types"
+	"github.com/aws/smithy-go/middleware"
 
 	"github.com/portreeve/portreeve/cloud"
+	"github.com/portreeve/portreeve/cloud/aws"
 	"github.com/portreeve/portreeve/cloud/cloudtest"
 	"github.com/portreeve/portreeve/internal/rule"
 )
@@ -100,15 +102,15 @@ func startMoto(t *testing.T) string {
 
 func rawClient(t *testing.T, endpoint string) *ec2.Client {
 	t.Helper()
-	cfg, err := config.LoadDefaultConfig(t.Context(), config.WithRegion("eu-central-1"))
+	cfg, err := config.LoadDefaultConfig(t.Context(), config.WithRegion("eu-central-1"), config.WithAPIOptions([]func(*middleware.Stack) error{aws.ReadBody}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return ec2.NewFromConfig(cfg, func(o *ec2.Options) { o.BaseEndpoint = sdk.String(endpoint) })
 }
 
-// moto makes and reads groups with the bare SDK, not with the provider under
-// test.
+// moto makes and reads groups with the SDK, not with the provider under test. Only the
+// bodies are sent in the provider's way: moto answers quickly.
 type moto struct {
 	t      *testing.T
 	client *ec2.Client

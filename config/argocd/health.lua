@@ -19,7 +19,7 @@ if stalled ~= nil and stalled.status == "True" then
   health.message = stalled.reason .. ": " .. stalled.message
 elseif ready.status == "True" then
   health.status = "Healthy"
-  for _, abnormal in ipairs({ "Shadowed", "Conflict", "Overlaps", "OutOfRange", "Exhausted" }) do
+  for _, abnormal in ipairs({ "Shadowed", "Conflict", "Unanswered", "Overlaps", "OutOfRange", "Exhausted" }) do
     local condition = conditions[abnormal]
     if condition ~= nil and condition.status == "True" then
       health.message = health.message .. "; but " .. abnormal .. ": " .. condition.message

@@ -38,6 +38,10 @@ type Stage struct {
 	// may be silent for longer, and the manager then ends.
 	Lease time.Duration
 
+	// Plain: the manager in Bin is of a version that serves its metrics in plain text, and
+	// knows of no other way.
+	Plain bool
+
 	// AgentArgs are further arguments of the agents that start.
 	AgentArgs []string
 
@@ -143,7 +147,10 @@ func (s *Stage) RunManager(ctx context.Context, name string, through *rest.Confi
 	if err != nil {
 		return nil, err
 	}
-	argv := []string{filepath.Join(s.Bin, "manager"), "--kubeconfig", kubeconfig, "--lease-duration", cmp.Or(s.Lease, 2*time.Second).String(), "--metrics-secure=false"}
+	argv := []string{filepath.Join(s.Bin, "manager"), "--kubeconfig", kubeconfig, "--lease-duration", cmp.Or(s.Lease, 2*time.Second).String()}
+	if !s.Plain {
+		argv = append(argv, "--metrics-secure=false")
+	}
 	return s.Run(ctx, lab.Command{
 		Name: name, Argv: append(argv, flags...),
 		Env: []string{

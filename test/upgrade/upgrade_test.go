@@ -46,7 +46,10 @@ const (
 
 // version is one to which a cluster may be brought: its programs, and the folder that has
 // its config/.
-type version struct{ name, bin, root string }
+type version struct {
+	name, bin, root string
+	plain           bool // see stage.Stage
+}
 
 type scene struct {
 	*testing.T
@@ -114,7 +117,7 @@ func setUp(t *testing.T) *scene {
 	if s.town, err = stage.NewOf(ctx, cluster, s.older.bin, s.older.root); err != nil {
 		t.Fatal(err)
 	}
-	s.town.Lease = 5 * time.Second
+	s.town.Lease, s.town.Plain = 5*time.Second, s.older.plain
 	if err := s.town.StartAll(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +144,7 @@ func (s *scene) before() version {
 		s.Fatal(err, said.String())
 	}
 	root := strings.TrimSpace(string(out))
-	return version{name: "the older version", bin: filepath.Join(root, "bin"), root: root}
+	return version{name: "the older version", bin: filepath.Join(root, "bin"), root: root, plain: true}
 }
 
 func (s *scene) same() bool { return s.older.bin == s.newer.bin }
@@ -193,7 +196,7 @@ func (s *scene) manager(v version) {
 	s.Helper()
 	s.step("the manager is replaced by " + v.name)
 	s.town.Manager().Stop(30 * time.Second)
-	s.town.Bin = v.bin
+	s.town.Bin, s.town.Plain = v.bin, v.plain
 	if err := s.town.StartManager(s.ctx, nil); err != nil {
 		s.Fatal(err)
 	}

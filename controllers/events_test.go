@@ -18,7 +18,8 @@ import (
 // A world that stays as it is has no news: whoever looks again tells nothing, also when
 // something is wrong in it.
 func TestEventsTellTransitionsOnly(t *testing.T) {
-	now := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	began := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+	now := began
 	clock := func() time.Time { return now }
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", CreationTimestamp: metav1.NewTime(now.Add(-time.Hour))}}
 	node.Status.NodeInfo.BootID = "b"
@@ -65,6 +66,7 @@ func TestEventsTellTransitionsOnly(t *testing.T) {
 		}, 1},
 	} {
 		t.Run(name, func(t *testing.T) {
+			now = began // the repair is one of just now
 			recorder := events.NewFakeRecorder(16)
 			cl := store(t, c.objects...).WithStatusSubresource(&v1alpha1.NodePortPool{}).Build()
 			look := c.look(cl, recorder)

@@ -75,7 +75,7 @@ func TestNodesWithoutAPodRefuseAtOnce(t *testing.T) {
 	s := open(t, "local", "31490-31499")
 	first, second, third := town.Nodes()[0], town.Nodes()[1], town.Nodes()[2]
 	policy := s.policy("web", officeCIDR, officeCIDR6)
-	policy.Spec.Ports = []v1alpha1.PolicyPort{{Name: "https", NodePort: 31440}, {Name: "dns-udp", NodePort: 31441}}
+	policy.Spec.Ports = []v1alpha1.PolicyPort{{Name: "https", NodePort: 31490}, {Name: "dns-udp", NodePort: 31491}}
 	policy.Spec.ExternalTrafficPolicy = v1alpha1.TrafficLocal
 	policy.Spec.Front = &v1alpha1.Front{Nginx: &v1alpha1.ProxyFront{ConfigMap: "local-nginx"}}
 	gated := s.policy("gated", officeCIDR)
@@ -83,8 +83,8 @@ func TestNodesWithoutAPodRefuseAtOnce(t *testing.T) {
 	s.create(policy)
 	s.create(gated)
 	s.awaitReady(policy)
-	s.podOn(first, 31440, 31441)
-	s.listsPorts(policy, first, 31440, 31441)
+	s.podOn(first, 31490, 31491)
+	s.listsPorts(policy, first, 31490, 31491)
 	s.fronted("local-nginx", first)
 	if why := s.awaitReason(gated, v1alpha1.Exposed, v1alpha1.ReasonNoEndpoints); !strings.Contains(why.Message, "no active gateway has a ready pod") {
 		t.Errorf("the policy says %q", why.Message)
@@ -94,8 +94,8 @@ func TestNodesWithoutAPodRefuseAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.delete(&corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: s.namespace, Name: "pod"}})
-	s.podOn(second, 31440, 31441)
-	s.listsPorts(policy, second, 31440, 31441)
+	s.podOn(second, 31490, 31491)
+	s.listsPorts(policy, second, 31490, 31491)
 	s.fronted("local-nginx", second)
 
 	if _, err := town.AddPod(s.ctx, third, s.namespace, "gateway", map[string]string{"app": s.namespace}); err != nil {
@@ -104,12 +104,12 @@ func TestNodesWithoutAPodRefuseAtOnce(t *testing.T) {
 	s.awaitReady(gated)
 	s.lists(gated, third)
 	for _, node := range []*lab.Node{second, third} {
-		s.expect(s.office, node, from(officeCIDR, 1), 31440, lab.Answered)
+		s.expect(s.office, node, from(officeCIDR, 1), 31490, lab.Answered)
 	}
 
 	// Cluster again: nobody is refused for want of a pod.
 	edit(s, policy, func(p *v1alpha1.NodePortPolicy) { p.Spec.ExternalTrafficPolicy = v1alpha1.TrafficCluster })
-	s.answers(s.office, from(officeCIDR, 1), 31440)
+	s.answers(s.office, from(officeCIDR, 1), 31490)
 }
 
 // listsPorts waits until the policy's addresses are those of the node with these ports.

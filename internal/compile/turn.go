@@ -25,6 +25,9 @@ type Turn struct {
 	// fits says whether the node, being Ready again, is like all others: as far as they
 	// are, and with nothing of its own to say of the client's address.
 	fits bool
+	// silent are the node ports on which some node says that nothing answers: how many
+	// nodes do so is told.
+	silent map[int32]bool
 }
 
 // TurnOf returns what turned between two versions of a node, nil where more than that
@@ -44,8 +47,17 @@ func TurnOf(before, after *corev1.Node, all []NodeReport) *Turn {
 	if i := slices.IndexFunc(all, func(n NodeReport) bool { return n.Name == after.Name }); i >= 0 {
 		t.node.Datapath = all[i].Datapath
 	}
-	if t.turned && t.ready {
-		t.fits = t.node.like(all)
+	if !t.turned {
+		return t
+	}
+	t.fits, t.silent = t.ready && t.node.like(all), map[int32]bool{}
+	for _, n := range all {
+		if n.Datapath == nil || n.Datapath.Status.Answers == nil {
+			continue
+		}
+		for _, u := range n.Datapath.Status.Answers.Unanswered {
+			t.silent[u.Port] = true
+		}
 	}
 	return t
 }
@@ -55,7 +67,7 @@ func (t *Turn) Concerns(p *v1alpha1.NodePortPolicy) bool {
 	switch {
 	case !t.turned:
 		return false
-	case !settledOnNodes(p), t.listedBy(p):
+	case !settledOnNodes(p), t.listedBy(p), t.silentFor(p):
 		return true
 	case t.node.Datapath != nil && strings.HasPrefix(t.node.Datapath.Status.Datapath, "iptables"):
 		return true // what is said of nodes that drop instead of refusing
@@ -63,6 +75,11 @@ func (t *Turn) Concerns(p *v1alpha1.NodePortPolicy) bool {
 		return !t.fits || len(p.Status.Addresses) < maxListed
 	}
 	return false
+}
+
+// silentFor says whether some node says that nothing answers on a number of the policy.
+func (t *Turn) silentFor(p *v1alpha1.NodePortPolicy) bool {
+	return slices.ContainsFunc(p.Status.Allocations, func(a v1alpha1.AllocatedPort) bool { return t.silent[a.NodePort] })
 }
 
 // settledOnNodes says whether a status says of the nodes only what holds for all that are

@@ -82,9 +82,9 @@ func TestANodeThatTurnsConcernsWhoListsIt(t *testing.T) {
 // Whatever the nodes say, a turn that concerns nobody leaves nothing to be told.
 func TestATurnThatConcernsNobodyChangesNoStatus(t *testing.T) {
 	spared := 0
-	for seed := range uint64(3000) {
+	for seed := range uint64(6000) {
 		r := rand.New(rand.NewPCG(seed, 7))
-		s := crowd(1 + r.IntN(14))
+		s := crowd(1 + r.IntN(18))
 		odd := func() bool { return r.IntN(25) == 0 }
 		for i := range s.Nodes {
 			if n := &s.Nodes[i]; r.IntN(3) == 0 {
@@ -134,6 +134,22 @@ func TestATurnThatConcernsNobodyChangesNoStatus(t *testing.T) {
 				if r.IntN(5) > 0 {
 					s.Endpoints[endpointKey{n.Name, "https", corev1.ProtocolTCP, discoveryv1.AddressTypeIPv4}] = true
 				}
+			}
+		}
+		if r.IntN(4) == 0 { // on hardly any node something answers
+			for i := range s.Nodes {
+				n := s.Nodes[i]
+				if n.Datapath == nil {
+					continue
+				}
+				seen := &v1alpha1.NodeAnswers{Allocations: "95", GatewaySets: "95", NodeLabels: LabelsHash(n.Labels)}
+				for _, host := range Addresses(n.Node) {
+					seen.Addresses = append(seen.Addresses, host.String())
+				}
+				if r.IntN(8) > 0 {
+					seen.Unanswered, seen.UnansweredPorts = []v1alpha1.UnansweredPort{{Port: 30007}}, 1
+				}
+				n.Datapath.Status.Answers = seen
 			}
 		}
 		before := s.told()

@@ -26,8 +26,10 @@ COPY datapath/ datapath/
 COPY internal/ internal/
 ARG TARGETOS
 ARG TARGETARCH
+ARG VERSION=
 ENV CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH
-RUN go build -trimpath -buildvcs=false -ldflags "-s -w" -o /out/ ./cmd/manager ./cmd/agent
+RUN go build -trimpath -buildvcs=false \
+      -ldflags "-s -w ${VERSION:+-X github.com/portreeve/portreeve/internal/version.Number=${VERSION#v}}" -o /out/ ./cmd/manager ./cmd/agent
 
 # Beside its program the agent needs iptables in both variants, legacy and nft, of which
 # it uses the one that Kubernetes uses on its node. ipset, conntrack, nf_tables and

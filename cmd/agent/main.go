@@ -36,6 +36,7 @@ import (
 	"github.com/portreeve/portreeve/internal/agent"
 	"github.com/portreeve/portreeve/internal/host"
 	"github.com/portreeve/portreeve/internal/rule"
+	"github.com/portreeve/portreeve/internal/version"
 )
 
 // firewallModes are the values of --firewall-mode.
@@ -49,7 +50,7 @@ type options struct {
 	fallback                           rule.PortRanges
 	host                               host.Host
 	harmless                           []string // programs
-	stay, offline                      bool
+	stay, offline, version             bool
 }
 
 // commands are what an agent does when told by its first argument, else it enforces.
@@ -75,7 +76,8 @@ func parse(args []string) (command string, o options, err error) {
 	mode := flags.String("firewall-mode", "auto", "iptables variant: auto (the one Kubernetes uses on this node), nft or legacy")
 	flags.BoolVar(&o.stay, "stay", false, "cleanup: try until the node is clean, then answer /readyz, and end when told to")
 	flags.BoolVar(&o.offline, "offline", false, "cleanup: leave the node's report at the API server as it is; it goes on saying that the rules are in force")
-	if err := flags.Parse(args); err != nil {
+	flags.BoolVar(&o.version, "version", false, "print the version and end")
+	if err := flags.Parse(args); err != nil || o.version {
 		return command, o, err
 	}
 	if o.fallback, err = rule.ParsePortRanges(strings.FieldsFunc(*fallback, func(r rune) bool { return r == ',' })); err != nil {
@@ -104,6 +106,10 @@ func main() {
 	if errors.Is(err, flag.ErrHelp) {
 		return
 	}
+	if o.version {
+		fmt.Println(version.Line("portreeve-agent"))
+		return
+	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	klog.SetLogger(logr.FromSlogHandler(log.Handler())) // what client-go logs without a context
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -127,7 +133,7 @@ func enforce(ctx context.Context, o options, log *slog.Logger) error {
 		return err
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), version.Info())
 	c.Sources, c.Reports, c.Registerer = client.Sources(), client, registry
 	c.Answers = agent.Answers{Interval: o.answer, Dial: host.Knock, Random: rand.Float64, Addresses: func(ctx context.Context) ([]netip.Addr, error) {
 		addresses, err := client.Addresses(ctx)
@@ -152,7 +158,7 @@ func connect(o options) (*agent.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	config.QPS, config.UserAgent = -1, "portreeve-agent" // the agent paces itself
+	config.QPS, config.UserAgent = -1, version.UserAgent("portreeve-agent") // the agent paces itself
 	return agent.NewClient(config, o.node)
 }
 

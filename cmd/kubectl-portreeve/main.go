@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
 	"k8s.io/cli-runtime/pkg/genericiooptions"
+
+	"github.com/portreeve/portreeve/internal/version"
 )
 
 // exitFailed: a wrong use, or an API server that does not answer.
@@ -44,9 +46,10 @@ func run(ctx context.Context, args []string, streams genericiooptions.IOStreams)
 	p := &plugin{IOStreams: streams, flags: genericclioptions.NewConfigFlags(true)}
 	root := &cobra.Command{
 		Use: "kubectl portreeve", Short: "Say what is reachable on node ports, by whom, and why",
-		SilenceUsage: true, SilenceErrors: true,
+		SilenceUsage: true, SilenceErrors: true, Version: version.Number,
 		Annotations: map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl portreeve"},
 	}
+	root.SetVersionTemplate(version.Line("kubectl-portreeve") + "\n")
 	root.SetArgs(args)
 	root.SetOut(streams.Out)
 	root.SetErr(streams.ErrOut)

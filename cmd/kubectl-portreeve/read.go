@@ -13,6 +13,7 @@ import (
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/internal/explain"
+	"github.com/portreeve/portreeve/internal/version"
 )
 
 // reader reads a cluster. What it may not read is an error: what is not seen is never
@@ -27,7 +28,7 @@ func (p *plugin) reader() (reader, error) {
 	if err != nil {
 		return reader{}, err
 	}
-	config.QPS, config.UserAgent = -1, "kubectl-portreeve" // a dozen calls
+	config.QPS, config.UserAgent = -1, version.UserAgent("kubectl-portreeve") // a dozen calls
 	scheme := runtime.NewScheme()
 	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, v1alpha1.AddToScheme} {
 		if err := add(scheme); err != nil {

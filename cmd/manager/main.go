@@ -23,11 +23,13 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/cache"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/healthz"
+	"sigs.k8s.io/controller-runtime/pkg/metrics"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/cloud"
 	"github.com/portreeve/portreeve/controllers"
 	"github.com/portreeve/portreeve/internal/compile"
+	"github.com/portreeve/portreeve/internal/version"
 )
 
 type options struct {
@@ -51,7 +53,12 @@ func main() {
 	flag.BoolVar(&o.elect, "leader-elect", true, "elect a leader; only the leader writes")
 	flag.DurationVar(&o.lease, "lease-duration", 15*time.Second, "how long a leader that is silent stays leader")
 	flag.DurationVar(&o.rights, "rights-interval", time.Minute, "how often to look whether a right that some policies need, and that was missing, has been granted")
+	printVersion := flag.Bool("version", false, "print the version and end")
 	flag.Parse() // controller-runtime adds --kubeconfig
+	if *printVersion {
+		fmt.Println(version.Line("portreeve-manager"))
+		return
+	}
 
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
 	ctrl.SetLogger(logr.FromSlogHandler(log.Handler()))
@@ -66,7 +73,7 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	config.QPS = -1 // the API server's priority and fairness paces us
+	config.QPS, config.UserAgent = -1, version.UserAgent("portreeve-manager") // the API server's priority and fairness paces us
 	leader, err := newElection(config, o)
 	if err != nil {
 		return err
@@ -90,6 +97,9 @@ func run(ctx context.Context, o options) error {
 		Providers: providers(paces), Refused: paces.Refused, Owner: owner, Leading: leader.check, Namespace: o.namespace, AgentImage: o.agentImage,
 		AskRightsEvery: o.rights,
 	}); err != nil {
+		return err
+	}
+	if err := metrics.Registry.Register(version.Info()); err != nil {
 		return err
 	}
 	if err := mgr.AddHealthzCheck("ping", healthz.Ping); err != nil {

@@ -14,7 +14,7 @@ import (
 //go:embed csv
 var words embed.FS
 
-// Version of what is packaged; charts/portreeve/Chart.yaml has it, too.
+// Version of what is packaged; charts/portreeve/Chart.yaml and internal/version have it, too.
 const Version = "0.1.0"
 
 // Channels of the catalog; the first is what a subscription gets that names none.

@@ -2,6 +2,7 @@ package packaging
 
 import (
 	"encoding/json"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -399,9 +400,16 @@ func TestAReleaseReplacesTheOneBeforeIt(t *testing.T) {
 	}
 }
 
-func TestChartAndBundleHaveOneVersion(t *testing.T) {
+func TestChartBundleAndProgramsHaveOneVersion(t *testing.T) {
 	chart := load(t).Metadata
 	if chart.Version != Version || chart.AppVersion != Version {
 		t.Errorf("the chart is %s of %s, the bundle %s", chart.Version, chart.AppVersion, Version)
+	}
+	source, err := os.ReadFile(filepath.Join(root, "internal/version/version.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(source), fmt.Sprintf("var Number = %q", Version)) {
+		t.Errorf("the programs are not %s", Version)
 	}
 }

@@ -71,10 +71,27 @@ type phase struct {
 	may, must []state
 }
 
+// forgetting is for how long a number that was given up may be carried still, and then be
+// carried no more although it was asked for again meanwhile: EndpointSlices follow a Service
+// in batches and, where they lost a race, a second later; kube-proxy follows both by another
+// second. Only who is let in is promised then.
+const forgetting = 5 * time.Second
+
 // history is what may be in force of one policy. A phase begins before its cause.
 type history struct {
 	mu     sync.Mutex
 	phases []phase
+	gaveUp map[uint16]time.Time // when a number last was
+}
+
+// giveUp is to be called before a number is given up.
+func (h *history) giveUp(number uint16, at time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.gaveUp == nil {
+		h.gaveUp = map[uint16]time.Time{}
+	}
+	h.gaveUp[number] = at
 }
 
 func (h *history) enter(may, must []state) {
@@ -88,7 +105,8 @@ func (h *history) enter(may, must []state) {
 func (h *history) allowed(group int, number uint16, from, to time.Time) (may, must bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	must = true
+	at, given := h.gaveUp[number]
+	must = !given || to.Before(at) || from.After(at.Add(forgetting))
 	for _, p := range slices.Backward(h.phases) {
 		if p.from.After(to) {
 			continue

@@ -177,6 +177,7 @@ func TestTheJudgeFindsFault(t *testing.T) {
 		{at(10), []state{open, narrow}, []state{open, narrow}},
 		{at(20), []state{narrow}, []state{narrow}},
 	}
+	h.giveUp(1, at(40))
 	j.histories[1] = h
 	j.damages = []*damage{{node: "struck", at: at(30)}}
 	for _, c := range []struct {
@@ -192,6 +193,8 @@ func TestTheJudgeFindsFault(t *testing.T) {
 		{1, 2, never, "n", true, true}, {31, 32, never, "struck", true, false},
 		{31, 32, never, "n", true, true}, {34, 35, never, "struck", true, true}, {28, 29, never, "struck", true, true},
 		{28, 31, 0, "struck", false, false},
+		{38, 39, 0, "n", false, true}, {39, 41, 0, "n", false, false}, {43, 44, 0, "n", false, false}, {46, 47, 0, "n", false, true}, // carried again, or not yet
+		{43, 44, never, "n", true, true}, // let in is nobody
 	} {
 		f := flow{since: at(c.from), from: at(c.from), to: at(c.to), group: c.group, node: c.node, number: 1, passed: c.answered, patient: true, outcome: lab.TimedOut}
 		if c.answered {

@@ -162,6 +162,11 @@ func (p *person) edit(may []state) ([]state, error) {
 	if !next.ends.IsZero() {
 		may = append(may, closed) // the end may come first
 	}
+	for _, number := range []uint16{p.state.tcp, p.state.udp} {
+		if number != next.tcp && number != next.udp {
+			p.history.giveUp(number, time.Now())
+		}
+	}
 	p.state = next
 	p.history.enter(may, may)
 	wish := p.policy.Spec

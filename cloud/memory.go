@@ -32,6 +32,9 @@ type memory struct {
 	removed map[string]time.Time      // ids of what was revoked
 	had     map[match]map[string]bool // what of ours was listed last, and in which groups; nil: not known
 	losses  map[match]loss
+	taken   []Taken // by others, and left so
+	// gone is what others took and that is to be put back.
+	gone []Taken
 	// restored counts what this run has put back.
 	restored int
 }
@@ -143,8 +146,12 @@ func (m *memory) authorized(group string, rules []Rule, now time.Time) {
 		if len(m.had[k]) > 0 {
 			m.losses[k] = loss{m.losses[k].times + 1, now}
 			delete(m.had, k)
-			m.restored++
 		}
+		before := len(m.gone)
+		m.gone = slices.DeleteFunc(m.gone, func(t Taken) bool {
+			return t.Protocol == r.Protocol && t.Peer == r.Peer && (block{t.Ports, t.Source}).meets(block{r.Ports, r.Source})
+		})
+		m.restored += before - len(m.gone)
 	}
 }
 
@@ -152,6 +159,14 @@ func (m *memory) authorized(group string, rules []Rule, now time.Time) {
 func (m *memory) attempted(group string, rules []Rule, now time.Time) {
 	for _, r := range rules {
 		m.tried[spot{group, matchOf(r)}], m.sent[spot{group, matchOf(r)}] = now, now
+	}
+}
+
+// revoking forgets what is being removed without hearing what becomes of it: if it is
+// gone, nobody else has taken it.
+func (m *memory) revoking(group string, rules []Rule) {
+	for _, r := range rules {
+		delete(m.had[matchOf(r)], group)
 	}
 }
 
@@ -211,6 +226,27 @@ func (m *memory) lost(have map[string][]Rule) []Grant {
 	return out
 }
 
+// missed returns what was there, and is in none of the listings: others have taken it,
+// now or earlier. What stood in a group that was not read may stand there still.
+func (m *memory) missed(have map[string][]Rule) []Taken {
+	there := map[match]bool{}
+	for _, listed := range have {
+		for _, r := range listed {
+			there[matchOf(r)] = true
+		}
+	}
+	out := slices.Clone(m.taken)
+	for k, groups := range m.had {
+		from := slices.Sorted(maps.Keys(groups))
+		unread := slices.ContainsFunc(from, func(group string) bool { _, read := have[group]; return !read })
+		if len(from) > 0 && !unread && !there[k] {
+			out = append(out, Taken{k.grant(), from})
+		}
+	}
+	slices.SortFunc(out, func(a, b Taken) int { return compareGrants(a.Grant, b.Grant) })
+	return slices.CompactFunc(out, func(a, b Taken) bool { return a.Grant == b.Grant })
+}
+
 // unseen says whether the rule was written and is not listed yet.
 func (r Rule) unseen() bool { return r.ID == "" }
 
@@ -218,7 +254,6 @@ func (r Rule) unseen() bool { return r.ID == "" }
 type held struct {
 	contended []Grant         // rules that they remove again and again
 	drifted   []string        // all that they did, where that is only to be reported
-	missed    map[match]bool  // what of that they removed
 	strange   map[string]bool // ids of what they added
 }
 
@@ -226,20 +261,18 @@ func (h held) empty() bool { return len(h.contended)+len(h.drifted) == 0 }
 
 // hold takes out of the changes what is left to others.
 func (m *memory) hold(c *Changes, report bool, priority int) held {
-	out := held{missed: map[match]bool{}, strange: map[string]bool{}}
+	out := held{strange: map[string]bool{}}
+	for _, t := range c.Taken {
+		out.drifted = append(out.drifted, spell(t.Grant)+" was removed from "+strings.Join(t.From, ", "))
+	}
 	for i := range c.Groups {
 		g := &c.Groups[i]
 		g.Add = slices.DeleteFunc(g.Add, func(a Grant) bool {
-			k := matchOf(written(a, "", priority))
-			switch {
-			case report && len(m.had[k]) > 0:
-				out.drifted, out.missed[k] = append(out.drifted, spell(a)+" was removed from "+strings.Join(slices.Sorted(maps.Keys(m.had[k])), ", ")), true
-				return true
-			case m.losses[k].times >= contended:
+			lost := m.losses[matchOf(written(a, "", priority))].times >= contended
+			if lost {
 				out.contended = append(out.contended, a)
-				return true
 			}
-			return false
+			return lost
 		})
 		if !report || m.had == nil {
 			continue
@@ -258,7 +291,7 @@ func (m *memory) hold(c *Changes, report bool, priority int) held {
 }
 
 // listed notes what of ours the last listing has shown. What was there before and does
-// not show for a moment counts as well, and so does what is only reported to be gone.
+// not show for a moment counts as well.
 func (m *memory) listed(c Changes, h held, now time.Time) {
 	before := m.had
 	m.had = map[match]map[string]bool{}
@@ -275,9 +308,6 @@ func (m *memory) listed(c Changes, h held, now time.Time) {
 				delete(m.sent, spot{g.ID, k})
 			}
 		}
-	}
-	for k := range h.missed {
-		m.had[k] = before[k]
 	}
 	for k, groups := range before {
 		for group := range groups {

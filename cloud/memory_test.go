@@ -198,6 +198,106 @@ func TestWhatOthersDoIsReportedAndLeftWhereThatIsWished(t *testing.T) {
 	wantGroup(t, l.ec2, "sg-1", web, api)
 }
 
+// What a cloud holds of us is cut as it takes fewest rules: a neighbour that comes or goes
+// must not put back what others took, in another shape.
+func TestWhatOthersTookIsNotPutBackInAnotherShape(t *testing.T) {
+	const first, second, both, third = "TCP 31000 10.8.0.0/16", "TCP 31001 10.8.0.0/16", "TCP 31000-31001 10.8.0.0/16", "TCP 31002 10.8.0.0/16"
+	report := func(spelled ...string) cloud.Want {
+		w := wanted(one, spelled...)
+		w.Report = true
+		return w
+	}
+	t.Run("a neighbour comes", func(t *testing.T) {
+		l := newLife(t, 60)
+		l.sync(report(first), nil)
+		l.ec2.Unseed("sg-1", cloudtest.Parse(first))
+		for range 2 { // at once, and when it has been said
+			r := l.sync(report(first, second), cloud.ErrDrifted)
+			if len(r.Drifted) != 1 || r.Covers(cloudtest.Parse(first)) || !r.Covers(cloudtest.Parse(second)) {
+				t.Errorf("drifted %q, in force %v", r.Drifted, r.InForce)
+			}
+			wantGroup(t, l.ec2, "sg-1", second)
+		}
+		l.sync(report(first, second, third), cloud.ErrDrifted)
+		wantGroup(t, l.ec2, "sg-1", "TCP 31001-31002 10.8.0.0/16")
+		l.ec2.Seed("sg-1", cloudtest.Signed(first, ours)) // by hand
+		l.sync(report(first, second, third), nil)
+	})
+	t.Run("a neighbour goes", func(t *testing.T) {
+		l := newLife(t, 60)
+		l.sync(report(first, second), nil)
+		wantGroup(t, l.ec2, "sg-1", both)
+		l.ec2.Unseed("sg-1", cloudtest.Parse(both))
+		l.sync(report(first), cloud.ErrDrifted)
+		wantGroup(t, l.ec2, "sg-1")
+		l.sync(report(), nil)
+		l.sync(report(first), nil) // a new wish
+		wantGroup(t, l.ec2, "sg-1", first)
+	})
+	t.Run("the wish becomes wider", func(t *testing.T) {
+		l := newLife(t, 60)
+		l.sync(report(first), nil)
+		l.ec2.Unseed("sg-1", cloudtest.Parse(first))
+		l.sync(report("TCP 31000 10.8.0.0/15"), cloud.ErrDrifted)
+		wantGroup(t, l.ec2, "sg-1", "TCP 31000 10.9.0.0/16")
+	})
+	t.Run("it is to be repaired", func(t *testing.T) {
+		l := newLife(t, 60)
+		l.sync(report(first, third), nil)
+		l.ec2.Unseed("sg-1", cloudtest.Parse(first))
+		l.sync(report(first, third), cloud.ErrDrifted)
+		l.sync(wanted(one, first, third), nil)
+		wantGroup(t, l.ec2, "sg-1", first, third)
+		l.sync(report(first, third), nil)
+	})
+}
+
+// What others took counts as restored in whatever shape it comes back, and what we remove
+// ourselves does not count.
+func TestWhatIsPutBackInAnotherShapeCountsAsRestored(t *testing.T) {
+	const first, second, both = "TCP 31000 10.8.0.0/16", "TCP 31001 10.8.0.0/16", "TCP 31000-31001 10.8.0.0/16"
+	l := newLife(t, 60)
+	restored := func(want cloud.Want) int { return l.sync(want, nil).Restored }
+	for i, step := range []struct {
+		taken string
+		want  []string
+		n     int
+	}{
+		{"", []string{first}, 0},
+		{first, []string{first, second}, 1},
+		{"", []string{first}, 0},
+		{"", []string{first, second}, 0},
+		{"", []string{second}, 0},
+		{second, []string{first, second}, 1},
+		{both, nil, 0},
+		{"", []string{first}, 0},
+	} {
+		if step.taken != "" {
+			l.ec2.Unseed("sg-1", cloudtest.Parse(step.taken))
+		}
+		if n := restored(wanted(one, step.want...)); n != step.n {
+			t.Errorf("step %d: restored %d, want %d", i, n, step.n)
+		}
+	}
+}
+
+// A revocation whose answer is lost is ours: what takes its place is no drift.
+func TestARevocationWhoseAnswerWasLostIsNoDrift(t *testing.T) {
+	const wide, narrow = "TCP 31000-31001 10.8.0.0/16", "TCP 31000 10.8.0.0/16"
+	l := newLife(t, 3)
+	l.ec2.Seed("sg-1", cloudtest.Foreign("TCP 22 10.0.0.0/8"), cloudtest.Foreign("TCP 23 10.0.0.0/8"))
+	want := wanted(one, wide)
+	want.Report = true
+	l.sync(want, nil)
+	l.ec2.Inject(cloudtest.Fault{Action: revoke, LoseAnswer: true})
+	l.ec2.Inject(cloudtest.Fault{Action: list})
+	want.Grants = eachLine([]string{narrow}, cloudtest.Grant)
+	_, _ = l.firewall.Sync(t.Context(), want)
+	l.now = l.now.Add(2 * time.Minute)
+	l.sync(want, nil)
+	wantGroup(t, l.ec2, "sg-1", "TCP 22 10.0.0.0/8", "TCP 23 10.0.0.0/8", narrow)
+}
+
 func TestARuleWhoseAnswerWasLostIsOursAndNoDrift(t *testing.T) {
 	l := newLife(t, 60)
 	want := wanted(one, api)

@@ -34,6 +34,16 @@ type Want struct {
 	Observe bool
 	// Report what others removed or added of ours, and leave it so.
 	Report bool
+	// Taken are rules of ours that others removed and that are not to be put back, in
+	// whatever shape. Sync knows them.
+	Taken []Taken
+}
+
+// Taken is what others removed of ours.
+type Taken struct {
+	Grant
+	// From are the groups that it stood in.
+	From []string
 }
 
 // Pool bounds the rules of one pool.
@@ -58,6 +68,8 @@ type Changes struct {
 	Ousted []Grant
 	// Coarse are the rules that admit more than was asked, so that they fit.
 	Coarse []Grant
+	// Taken is what of want.Taken is still wanted, and what no rule admits.
+	Taken []Taken
 }
 
 // GroupChanges is the part of Changes in one group. Each list is in canonical
@@ -91,7 +103,9 @@ func (c Changes) Empty() bool {
 // not fit is a pool's share made anew.
 func Plan(want Want, have map[string][]Rule, can Capabilities) Changes {
 	p := newPlanner(want, have, can)
+	var taken []Taken
 	for _, key := range p.order {
+		taken = append(taken, p.leave(p.lots[key])...)
 		p.draft(p.lots[key])
 	}
 	out := p.place()
@@ -111,6 +125,7 @@ func Plan(want Want, have map[string][]Rule, can Capabilities) Changes {
 		p.lots[key].tellCoarse(&out)
 	}
 	p.describe(&out)
+	out.Taken = taken
 	for i := range out.Groups {
 		g := &out.Groups[i]
 		p.findStrangers(g)
@@ -193,8 +208,35 @@ func (p *planner) draft(s *share) {
 			}
 		}
 	}
-	s.add = cover(s.region, append(s.keepAll(), s.others...))
+	s.add = cover(s.lacking(), append(s.keepAll(), s.others...))
 	s.prune(s.add)
+}
+
+// leave finds what of the share others took and nothing admits: it is not added.
+func (p *planner) leave(s *share) (out []Taken) {
+	var stands []block
+	for _, o := range s.ours {
+		if s.exact.holds(o.block) {
+			stands = append(stands, o.block)
+		}
+	}
+	for _, g := range p.groups {
+		for _, r := range g.Foreign {
+			if p.serves(r, s) {
+				stands = append(stands, block{r.Ports, r.Source})
+			}
+		}
+	}
+	for _, t := range p.want.Taken {
+		if !s.admits(Rule{Rule: t.Rule, Peer: t.Peer}) {
+			continue
+		}
+		for _, b := range s.exact.common([]block{{t.Ports, t.Source}}).minus(stands).blocks() {
+			s.taken = append(s.taken, b)
+			out = append(out, Taken{Grant{Rule: rule.Rule{Protocol: t.Protocol, Ports: b.ports, Source: b.source}, Peer: t.Peer}, t.From})
+		}
+	}
+	return out
 }
 
 // describe writes beside each new rule whom it serves.

@@ -103,6 +103,23 @@ func (r region) holds(b block) bool {
 	return false
 }
 
+// minus returns what of the region none of the blocks admits.
+func (r region) minus(others []block) region {
+	if len(others) == 0 {
+		return r
+	}
+	var left []block
+	for _, c := range cellsOf(r, others) {
+		for _, source := range c.missing {
+			left = append(left, block{c.ports, source})
+		}
+	}
+	return regionOf(left)
+}
+
+// common returns what of the region the blocks admit.
+func (r region) common(blocks []block) region { return r.minus(r.minus(blocks).blocks()) }
+
 func (r region) ports() rule.PortRanges {
 	var out []rule.PortRange
 	for _, s := range r {

@@ -13,6 +13,7 @@ type share struct {
 	region region // the same, or coarser
 	ours   []standing
 	others []block // of foreign rules within the region
+	taken  []block // by others, and not to be put back
 
 	keep map[int]bool // of ours
 	add  []block
@@ -44,6 +45,9 @@ func (s *share) keepAll() []block {
 	return out
 }
 
+// lacking is what rules of ours are for.
+func (s *share) lacking() region { return s.region.minus(s.taken) }
+
 // prune removes those of ours that the other ones, and those to be added, admit as
 // well. Foreign ones may go any time, so they are no reason.
 func (s *share) prune(added []block) {
@@ -62,7 +66,7 @@ func (s *share) prune(added []block) {
 // anew makes the share as if nothing of ours stood there, but keeps what that has in
 // common with what stands. It says whether that takes fewer rules.
 func (s *share) anew() bool {
-	fresh := cover(s.region, s.others)
+	fresh := cover(s.lacking(), s.others)
 	if len(fresh) >= len(s.keep)+len(s.add) {
 		return false
 	}

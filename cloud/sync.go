@@ -160,7 +160,12 @@ func (s *session) plan(have map[string][]Rule) Changes {
 	s.lost = s.memory.lost(have)
 	have, s.fading = s.memory.believe(have, s.want.Owner)
 	s.want.Known = s.memory.known()
+	s.want.Taken, s.memory.gone = nil, s.memory.missed(have)
+	if s.want.Report {
+		s.want.Taken, s.memory.gone = s.memory.gone, nil
+	}
 	changes := Plan(s.want, have, s.can)
+	s.memory.taken = changes.Taken
 	s.held = s.memory.hold(&changes, s.want.Report, s.can.Priority)
 	s.waiting = map[string][]Rule{}
 	for i := range changes.Groups { // what has no id yet cannot be removed
@@ -315,6 +320,9 @@ func (s *session) revoke(ctx context.Context, group string, rules []Rule) error 
 		}
 		s.calls.Revoke++
 		if err := s.provider.Revoke(ctx, group, ids); err != nil {
+			if !refused(err) {
+				s.memory.revoking(group, batch)
+			}
 			return fmt.Errorf("revoke %d rules in %s: %w", len(ids), group, err)
 		}
 		s.memory.revoked(group, batch, s.now())

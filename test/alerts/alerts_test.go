@@ -166,8 +166,6 @@ func (s *scene) faultsOfObjects() {
 	s.want("PortreeveCloudNotInForce nowhere Invalid")
 	s.account.Unseed(stage.Group, cloudtest.Parse("TCP 31000 203.0.113.0/28"))
 	s.want("PortreeveCloudDrift aws")
-	// Nothing else is asked of that group before: a wish for more numbers is another rule,
-	// and then nobody puts this one back.
 	s.await("PortreeveCloudDrift aws")
 	s.account.Seed(stage.Group, cloudtest.Foreign("TCP 31000-31009 0.0.0.0/0"))
 	s.want("PortreeveShadowed ForeignRule")

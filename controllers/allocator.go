@@ -26,9 +26,13 @@ import (
 // retrySoon is the pause after a lost race or a cache that lags behind our own write.
 const retrySoon = 50 * time.Millisecond
 
-// forgetWritten is far longer than a cache lags. The name is the lock all the
-// same: what is forgotten too early costs a refused create, not a port.
-const forgetWritten = 30 * time.Second
+// cacheLag is what a cache lags at most, but on a busy machine, and forgetWritten far longer.
+// The name is the lock all the same: what is forgotten too early costs a refused create, not
+// a port.
+const (
+	cacheLag      = time.Second
+	forgetWritten = 30 * time.Second
+)
 
 // Allocator gives numbers to the policies of one category. It decides for all
 // that wait from one snapshot, the older policy first, so winners do not depend
@@ -58,8 +62,13 @@ func (r *Allocator) Reconcile(ctx context.Context, category reconcile.Request) (
 	if err != nil {
 		return reconcile.Result{}, err
 	}
-	if err := r.forget(ctx); err != nil {
+	doubtful, err := r.forget(ctx)
+	if err != nil {
 		return reconcile.Result{}, err
+	}
+	var again reconcile.Result
+	if doubtful { // whether it was deleted already is seen then
+		again.RequeueAfter = cacheLag
 	}
 	supply, err := r.Snapshot.supply(ctx, cluster.Pools, r.written)
 	if err != nil {
@@ -67,7 +76,7 @@ func (r *Allocator) Reconcile(ctx context.Context, category reconcile.Request) (
 	}
 	demands, err := r.demands(ctx, cluster, &supply, category.Name)
 	if err != nil || len(demands) == 0 {
-		return reconcile.Result{}, err
+		return again, err
 	}
 	asked := make([]ports.Request, len(demands))
 	for i, d := range demands {
@@ -96,7 +105,10 @@ func (r *Allocator) Reconcile(ctx context.Context, category reconcile.Request) (
 	for key, refusal := range verdicts {
 		r.Verdicts.Say(key, refusal)
 	}
-	return conflict(err)
+	if err != nil {
+		return conflict(err)
+	}
+	return again, nil
 }
 
 // parallelClaims bounds how many allocations are created at a time. What is
@@ -176,18 +188,31 @@ func rankOf(view View) int32 {
 	return 0
 }
 
-// forget drops what we created and the cache now shows, or has shown.
-func (r *Allocator) forget(ctx context.Context) error {
+// forget drops what we created and the cache now shows, or what is gone again. It says
+// whether there is some that nobody shows yet.
+func (r *Allocator) forget(ctx context.Context) (doubtful bool, err error) {
 	for name, a := range r.written {
-		shown, err := get[v1alpha1.NodePortAllocation](ctx, r, types.NamespacedName{Name: name})
+		key := types.NamespacedName{Name: name}
+		shown, err := get[v1alpha1.NodePortAllocation](ctx, r, key)
 		if err != nil {
-			return err
+			return false, err
 		}
-		if shown != nil || r.Now().Sub(a.CreationTimestamp.Time) > forgetWritten {
+		age := r.Now().Sub(a.CreationTimestamp.Time)
+		gone := age > forgetWritten
+		if shown == nil && age > cacheLag {
+			live, err := get[v1alpha1.NodePortAllocation](ctx, r.Snapshot.Live, key)
+			if err != nil {
+				return false, err
+			}
+			gone = gone || live == nil || live.UID != a.UID
+		}
+		if shown != nil || gone {
 			delete(r.written, name)
+		} else {
+			doubtful = true
 		}
 	}
-	return nil
+	return doubtful, nil
 }
 
 // withWritten adds what we created for the policy and the cache does not show yet.

@@ -132,7 +132,7 @@ func TestANumberIsNotHeldInANamespaceThatIsGone(t *testing.T) {
 		return apierrors.NewNotFound(schema.GroupResource{Resource: "namespaces"}, "shop")
 	}}
 	c := store(t, append(rest, claim)...).WithInterceptorFuncs(gone).Build()
-	r := &Exposure{Client: c, Snapshot: Snapshot{Reader: c, Live: c}, Refusals: NewVerdicts(), Now: time.Now, refusals: map[uint16]spell{}}
+	r := &Exposure{Client: c, Snapshot: Snapshot{Reader: c, Live: c}, Verdicts: NewVerdicts(), Refusals: NewVerdicts(), Now: time.Now, refusals: map[uint16]spell{}}
 	result, err := r.Reconcile(t.Context(), reconcile.Request{NamespacedName: types.NamespacedName{Namespace: "shop", Name: "web"}})
 	if err != nil || result.RequeueAfter < lookAgain {
 		t.Errorf("looks again in %s, error %v", result.RequeueAfter, err)

@@ -28,9 +28,9 @@ import (
 type Exposure struct {
 	client.Client
 	Snapshot Snapshot
-	// Refusals says why the API server would not take a companion.
-	Refusals *Verdicts
-	Now      func() time.Time
+	// Verdicts are the allocator's. Refusals says why the API server would not take a companion.
+	Verdicts, Refusals *Verdicts
+	Now                func() time.Time
 
 	mu sync.Mutex
 	// refusals is since when the API server refuses a number although no Service
@@ -98,6 +98,11 @@ func (r *Exposure) companion(ctx context.Context, policy types.NamespacedName, o
 		return reconcile.Result{}, err
 	}
 	want := compile.Companion(policy.Namespace, policy.Name, own, service, have)
+	if have != nil && !equality.Semantic.DeepEqual(want, have) {
+		if waits, err := r.remembers(ctx, policy, have); waits || err != nil {
+			return reconcile.Result{RequeueAfter: retrySoon}, err
+		}
+	}
 	switch {
 	case want == nil && have == nil:
 		return reconcile.Result{}, nil

@@ -66,7 +66,7 @@ func TestACompanionIsNotRefusedItsNumberByItself(t *testing.T) {
 			live := fake.NewClientBuilder().WithScheme(scheme).WithObjects(c.live...).Build()
 			now := time.Now()
 			r := &Exposure{
-				Client: cached, Snapshot: Snapshot{Reader: cached, Live: live}, Refusals: NewVerdicts(),
+				Client: cached, Snapshot: Snapshot{Reader: cached, Live: live}, Verdicts: NewVerdicts(), Refusals: NewVerdicts(),
 				Now: func() time.Time { return now }, refusals: map[uint16]spell{},
 			}
 			key := types.NamespacedName{Namespace: "shop", Name: "web"}

@@ -67,7 +67,7 @@ func Setup(ctx context.Context, mgr ctrl.Manager, o Options) error {
 		&Pool{Client: c, Snapshot: snapshot, Live: live, Events: recorder, Now: o.Now},
 		&Allocator{Client: c, Snapshot: snapshot, Verdicts: verdicts, Now: o.Now},
 		&Allocation{Client: c, Snapshot: snapshot, Clouds: clouds, Events: recorder, Now: o.Now},
-		&Exposure{Client: c, Snapshot: snapshot, Refusals: refusals, Now: o.Now},
+		&Exposure{Client: c, Snapshot: snapshot, Verdicts: verdicts, Refusals: refusals, Now: o.Now},
 		&NetworkPolicy{Client: c, Snapshot: snapshot},
 		&Hold{Client: c, Snapshot: snapshot, Now: o.Now},
 		&GatewaySet{Client: c, Snapshot: snapshot, Now: o.Now},

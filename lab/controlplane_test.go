@@ -97,9 +97,15 @@ func TestDaemonSetRunsAProgramOnEveryNodeThroughAnOutage(t *testing.T) {
 	}
 	awaitDaemons(t, client, 2)
 	for _, n := range c.Nodes() {
-		seen, err := os.ReadFile(filepath.Join(c.Dir(), "disk-"+n.Name, "seen"))
-		if err != nil || string(seen) != n.Name+"\n" {
-			t.Errorf("the disk of %s: %q, %v", n.Name, seen, err)
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) { // ready is what runs, and it may not have come so far
+			seen, err := os.ReadFile(filepath.Join(c.Dir(), "disk-"+n.Name, "seen"))
+			if err == nil && string(seen) == n.Name+"\n" {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("the disk of %s: %q, %v", n.Name, seen, err)
+				break
+			}
 		}
 	}
 

@@ -56,7 +56,8 @@ func (n *Node) register(ctx context.Context) error {
 	if ignoreExists(err) != nil {
 		return err
 	}
-	return n.heartbeat(ctx)
+	// After a restore the kubelet's own heartbeat goes on, and one of the two may come first.
+	return clientretry.RetryOnConflict(clientretry.DefaultBackoff, func() error { return n.heartbeat(ctx) })
 }
 
 // awaitUntainted returns when pods may run on the node.

@@ -28,7 +28,7 @@ func openCloud(t *testing.T, name string, ranges ...v1alpha1.PortRange) *scene {
 			Groups: []v1alpha1.SecurityGroup{{ID: stage.Group}}, Resync: &metav1.Duration{Duration: 10 * time.Second},
 		},
 	})
-	edit(s, s.pool, func(p *v1alpha1.NodePortPool) { p.Spec.CloudFirewalls = []v1alpha1.ObjectName{"aws"} })
+	s.editPool(func(p *v1alpha1.NodePortPool) { p.Spec.CloudFirewalls = []v1alpha1.ObjectName{"aws"} })
 	return s
 }
 

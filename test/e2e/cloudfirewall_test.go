@@ -21,12 +21,22 @@ import (
 	"github.com/portreeve/portreeve/test/stage"
 )
 
-// firewall is the scene's, and change edits it.
+// firewall is the scene's, and change edits it: until the manager has seen that, it does
+// in the cloud what was wished before.
 func (s *scene) firewall(change func(*v1alpha1.CloudFirewallSpec)) *v1alpha1.CloudFirewall {
 	s.Helper()
 	f := &v1alpha1.CloudFirewall{ObjectMeta: metav1.ObjectMeta{Name: "aws"}}
 	if change != nil {
 		edit(s, f, func(f *v1alpha1.CloudFirewall) { change(&f.Spec) })
+		s.eventually("the manager has seen the CloudFirewall", func() error {
+			if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(f), f); err != nil {
+				return err
+			}
+			if f.Status.ObservedGeneration != f.Generation {
+				return fmt.Errorf("it has seen generation %d of %d", f.Status.ObservedGeneration, f.Generation)
+			}
+			return nil
+		})
 	} else if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(f), f); err != nil {
 		s.Fatal(err)
 	}
@@ -265,7 +275,7 @@ func TestARuleThatDropsAheadOfOursIsSaid(t *testing.T) {
 		},
 	}
 	s.create(f)
-	edit(s, s.pool, func(p *v1alpha1.NodePortPool) { p.Spec.CloudFirewalls = []v1alpha1.ObjectName{"alibaba"} })
+	s.editPool(func(p *v1alpha1.NodePortPool) { p.Spec.CloudFirewalls = []v1alpha1.ObjectName{"alibaba"} })
 	drop := cloudtest.Foreign("TCP 30640 " + officeCIDR)
 	drop.Drop, drop.Priority = true, 3
 	alibaba.Seed(stage.Group, drop)

@@ -75,6 +75,9 @@ func (s *scene) explains(what string, from netip.AddrPort, verdict explain.Verdi
 		if err := json.Unmarshal([]byte(out), &a); err != nil {
 			return fmt.Errorf("exit status %d: %s", status, out)
 		}
+		if len(a.Ports) == 0 {
+			return fmt.Errorf("exit status %d, no ports: %s", status, out)
+		}
 		first = a.Ports[0]
 		have := explain.Gate{}
 		if first.StoppedBy != nil {
@@ -168,8 +171,9 @@ func TestExplainNamesTheNodeWhoseAgentIsDead(t *testing.T) {
 	s.audits()
 	first := s.policy("first", officeCIDR)
 	s.create(first)
-	s.awaitReady(first) // by that each node has read that the pool is armed
+	next := s.awaitReady(first) + 1
 	node := town.Nodes()[2]
+	s.silentOn(node, s.office, officeCIDR, next) // it has read that the pool is armed
 	dead := town.Agent(node)
 	dead.Kill()
 	<-dead.Done()
@@ -254,6 +258,13 @@ func TestExplainNamesTheCloud(t *testing.T) {
 	account.Seed(stage.Group, wide)
 	t.Cleanup(func() { account.Unseed(stage.Group, wide.Rule) })
 	s.awaitReason(policy, v1alpha1.Shadowed, v1alpha1.ReasonForeignRule)
+	s.eventually("the firewall says so", func() error { // its status comes after the policy may have heard
+		f := s.firewall(nil)
+		if !slices.ContainsFunc(f.Status.Groups, func(g v1alpha1.GroupStatus) bool { return len(g.Shadowing) > 0 }) {
+			return fmt.Errorf("status.groups is %+v", f.Status.Groups)
+		}
+		return nil
+	})
 	s.silent(s.street, from(streetCIDR, 1), port)
 	a = s.explains("shop", from(streetCIDR, 1), explain.Closed, explain.GateSources, explain.ReasonNotListed)
 	s.tooOpen(a, explain.GateCloud, v1alpha1.ReasonForeignRule)

@@ -18,7 +18,7 @@ func TestTheNodesChangeTheirFirewall(t *testing.T) {
 	s.create(policy)
 	port := s.awaitReady(policy)
 	s.answers(s.office, from(officeCIDR, 1), port)
-	held, err := s.office.Hold(s.ctx, flow(town.Nodes()[0], from(officeCIDR, 1), port))
+	held, err := s.office.Hold(s.ctx, patiently(flow(town.Nodes()[0], from(officeCIDR, 1), port)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -176,7 +176,7 @@ func TestFrontsCarryTrafficThroughANodesDeath(t *testing.T) {
 	}{{nginx, "tcp", 443}, {nginx, "tcp", 8053}, {nginx, "udp", 8053}, {haproxy, "tcp", 443}, {haproxy, "tcp", 8053}}
 	for _, w := range ways {
 		s.eventually("the way is open", func() error { return s.through(w.proxy, w.network, w.port, 0, time.Second) })
-		s.passes("all nodes are well", w.proxy, w.network, w.port, time.Second)
+		s.passes("all nodes are well", w.proxy, w.network, w.port, 5*time.Second)
 	}
 
 	dead := nodes[2]
@@ -198,12 +198,12 @@ func TestFrontsCarryTrafficThroughANodesDeath(t *testing.T) {
 	s.names("shop-haproxy", nodes[:2]...)
 	took := time.Since(told)
 	t.Logf("a node that is not Ready is out of the fronts after %s", took.Round(time.Millisecond))
-	if took > 5*time.Second {
+	if took > 8*time.Second { // two seconds, and what a busy machine adds; without gateways it never is ten
 		t.Errorf("a node that is not Ready is still named after %s", took)
 	}
 	s.follows(nginx, haproxy)
 	for _, w := range ways {
-		s.passes("the node is out", w.proxy, w.network, w.port, 2*time.Second)
+		s.passes("the node is out", w.proxy, w.network, w.port, 5*time.Second)
 	}
 
 	if err := town.RestoreLink(dead); err != nil {

@@ -26,7 +26,7 @@ func TestAClientHasNoMoreConnectionsThanItsLimit(t *testing.T) {
 	node := town.Nodes()[0]
 	var held []*lab.Held
 	for range 2 {
-		h, err := s.office.Hold(s.ctx, flow(node, from(officeCIDR, 1), port))
+		h, err := s.office.Hold(s.ctx, patiently(flow(node, from(officeCIDR, 1), port)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +49,7 @@ func TestAClientHasNoMoreConnectionsThanItsLimit(t *testing.T) {
 	edit(s, policy, func(p *v1alpha1.NodePortPolicy) { p.Spec.Limits = v1alpha1.Limits{} })
 	s.awaitReady(policy)
 	for range 3 {
-		h, err := s.office.Hold(s.ctx, flow(node, from(officeCIDR, 1), port))
+		h, err := s.office.Hold(s.ctx, patiently(flow(node, from(officeCIDR, 1), port)))
 		if err != nil {
 			t.Fatalf("without a limit: %v", err)
 		}
@@ -58,24 +58,31 @@ func TestAClientHasNoMoreConnectionsThanItsLimit(t *testing.T) {
 }
 
 func TestAClientBeginsNoMoreConnectionsThanItsLimit(t *testing.T) {
+	const burst = 4
 	s := open(t, "rates", "30520-30529")
 	policy := s.policy("shop", officeCIDR)
-	policy.Spec.Limits = v1alpha1.Limits{NewConnectionsPerSecond: 1, Burst: 4}
+	policy.Spec.Limits = v1alpha1.Limits{NewConnectionsPerSecond: 1, Burst: burst}
 	s.create(policy)
 	t.Cleanup(func() { _ = town.Client.Delete(context.Background(), policy) })
 	port := s.awaitReady(policy)
 	s.answers(s.office, from(officeCIDR, 9), port) // kube-proxy has heard of it, too
 	node := town.Nodes()[0]
 	begun, start := 0, time.Now()
-	for range 12 {
+	for i := range 12 {
 		f := flow(node, from(officeCIDR, 1), port)
-		f.Timeout = 100 * time.Millisecond
+		if f.Timeout = 100 * time.Millisecond; i < burst { // those pass, and an answer may take its time; a second packet would come after a second
+			f.Timeout = 900 * time.Millisecond
+		}
 		if a := s.office.Ask(s.ctx, f); a.Outcome == lab.Answered {
 			begun++
 		}
 	}
-	if most := 4 + 1 + int(time.Since(start)/time.Second); begun < 4 || begun > most {
-		t.Errorf("BREACH: %d connections in %s, want from 4 to %d", begun, time.Since(start), most)
+	took := time.Since(start)
+	if most := burst + 1 + int(took/time.Second); begun > most {
+		t.Errorf("BREACH: %d connections in %s, want at most %d", begun, took, most)
+	}
+	if begun < burst {
+		t.Errorf("%d connections in %s, want at least %d", begun, took, burst)
 	}
 	s.answered(s.office, node, 2, port) // another address has its own
 	s.answered(s.office, node, 1, port) // and this one in a second
@@ -104,7 +111,13 @@ func TestPacketsAreLoggedAsThePolicySays(t *testing.T) {
 
 	edit(s, policy, func(p *v1alpha1.NodePortPolicy) { p.Spec.Log = v1alpha1.Log{Accepted: true} })
 	s.awaitReady(policy)
-	before := len(s.packetLines(port, "not-admitted"))
+	s.eventually("each node has logged the one packet that it dropped", func() error { // agents write a little later
+		if lines := s.packetLines(port, "not-admitted"); len(lines) != len(town.Nodes()) {
+			return fmt.Errorf("%d lines: %v", len(lines), lines)
+		}
+		return nil
+	})
+	before := len(town.Nodes())
 	s.answers(s.office, from(officeCIDR, 2), port)
 	s.silent(s.street, from(streetCIDR, 4), port)
 	if line := s.awaitPacket(port, "accepted"); line["verdict"] != "passed" || line["source"] != from(officeCIDR, 2).Addr().String() {
@@ -166,14 +179,14 @@ func TestAnAuditPassesWhatThePoolAllows(t *testing.T) {
 // The kernel alone ends access: no manager, no agent, no API server runs.
 func TestAnEndComesWithEverythingDown(t *testing.T) {
 	s := open(t, "ends", "30550-30559")
-	ends := time.Now().Add(20 * time.Second).Truncate(time.Second)
+	ends := time.Now().Add(30 * time.Second).Truncate(time.Second)
 	policy, stays := s.policy("shop", officeCIDR), s.policy("stays", officeCIDR)
 	policy.Spec.ExpiresAt = &metav1.Time{Time: ends}
 	s.create(stays)
 	s.create(policy)
 	kept, port := s.awaitReady(stays), s.awaitReady(policy)
 	s.answers(s.office, from(officeCIDR, 1), port) // kube-proxy has heard of it, too
-	held, err := s.office.Hold(s.ctx, flow(town.Nodes()[0], from(officeCIDR, 2), port))
+	held, err := s.office.Hold(s.ctx, patiently(flow(town.Nodes()[0], from(officeCIDR, 2), port)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +210,7 @@ func TestAnEndComesWithEverythingDown(t *testing.T) {
 		if last := held.LastAnswer(); last.Before(ends.Add(-time.Second)) || last.After(ends.Add(2*time.Second)) {
 			t.Errorf("an open connection was cut %s after the end", last.Sub(ends))
 		}
-	case <-time.After(2 * time.Second):
+	case <-time.After(within):
 		t.Error("an open connection outlived the end")
 	}
 

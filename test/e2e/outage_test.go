@@ -43,7 +43,7 @@ func TestAMinuteWithoutAPIServerChangesNothingForTraffic(t *testing.T) {
 	port := s.awaitReady(policy)
 	s.answers(s.office, from(officeCIDR, 1), port)
 	node := town.Nodes()[0]
-	held, err := s.office.Hold(s.ctx, flow(node, from(officeCIDR, 2), port))
+	held, err := s.office.Hold(s.ctx, patiently(flow(node, from(officeCIDR, 2), port)))
 	if err != nil {
 		t.Fatal(err)
 	}

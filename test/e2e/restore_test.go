@@ -65,13 +65,16 @@ func TestTheRegisterIsRebuiltFromWhatRuns(t *testing.T) {
 	s.haveAgain(before)
 }
 
-// twoPolicies returns the numbers of two policies that are not the lowest of the pool,
-// and a backup of all that is theirs.
+// twoPolicies returns the numbers of two policies, and a backup of all that is theirs. The
+// two lowest of the pool are others: who is given a number before the backup has come back
+// whole must not get one that is on its way.
 func (s *scene) twoPolicies() (numbers map[string]uint16, backup map[string][]client.Object) {
 	s.Helper()
-	gone := s.policy("gone", officeCIDR)
-	s.create(gone)
-	s.awaitReady(gone)
+	gone := []*v1alpha1.NodePortPolicy{s.policy("gone", officeCIDR), s.policy("also-gone", officeCIDR)}
+	for _, policy := range gone {
+		s.create(policy)
+		s.awaitReady(policy)
+	}
 	numbers, backup = map[string]uint16{}, map[string][]client.Object{}
 	for _, name := range []string{"first", "second"} {
 		policy := s.policy(name, officeCIDR)
@@ -81,9 +84,12 @@ func (s *scene) twoPolicies() (numbers map[string]uint16, backup map[string][]cl
 		backup["allocations"] = append(backup["allocations"], s.allocation(numbers[name]))
 	}
 	slices.Reverse(backup["policies"]) // not in the order in which they were made
-	port := s.awaitReady(gone)
-	s.delete(gone)
-	s.awaitFree(port)
+	for _, policy := range gone {
+		s.delete(policy)
+	}
+	for _, policy := range gone {
+		s.awaitFree(uint16(policy.Status.Allocations[0].NodePort))
+	}
 	if err := town.Client.Get(s.ctx, client.ObjectKeyFromObject(s.pool), s.pool); err != nil {
 		s.Fatal(err)
 	}

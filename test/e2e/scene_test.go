@@ -219,6 +219,16 @@ func edit[T client.Object](s *scene, object T, change func(T)) {
 	})
 }
 
+// editPool changes the scene's pool, and waits until the manager has seen it: what it gives
+// before, by the pool of before, stays given.
+func (s *scene) editPool(change func(*v1alpha1.NodePortPool)) {
+	s.Helper()
+	edit(s, s.pool, change)
+	s.eventually("the manager has seen the pool", func() error {
+		return s.ready(s.pool, func() []metav1.Condition { return s.pool.Status.Conditions })
+	})
+}
+
 func (s *scene) delete(o client.Object) {
 	s.Helper()
 	if err := town.Client.Delete(s.ctx, o); client.IgnoreNotFound(err) != nil {

@@ -76,7 +76,7 @@ func (s *scene) event(name, reason string) error {
 
 func TestQuotaBoundsANamespace(t *testing.T) {
 	s := open(t, "bounded", "31010-31019")
-	edit(s, s.pool, func(p *v1alpha1.NodePortPool) { p.Spec.Quota.PerNamespace = 1 })
+	s.editPool(func(p *v1alpha1.NodePortPool) { p.Spec.Quota.PerNamespace = 1 })
 	first, second := s.policy("first", officeCIDR), s.policy("second", officeCIDR)
 	s.create(first)
 	s.awaitReady(first)
@@ -112,11 +112,8 @@ func TestNamespacesAreSelectedByTheirLabels(t *testing.T) {
 
 func TestAReservedNumberIsNamed(t *testing.T) {
 	s := open(t, "reserved", "31030-31039")
-	edit(s, s.pool, func(p *v1alpha1.NodePortPool) {
+	s.editPool(func(p *v1alpha1.NodePortPool) {
 		p.Spec.Reserved = []v1alpha1.ReservedPorts{{Ports: "31030-31033", Reason: "legacy balancer"}}
-	})
-	s.eventually("the manager has seen it", func() error { // a number that was given before stays given
-		return s.ready(s.pool, func() []metav1.Condition { return s.pool.Status.Conditions })
 	})
 	policy := s.policy("shop", officeCIDR)
 	policy.Spec.Ports[0].NodePort = 31031
@@ -161,7 +158,7 @@ func TestRangesOutsideTheNodePortRangeAreReported(t *testing.T) {
 
 func TestPlacementBySource(t *testing.T) {
 	s := open(t, "placed", "31050-31069")
-	edit(s, s.pool, func(p *v1alpha1.NodePortPool) { p.Spec.Placement = v1alpha1.PlacementBySource })
+	s.editPool(func(p *v1alpha1.NodePortPool) { p.Spec.Placement = v1alpha1.PlacementBySource })
 	got := map[string][]uint16{}
 	for i := range 3 {
 		for name, cidr := range map[string]v1alpha1.CIDR{"office": officeCIDR, "street": streetCIDR} {
@@ -180,7 +177,7 @@ func TestPlacementBySource(t *testing.T) {
 func TestAnExpiredPolicyClosesAndIsReady(t *testing.T) {
 	s := open(t, "expiry", "31070-31079")
 	policy := s.policy("shop", officeCIDR)
-	policy.Spec.ExpiresAt = ptr.To(metav1.NewTime(time.Now().Add(12 * time.Second)))
+	policy.Spec.ExpiresAt = ptr.To(metav1.NewTime(time.Now().Add(15 * time.Second)))
 	s.create(policy)
 	port := s.awaitReady(policy)
 	s.answers(s.office, from(officeCIDR, 1), port)

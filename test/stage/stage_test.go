@@ -42,6 +42,7 @@ func run(m *testing.M) int {
 	if town, err = stage.New(ctx, cluster, bin); err != nil {
 		return fail(err)
 	}
+	town.Lease = 15 * time.Second // nobody waits for it, and a manager that loses it ends
 	return m.Run()
 }
 

@@ -203,6 +203,7 @@ func (s *scene) faultsOfTheManager() {
 	if err := s.town.Client.Update(s.ctx, role); err != nil {
 		s.Fatal(err)
 	}
+	s.refused("portreeve-manager", "nodeportpolicies", "status")
 	s.service("wiki", "shop", 1)
 	s.policy("wiki", "shop", "203.0.113.0/28")
 	s.want("PortreeveReconcileFails policy")
@@ -247,6 +248,7 @@ func (s *scene) faultsOfNodes() {
 
 	// And the third may not report that packets go around its rules.
 	s.delete(&rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "portreeve-agent"}})
+	s.refused("portreeve-agent", "nodedatapaths", "status")
 	s.around(busy)
 	s.want("PortreeveNodeNotEnforcing "+busy.Name, "PortreeveReportsFail "+busy.Name)
 	s.await()

@@ -73,6 +73,9 @@ func TestTheNewsOfANodeCostsWhatItConcerns(t *testing.T) {
 	what := fmt.Sprintf("a gateway that %d policies list is not Ready", listed)
 	failOver := m.of(what+", until nodes have heard of the next", soon, func() {
 		ready(t, former, corev1.ConditionFalse)
+		for deadline := time.Now().Add(time.Minute); gateway(t) == former && time.Now().Before(deadline); {
+			settle(t, time.Second) // what agents report before there is another says nothing of it
+		}
 		settle(t, time.Second)
 		must(t, all.report(t.Context()))
 	})

@@ -205,6 +205,9 @@ func (s *scene) asked(named lab.Outcome) error {
 	for _, node := range s.town.Nodes() {
 		for source, want := range map[string]lab.Outcome{"203.0.113.1": named, "203.0.113.9": lab.TimedOut} {
 			flow := lab.Flow{From: netip.AddrPortFrom(netip.MustParseAddr(source), 0), To: netip.AddrPortFrom(node.Addrs[0], s.port)}
+			if want == lab.Answered {
+				flow.Timeout = patience
+			}
 			if a := s.office.Ask(s.ctx, flow); a.Outcome != want {
 				return fmt.Errorf("%s asks %s: %s", source, node.Name, a)
 			}

@@ -17,7 +17,7 @@ const (
 	soon = 4 * time.Second
 	// keptBack is that for what statuses say ten seconds later: that an address of a
 	// gateway no longer answers, and that a node has not reported.
-	keptBack = 12 * time.Second
+	keptBack = 16 * time.Second
 )
 
 // meter measures what things cost.

@@ -2,6 +2,7 @@ package crash
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -216,6 +217,13 @@ func (p *play) rest(what string, w wish) {
 			p.Fatalf("%s: %v", what, wrong)
 		}
 		return again
+	})
+	// They ask less often, and with less patience.
+	eventually(p.ctx, p.T, what+": the probes have met somebody", func() error {
+		if _, answers := p.beat.found(); answers == 0 {
+			return errors.New("nobody has answered yet")
+		}
+		return nil
 	})
 	p.breaches()
 }

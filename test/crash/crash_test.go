@@ -35,7 +35,7 @@ const (
 	// shortRest is one in which kube-proxy lets go of a number before another team
 	// has it: it may be a second behind, or a few on a busy machine, and nobody proves how
 	// far it is.
-	shortRest = 5 * time.Second
+	shortRest = 4 * time.Second
 )
 
 // scenario is one life of a pool of three numbers, in acts. Each step begins when

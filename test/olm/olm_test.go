@@ -220,6 +220,7 @@ func (s *scene) asked(named lab.Outcome) error {
 // both, and with nobody left to tell them the agents keep what was in force.
 func (s *scene) removed(r release) {
 	s.Helper()
+	s.planned()
 	if out, err := s.town.Kubectl(s.ctx, "delete", "-n", namespace, "subscriptions.operators.coreos.com,clusterserviceversions.operators.coreos.com", "--all"); err != nil {
 		s.Fatal(out, err)
 	}

@@ -92,7 +92,7 @@ func TestOLMTakesUsBack(t *testing.T) {
 	s.revoked(traffic, func(*v1alpha1.NodePortPolicy) {})
 }
 
-// runsInForce has a release installed, and a policy in force.
+// runsInForce has a release installed, and a policy in force, and OLM busy with nothing.
 func (s *scene) runsInForce(r release) {
 	s.Helper()
 	s.offers(r)
@@ -100,6 +100,7 @@ func (s *scene) runsInForce(r release) {
 	s.installed(r)
 	s.created(r)
 	s.exposed()
+	s.planned()
 }
 
 // replacedBy offers another release under traffic, and waits until all of it runs.
@@ -220,7 +221,6 @@ func (s *scene) asked(named lab.Outcome) error {
 // both, and with nobody left to tell them the agents keep what was in force.
 func (s *scene) removed(r release) {
 	s.Helper()
-	s.planned()
 	if out, err := s.town.Kubectl(s.ctx, "delete", "-n", namespace, "subscriptions.operators.coreos.com,clusterserviceversions.operators.coreos.com", "--all"); err != nil {
 		s.Fatal(out, err)
 	}

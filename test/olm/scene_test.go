@@ -218,7 +218,8 @@ func (s *scene) installed(r release) {
 
 // planned waits until OLM has carried out its plans. It does so anew when a write of a plan's
 // status, or a step, meets another write, and that goes on for many seconds after what
-// was planned has Succeeded: whatever a person removes meanwhile is made again.
+// was planned has Succeeded: whatever a person removes or replaces
+// meanwhile is made again.
 func (s *scene) planned() {
 	s.Helper()
 	s.eventually("OLM has carried out its plans", func() error {

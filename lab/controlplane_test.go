@@ -124,7 +124,7 @@ func TestDaemonSetRunsAProgramOnEveryNodeThroughAnOutage(t *testing.T) {
 		t.Fatal(err)
 	}
 	awaitDaemons(t, client, 3)
-	if out, err := c.Kubectl(t.Context(), "delete", "daemonset", "daemon", "--cascade=foreground", "--timeout=20s"); err != nil {
+	if out, err := c.Kubectl(t.Context(), "delete", "daemonset", "daemon", "--cascade=foreground", "--timeout=60s"); err != nil {
 		t.Error(out, err)
 	}
 }
@@ -151,7 +151,7 @@ func crash(t *testing.T, pod *lab.Pod) {
 	t.Helper()
 	first := pod.Process("daemon")
 	first.Kill()
-	for deadline := time.Now().Add(10 * time.Second); pod.Process("daemon").PID == first.PID; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); pod.Process("daemon").PID == first.PID; time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the program of a killed container was not started again")
 		}
@@ -161,7 +161,7 @@ func crash(t *testing.T, pod *lab.Pod) {
 // awaitRestarts sees in the API that a pod runs, after so many restarts.
 func awaitRestarts(t *testing.T, client kubernetes.Interface, name string, want int32) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
 		pod, err := client.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
 		if err != nil {
 			t.Fatal(err)
@@ -210,6 +210,7 @@ func outage(t *testing.T, c *lab.Cluster, meanwhile func()) {
 	if out, err := c.Kubectl(t.Context(), "get", "nodes", "--request-timeout=1s"); err == nil {
 		t.Errorf("kubectl works without an API server: %s", out)
 	}
+	flow.Timeout = 5 * time.Second // it is asked once
 	if answer := client.Ask(t.Context(), flow); answer.Outcome != lab.Answered {
 		t.Errorf("while the API server is away: %s", answer)
 	}

@@ -98,7 +98,7 @@ func changeEverything(t *testing.T, c *lab.Cluster, admin kubernetes.Interface) 
 		t.Fatal(err)
 	}
 	// The same name, another pod.
-	if out, err := c.Kubectl(t.Context(), "-n", "shop", "delete", "pod", "shop-1", "--timeout=10s"); err != nil {
+	if out, err := c.Kubectl(t.Context(), "-n", "shop", "delete", "pod", "shop-1", "--timeout=60s"); err != nil {
 		t.Fatal(out, err)
 	}
 	if _, err := c.AddPod(t.Context(), c.Node("n1"), "shop", "shop-1", selector); err != nil {

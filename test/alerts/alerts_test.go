@@ -155,6 +155,9 @@ func (s *scene) faultsOfObjects() {
 	s.create(&corev1.Service{ObjectMeta: metav1.ObjectMeta{Namespace: "taken", Name: "shop-nodeport"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}})
 	s.policy("taken", "shop", "203.0.113.0/28")
 	s.want("PortreevePortDown ServiceNameTaken")
+	// What a policy that is not Ready says of nodes may be 2 s old: several of them in a row
+	// would come near the time after which an alert fires.
+	s.settled()
 
 	// A group without room, one that does not exist, and somebody's hand in a third.
 	s.firewall("small", smallGroup, &v1alpha1.CloudLimits{RulesPerGroup: 2})
@@ -203,6 +206,7 @@ func (s *scene) faultsOfTheManager() {
 	if err := s.town.Client.Update(s.ctx, role); err != nil {
 		s.Fatal(err)
 	}
+	s.refused("portreeve-manager", "nodeportpolicies", "status")
 	s.service("wiki", "shop", 1)
 	s.policy("wiki", "shop", "203.0.113.0/28")
 	s.want("PortreeveReconcileFails policy")
@@ -247,6 +251,7 @@ func (s *scene) faultsOfNodes() {
 
 	// And the third may not report that packets go around its rules.
 	s.delete(&rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "portreeve-agent"}})
+	s.refused("portreeve-agent", "nodedatapaths", "status")
 	s.around(busy)
 	s.want("PortreeveNodeNotEnforcing "+busy.Name, "PortreeveReportsFail "+busy.Name)
 	s.await()

@@ -33,6 +33,7 @@ func (c *change) death(n int) error {
 	if n == c.active {
 		c.leaves(n)
 	}
+	began := time.Now()
 	if err := c.town.CutLink(node); err != nil {
 		return err
 	}
@@ -40,7 +41,12 @@ func (c *change) death(n int) error {
 		return err
 	}
 	if n == c.active {
-		if err := c.takeover(n, func() time.Time { return c.seen.unready(node.Name) }); err != nil {
+		if err := c.takeover(n, func() time.Time {
+			if at := c.seen.unready(node.Name); at.After(began) {
+				return at
+			}
+			return time.Time{} // of an earlier death
+		}); err != nil {
 			return err
 		}
 	}
@@ -86,7 +92,8 @@ func (c *change) leaves(n int) {
 }
 
 // takeover waits for the next gateway, and measures how long there was none since the
-// API server's word that the former one is none.
+// API server's word that the former one is none, which may come to us after it came to
+// the manager; until then since is zero.
 func (c *change) takeover(left int, since func() time.Time) error {
 	next := -1
 	if err := c.await("the next gateway answers", func() error {
@@ -104,7 +111,16 @@ func (c *change) takeover(left int, since func() time.Time) error {
 	}); err != nil {
 		return err
 	}
-	gap := max(0, time.Since(since()))
+	answered, due := time.Now(), time.Time{}
+	if err := c.await("the former one is told to be none", func() error {
+		if due = since(); due.IsZero() {
+			return errors.New("it is not")
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	gap := max(0, answered.Sub(due))
 	c.took[withoutGateway] = append(c.took[withoutGateway], gap)
 	c.judge.note("the gateway moved from %v to %v, %s after it was seen to be due", c.names(left), c.names(next), gap.Round(time.Millisecond))
 	c.judge.give(c.away[next])

@@ -105,11 +105,13 @@ func (f *fate) strike() error {
 		tool := "iptables-" + f.mode
 		script = before + tool + " -w 10" + after + " ; " + before + "ip6" + tool[2:] + " -w 10" + after
 	}
+	done := func() {}
 	if !f.owned {
-		f.judge.damaged(f.node.Name, script)
+		done = f.judge.damaged(f.node.Name, script)
 	}
 	f.judge.note("flushes", "%s: %s", f.node.Name, b.script)
 	out, err := f.node.Output(f.ctx, "sh", "-c", script)
+	done()
 	switch {
 	case f.owned && !b.harmless && err == nil:
 		return fmt.Errorf("%s was not refused", script)

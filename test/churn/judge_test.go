@@ -39,10 +39,11 @@ func (f flow) String() string {
 
 func clock(t time.Time) string { return t.Format("05.000") }
 
-// damage is what a foreign hand did, and until when it was felt.
+// damage is what a foreign hand did, from when until when, and until when it was felt.
 type damage struct {
 	node, what string
 	at         time.Time
+	done       time.Time // zero: it is still at it
 	felt       bool
 	window     time.Duration
 }
@@ -90,11 +91,18 @@ func (j *judge) count(kind string) {
 	j.counts[kind]++
 }
 
-// damaged is to be called before the damage is done.
-func (j *judge) damaged(node, what string) {
+// damaged is to be called before the damage is done, and what it returns afterwards: what
+// is done last, after other programs' turns at the same tables, is not sooner repaired.
+func (j *judge) damaged(node, what string) (done func()) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.damages = append(j.damages, &damage{node: node, what: what, at: time.Now()})
+	d := &damage{node: node, what: what, at: time.Now()}
+	j.damages = append(j.damages, d)
+	return func() {
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		d.done = time.Now()
+	}
 }
 
 func (j *judge) breach(at time.Time, node, format string, args ...any) {
@@ -132,7 +140,7 @@ func (j *judge) flow(f flow) {
 // damage was felt for as long as flows that began after it went wrong.
 func (j *judge) excuse(f flow) bool {
 	for _, d := range slices.Backward(j.damages) {
-		if d.node == f.node && !d.at.After(f.to) && !f.since.After(d.at.Add(bound)) {
+		if d.node == f.node && !d.at.After(f.to) && (d.done.IsZero() || !f.since.After(d.done.Add(bound))) {
 			d.felt, d.window = true, max(d.window, f.from.Sub(d.at))
 			return true
 		}
@@ -179,7 +187,7 @@ func TestTheJudgeFindsFault(t *testing.T) {
 	}
 	h.giveUp(1, at(40))
 	j.histories[1] = h
-	j.damages = []*damage{{node: "struck", at: at(30)}}
+	j.damages = []*damage{{node: "struck", at: at(30), done: at(30)}, {node: "struck long", at: at(50), done: at(54)}, {node: "being struck", at: at(60)}}
 	for _, c := range []struct {
 		from, to, group int
 		node            string
@@ -193,6 +201,7 @@ func TestTheJudgeFindsFault(t *testing.T) {
 		{1, 2, never, "n", true, true}, {31, 32, never, "struck", true, false},
 		{31, 32, never, "n", true, true}, {34, 35, never, "struck", true, true}, {28, 29, never, "struck", true, true},
 		{28, 31, 0, "struck", false, false},
+		{56, 56, never, "struck long", true, false}, {58, 58, never, "struck long", true, true}, {69, 69, never, "being struck", true, false},
 		{38, 39, 0, "n", false, true}, {39, 41, 0, "n", false, false}, {43, 44, 0, "n", false, false}, {46, 47, 0, "n", false, true}, // carried again, or not yet
 		{43, 44, never, "n", true, true}, // let in is nobody
 	} {
@@ -205,7 +214,7 @@ func TestTheJudgeFindsFault(t *testing.T) {
 			t.Errorf("%+v: %v", c, j.breaches[before:])
 		}
 	}
-	if w := j.windows(); !slices.Equal(w, []time.Duration{time.Second}) {
-		t.Errorf("windows %v, want 1s", w)
+	if w := j.windows(); !slices.Equal(w, []time.Duration{time.Second, 6 * time.Second, 9 * time.Second}) {
+		t.Errorf("windows %v, want 1s, 6s and 9s", w)
 	}
 }

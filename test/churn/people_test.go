@@ -216,6 +216,9 @@ func (p *person) settle(ctx context.Context, may []state) error {
 		return err
 	}
 	p.history.enter([]state{closed}, []state{closed})
+	for _, number := range []uint16{s.tcp, s.udp} { // they are, and the next edit asks for them again
+		p.history.giveUp(number, time.Now())
+	}
 	return nil
 }
 

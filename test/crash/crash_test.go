@@ -2,6 +2,7 @@ package crash
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -32,8 +33,9 @@ const (
 	// longRest is a cool-down that never ends while a test lasts.
 	longRest = time.Hour
 	// shortRest is one in which kube-proxy lets go of a number before another team
-	// has it: it may be a second behind, and nobody proves how far it is.
-	shortRest = 2 * time.Second
+	// has it: it may be a second behind, or a few on a busy machine, and nobody proves how
+	// far it is.
+	shortRest = 4 * time.Second
 )
 
 // scenario is one life of a pool of three numbers, in acts. Each step begins when
@@ -215,6 +217,13 @@ func (p *play) rest(what string, w wish) {
 			p.Fatalf("%s: %v", what, wrong)
 		}
 		return again
+	})
+	// They ask less often, and with less patience.
+	eventually(p.ctx, p.T, what+": the probes have met somebody", func() error {
+		if _, answers := p.beat.found(); answers == 0 {
+			return errors.New("nobody has answered yet")
+		}
+		return nil
 	})
 	p.breaches()
 }

@@ -15,6 +15,10 @@ import (
 	"github.com/portreeve/portreeve/lab"
 )
 
+// tenure is how long a silent leader stays one. A leader that the machine keeps from
+// renewing for two thirds of it ends by itself, which is not what is tried here.
+const tenure = "9s"
+
 // member is one of several managers, behind a trap of its own.
 type member struct {
 	*trap
@@ -53,7 +57,7 @@ func join(ctx context.Context, t *testing.T, name string) *member {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m.Process, err = runManager(ctx, name, access); err != nil {
+	if m.Process, err = runManager(ctx, name, access, "--lease-duration", tenure); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

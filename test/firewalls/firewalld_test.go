@@ -56,7 +56,7 @@ func besideFirewalld(t *testing.T, subject subject, backend string) {
 func (h *house) awaitFirewalld() {
 	h.t.Helper()
 	ask := append(h.door(), "firewall-cmd", "--state")
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(90 * time.Second); ; time.Sleep(100 * time.Millisecond) {
 		err := h.node.Do(func() error { return exec.Command(ask[0], ask[1:]...).Run() })
 		if err == nil {
 			return

@@ -17,7 +17,7 @@ const (
 	soon = 4 * time.Second
 	// keptBack is that for what statuses say ten seconds later: that an address of a
 	// gateway no longer answers, and that a node has not reported.
-	keptBack = 12 * time.Second
+	keptBack = 16 * time.Second
 )
 
 // meter measures what things cost.
@@ -73,6 +73,9 @@ func TestTheNewsOfANodeCostsWhatItConcerns(t *testing.T) {
 	what := fmt.Sprintf("a gateway that %d policies list is not Ready", listed)
 	failOver := m.of(what+", until nodes have heard of the next", soon, func() {
 		ready(t, former, corev1.ConditionFalse)
+		for deadline := time.Now().Add(time.Minute); gateway(t) == former && time.Now().Before(deadline); {
+			settle(t, time.Second) // what agents report before there is another says nothing of it
+		}
 		settle(t, time.Second)
 		must(t, all.report(t.Context()))
 	})

@@ -88,7 +88,7 @@ func TestHostPorts(t *testing.T) {
 				"-m", "multiport", "--dports", "30050,30051", "-j", "CNI-DN-01",
 			}}
 			for _, r := range rules {
-				if out, err := exec.Command(program, append([]string{"-t", "nat"}, r...)...).CombinedOutput(); err != nil {
+				if out, err := exec.Command(program, append([]string{"-w", "10", "-t", "nat"}, r...)...).CombinedOutput(); err != nil {
 					return fmt.Errorf("%s: %w: %s", program, err, out)
 				}
 			}
@@ -96,7 +96,7 @@ func TestHostPorts(t *testing.T) {
 			if len(found) != 2 || found[0].Port.String() != "tcp/30050" || found[1].Port.String() != "tcp/30051" {
 				t.Errorf("%s: %v", program, found)
 			}
-			return errors.Join(err, exec.Command(program, "-t", "nat", "-F", "CNI-HOSTPORT-DNAT").Run())
+			return errors.Join(err, exec.Command(program, "-w", "10", "-t", "nat", "-F", "CNI-HOSTPORT-DNAT").Run())
 		})
 	}
 }

@@ -102,7 +102,7 @@ func setUp(ctx context.Context) error {
 			return err
 		}
 	}
-	manager, err = town.RunManager(ctx, "manager", nil, "--lease-duration=5s", "--rights-interval=500ms",
+	manager, err = town.RunManager(ctx, "manager", nil, "--lease-duration=15s", "--rights-interval=500ms",
 		"--metrics-secure=true", "--metrics-bind-address", metrics)
 	if err != nil {
 		return err

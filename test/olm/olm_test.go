@@ -92,7 +92,7 @@ func TestOLMTakesUsBack(t *testing.T) {
 	s.revoked(traffic, func(*v1alpha1.NodePortPolicy) {})
 }
 
-// runsInForce has a release installed, and a policy in force.
+// runsInForce has a release installed, and a policy in force, and OLM busy with nothing.
 func (s *scene) runsInForce(r release) {
 	s.Helper()
 	s.offers(r)
@@ -100,6 +100,7 @@ func (s *scene) runsInForce(r release) {
 	s.installed(r)
 	s.created(r)
 	s.exposed()
+	s.planned()
 }
 
 // replacedBy offers another release under traffic, and waits until all of it runs.
@@ -205,6 +206,9 @@ func (s *scene) asked(named lab.Outcome) error {
 	for _, node := range s.town.Nodes() {
 		for source, want := range map[string]lab.Outcome{"203.0.113.1": named, "203.0.113.9": lab.TimedOut} {
 			flow := lab.Flow{From: netip.AddrPortFrom(netip.MustParseAddr(source), 0), To: netip.AddrPortFrom(node.Addrs[0], s.port)}
+			if want == lab.Answered {
+				flow.Timeout = patience
+			}
 			if a := s.office.Ask(s.ctx, flow); a.Outcome != want {
 				return fmt.Errorf("%s asks %s: %s", source, node.Name, a)
 			}

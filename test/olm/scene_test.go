@@ -3,6 +3,7 @@ package olm
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -210,6 +211,30 @@ func (s *scene) installed(r release) {
 		}
 		if !done || len(all.Items) != 1 {
 			return fmt.Errorf("there are %q", said)
+		}
+		return nil
+	})
+}
+
+// planned waits until OLM has carried out its plans. It does so anew when a write of a plan's
+// status, or a step, meets another write, and that goes on for many seconds after what
+// was planned has Succeeded: whatever a person removes or replaces
+// meanwhile is made again.
+func (s *scene) planned() {
+	s.Helper()
+	s.eventually("OLM has carried out its plans", func() error {
+		all := &unstructured.UnstructuredList{}
+		all.SetGroupVersionKind(schema.GroupVersionKind{Group: "operators.coreos.com", Version: "v1alpha1", Kind: "InstallPlanList"})
+		if err := s.client.List(s.ctx, all, client.InNamespace(namespace)); err != nil {
+			return err
+		}
+		if len(all.Items) == 0 {
+			return errors.New("there is no plan")
+		}
+		for i := range all.Items {
+			if phase, _, _ := unstructured.NestedString(all.Items[i].Object, "status", "phase"); phase != "Complete" && phase != "Failed" {
+				return fmt.Errorf("%s is %q", all.Items[i].GetName(), phase)
+			}
 		}
 		return nil
 	})

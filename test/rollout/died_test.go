@@ -9,6 +9,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -28,11 +29,24 @@ func (s *scene) died() {
 		s.Fatal(err)
 	}
 	first := s.gateway(policy, nil)
+	// An agent that dies before it has done what it was told is replaced sooner.
+	s.eventually("the policy is in force", func() error {
+		if err := s.town.Client.Get(s.ctx, client.ObjectKeyFromObject(policy), policy); err != nil {
+			return err
+		}
+		if !meta.IsStatusConditionTrue(policy.Status.Conditions, v1alpha1.Ready) {
+			return fmt.Errorf("%+v", policy.Status.Conditions)
+		}
+		return nil
+	})
 	program := filepath.Join(s.town.Bin, "agent")
 	if err := os.Rename(program, program+"-away"); err != nil {
 		s.Fatal(err)
 	}
-	agent := s.agentOn(first)
+	agent, err := s.agentOn(first)
+	if err != nil {
+		s.Fatal(err)
+	}
 	start := time.Now()
 	agent.Kill()
 	<-agent.Done()
@@ -54,8 +68,8 @@ func (s *scene) died() {
 	}
 }
 
-// gateway waits until the policy is Ready and lists the addresses of one node that is not
-// the former, and returns that.
+// gateway waits until the policy lists the addresses of one node that is not the former,
+// and returns that.
 func (s *scene) gateway(policy *v1alpha1.NodePortPolicy, former *lab.Node) (gateway *lab.Node) {
 	s.Helper()
 	s.eventually("the policy lists a gateway", func() error {
@@ -80,18 +94,44 @@ func (s *scene) numberOf(policy *v1alpha1.NodePortPolicy) uint16 {
 	return uint16(policy.Status.Allocations[0].NodePort)
 }
 
-// agentOn returns the program of the node's agent.
-func (s *scene) agentOn(node *lab.Node) *lab.Process {
-	s.Helper()
+// agentOn returns the program of the node's agent: of the only pod that it has.
+func (s *scene) agentOn(node *lab.Node) (*lab.Process, error) {
 	var pods corev1.PodList
 	if err := s.town.Client.List(s.ctx, &pods, client.InNamespace("portreeve-system")); err != nil {
-		s.Fatal(err)
+		return nil, err
 	}
+	var own []corev1.Pod
 	for _, p := range pods.Items {
-		if p.Spec.NodeName == node.Name && p.DeletionTimestamp == nil {
-			return node.Pod(p.Namespace, p.Name).Process("agent")
+		if p.Spec.NodeName == node.Name {
+			own = append(own, p)
 		}
 	}
-	s.Fatalf("%s has no agent", node.Name)
-	return nil
+	if len(own) != 1 || own[0].DeletionTimestamp != nil {
+		return nil, fmt.Errorf("%s has %d agents, want one that stays", node.Name, len(own))
+	}
+	if pod := node.Pod(own[0].Namespace, own[0].Name); pod != nil {
+		if agent := pod.Process("agent"); agent != nil {
+			return agent, nil
+		}
+	}
+	return nil, fmt.Errorf("%s has an agent that does not run yet", node.Name)
+}
+
+// ran waits until the pods are what the DaemonSet wishes, on each node one that runs: what
+// the object says is a little older, and a controller may have taken agents away by the
+// stranger's word in between.
+func (s *scene) ran() {
+	s.Helper()
+	s.eventually("each node has its agent", func() error {
+		agents := s.agents()
+		if have := agents.Status; have.ObservedGeneration != agents.Generation || have.UpdatedNumberScheduled != 3 || have.NumberReady != 3 {
+			return fmt.Errorf("generation %d: %+v", agents.Generation, have)
+		}
+		for _, node := range s.town.Nodes() {
+			if _, err := s.agentOn(node); err != nil {
+				return err
+			}
+		}
+		return s.says("portreeve-agent:v2")
+	})
 }

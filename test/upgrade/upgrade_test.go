@@ -99,7 +99,7 @@ func TestUpgradeAndRollBackUnderTraffic(t *testing.T) {
 func setUp(t *testing.T) *scene {
 	t.Helper()
 	ctrllog.SetLogger(logr.Discard())
-	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute) // most of it for the programs of two versions, on a busy machine
 	t.Cleanup(cancel)
 	bin, err := stage.Build(ctx)
 	t.Cleanup(func() { os.RemoveAll(bin) })
@@ -117,7 +117,7 @@ func setUp(t *testing.T) *scene {
 	if s.town, err = stage.NewOf(ctx, cluster, s.older.bin, s.older.root); err != nil {
 		t.Fatal(err)
 	}
-	s.town.Lease, s.town.Plain = 5*time.Second, s.older.plain
+	s.town.Lease, s.town.Plain = 15*time.Second, s.older.plain // a manager that ends gives its Lease back
 	if err := s.town.StartAll(ctx); err != nil {
 		t.Fatal(err)
 	}

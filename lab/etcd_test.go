@@ -25,7 +25,7 @@ func TestRestoreTakesTheClusterBackAndItWorksOn(t *testing.T) {
 }
 
 func restore(t *testing.T, options lab.RestoreOptions) {
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 6*time.Minute)
 	defer cancel()
 	c := start(t, lab.Options{Nodes: 2, KubeProxy: lab.NFTables, ControllerManager: true, Scheduler: true})
 	admin, err := kubernetes.NewForConfig(c.RESTConfig())
@@ -98,7 +98,7 @@ func changeEverything(t *testing.T, c *lab.Cluster, admin kubernetes.Interface) 
 		t.Fatal(err)
 	}
 	// The same name, another pod.
-	if out, err := c.Kubectl(t.Context(), "-n", "shop", "delete", "pod", "shop-1", "--timeout=60s"); err != nil {
+	if out, err := c.Kubectl(t.Context(), "-n", "shop", "delete", "pod", "shop-1", "--timeout="+soon.String()); err != nil {
 		t.Fatal(out, err)
 	}
 	if _, err := c.AddPod(t.Context(), c.Node("n1"), "shop", "shop-1", selector); err != nil {
@@ -133,7 +133,7 @@ func seeScheduled(t *testing.T, c *lab.Cluster, admin kubernetes.Interface) {
 	if err != nil {
 		t.Fatal(out, err)
 	}
-	if out, err = c.Kubectl(t.Context(), "-n", "shop", "wait", "--for=condition=Ready", "pod/new", "--timeout=30s"); err != nil {
+	if out, err = c.Kubectl(t.Context(), "-n", "shop", "wait", "--for=condition=Ready", "pod/new", "--timeout="+soon.String()); err != nil {
 		t.Error(out, err)
 	}
 	nodes, err := admin.CoreV1().Nodes().List(t.Context(), metav1.ListOptions{})
@@ -177,7 +177,7 @@ func seeFollowed(t *testing.T, admin kubernetes.Interface, informer cache.Shared
 		}
 		return
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(soon); ; time.Sleep(20 * time.Millisecond) {
 		stale, seen := look()
 		if seen && !stale {
 			return

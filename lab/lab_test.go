@@ -41,10 +41,14 @@ func start(t *testing.T, options lab.Options) *lab.Cluster {
 	return c
 }
 
+// soon is how long what takes seconds may take on a busy machine: clients that lost the API
+// server try again ever more seldom, up to twice in a minute.
+const soon = 90 * time.Second
+
 // eventually asks until the answer is as wanted: kube-proxy needs a second.
 func eventually(t *testing.T, from *lab.Namespace, flow lab.Flow, want lab.Outcome) lab.Answer {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(soon)
 	for {
 		answer := from.Ask(t.Context(), flow)
 		if answer.Outcome == want {
@@ -84,10 +88,8 @@ func TestNodePortIsAnsweredOnEveryNode(t *testing.T) {
 						}
 						t.Logf("%s %s from %s: %s", network, to, from, answer)
 					}
-					closed := lab.Flow{To: netip.AddrPortFrom(addr, 30081), Timeout: 5 * time.Second}
-					if answer := client.Ask(t.Context(), closed); answer.Outcome != lab.Refused {
-						t.Errorf("%s: %s; want refused", closed.To, answer)
-					}
+					closed := lab.Flow{To: netip.AddrPortFrom(addr, 30081)}
+					eventually(t, client.Namespace, closed, lab.Refused)
 				}
 			}
 			seeVariant(t, c.Node("n1"), mode)
@@ -135,7 +137,7 @@ func keepSource(t *testing.T, c *lab.Cluster, client *lab.Client, n *lab.Node) {
 	}
 	from := netip.MustParseAddr("203.0.113.77")
 	flow := lab.Flow{To: netip.AddrPortFrom(n.Addrs[0], 30080), From: netip.AddrPortFrom(from, 0)}
-	for deadline := time.Now().Add(30 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(soon); ; time.Sleep(50 * time.Millisecond) {
 		answer := client.Ask(t.Context(), flow)
 		if answer.Peer.Addr() == from {
 			break

@@ -1,11 +1,13 @@
 package aws_test
 
 import (
+	"bufio"
 	"context"
 	"fmt"
-	"net"
+	"io"
 	"net/netip"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -67,17 +69,13 @@ func startMoto(t *testing.T) string {
 	if err != nil {
 		t.Skip("SKIPPED, second opinion missing: moto_server is not on PATH (pip install 'moto[server]')")
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	ctx, stop := context.WithCancel(context.Background())
+	// A port that we had looked for would be anybody's by the time moto is up.
+	server := exec.CommandContext(ctx, path, "-H", "127.0.0.1", "-p", "0")
+	says, err := server.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := listener.Addr().String()
-	host, port, _ := net.SplitHostPort(address)
-	if err := listener.Close(); err != nil {
-		t.Fatal(err)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	server := exec.CommandContext(ctx, path, "-H", host, "-p", port)
 	if err := server.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -85,20 +83,27 @@ func startMoto(t *testing.T) string {
 		stop()
 		_ = server.Wait() // killed: its status says only that
 	})
-	deadline, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	for tick := time.NewTicker(50 * time.Millisecond); ; {
-		if c, err := net.Dial("tcp", address); err == nil {
-			_ = c.Close()
-			return "http://" + address
+	listens := make(chan string, 1)
+	go func() {
+		for lines := bufio.NewScanner(says); lines.Scan(); {
+			if said := motoListens.FindStringSubmatch(lines.Text()); said != nil {
+				listens <- said[1]
+				break
+			}
 		}
-		select {
-		case <-tick.C:
-		case <-deadline.Done():
-			t.Fatal("moto_server does not listen")
-		}
+		_, _ = io.Copy(io.Discard, says) // or moto would wait for a reader
+	}()
+	select {
+	case endpoint := <-listens:
+		return endpoint
+	case <-time.After(time.Minute):
+		t.Fatal("moto_server does not listen")
+		return ""
 	}
 }
+
+// motoListens is what moto says when it has bound its port.
+var motoListens = regexp.MustCompile(`Running on (http://127\.0\.0\.1:[0-9]+)`)
 
 func rawClient(t *testing.T, endpoint string) *ec2.Client {
 	t.Helper()

@@ -92,7 +92,13 @@ func startOpenVSwitch(t *testing.T) *openVSwitch {
 	schema := filepath.Join(filepath.Dir(tool), "../share/openvswitch/vswitch.ovsschema")
 	o.node.Command(t, "", "ovsdb-tool", "create", o.file("conf.db"), schema)
 	o.daemon("ovsdb-server", o.file("conf.db"), "--remote=p"+o.db(), "--unixctl="+o.file("db.ctl"))
-	eventually(t, "the database listens", func() bool { _, err := os.Stat(o.file("db.sock")); return err == nil })
+	eventually(t, "the database listens", func() bool { // which is later than that its socket is there
+		conn, err := net.Dial("unix", o.file("db.sock"))
+		if err == nil {
+			_ = conn.Close()
+		}
+		return err == nil
+	})
 	o.vsctl("--no-wait", "init")
 	o.daemon("ovs-vswitchd", o.db(), "--unixctl="+o.file("switch.ctl"))
 	o.vsctl("add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev")
@@ -120,7 +126,7 @@ func (o *openVSwitch) daemon(name string, args ...string) {
 
 func (o *openVSwitch) vsctl(args ...string) {
 	o.t.Helper()
-	o.node.Command(o.t, "", append([]string{"ovs-vsctl", "--timeout=10", "--db=" + o.db()}, args...)...)
+	o.node.Command(o.t, "", append([]string{"ovs-vsctl", "--timeout=60", "--db=" + o.db()}, args...)...)
 }
 
 func (o *openVSwitch) ofctl(verb, bridge string, args ...string) {
@@ -132,7 +138,7 @@ func (o *openVSwitch) ofctl(verb, bridge string, args ...string) {
 func (o *openVSwitch) plug(n *datapathtest.Namespace, port, address string) {
 	o.t.Helper()
 	var pid int // of a process that is in the namespace while the link moves there
-	sleeper := exec.Command("sleep", "60")
+	sleeper := exec.Command("sleep", "600")
 	must(o.t, n.Do(sleeper.Start))
 	pid = sleeper.Process.Pid
 	defer func() { _ = sleeper.Process.Kill(); _ = sleeper.Wait() }()
@@ -213,9 +219,9 @@ func ask(t *testing.T, client *datapathtest.Namespace) string {
 
 func eventually(t *testing.T, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !holds(); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(20 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("not within 15s: %s", what)
+			t.Fatalf("not within a minute: %s", what)
 		}
 	}
 }

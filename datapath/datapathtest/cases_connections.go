@@ -89,6 +89,9 @@ func sweepEnds(w *World) {
 }
 
 func sweepCounts(w *World) {
+	// Half an association would be forgotten after three seconds, and a Sync beside other
+	// tests may take as long.
+	w.Node.Sysctl(w.t, "net.netfilter.nf_conntrack_sctp_timeout_cookie_wait", "600")
 	for _, family := range families() {
 		for _, who := range []Host{alice, mallory} {
 			w.connect(who, nodeIP, family, "tcp/30050")
@@ -96,7 +99,7 @@ func sweepCounts(w *World) {
 		}
 		w.connect(mallory, nodeIP, family, "tcp/30051") // not asked for
 	}
-	for _, family := range families() { // last: half an association is forgotten after three seconds
+	for _, family := range families() {
 		for _, who := range []Host{alice, mallory} {
 			if got, err := w.probe(who.in(family), nodeIP.in(family), portOf("sctp/30050"), answered); err != nil || got != answered {
 				w.t.Fatalf("sctp: %s, %v", got, err)

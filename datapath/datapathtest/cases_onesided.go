@@ -34,7 +34,9 @@ func oneWay(w *World) {
 	}()
 	target := fmt.Sprintf("udp/%d", silentPort)
 	w.Sync(Set(Pool, target+" alice persecond=5 burst=5"))
-	const packets = 100
+	// A busy machine may lose some of so many at once; a limit that took each for a
+	// connection would let half of them through at most while we wait.
+	const packets, most = 100, 90
 	for _, family := range families() {
 		heard.Store(0)
 		conn, err := dial(w.Client, alice.in(family), nodeIP.in(family), portOf(target), patience)
@@ -46,7 +48,7 @@ func oneWay(w *World) {
 				w.t.Fatal(err)
 			}
 		}
-		w.eventually(fmt.Sprintf("IPv%d: all of %d packets of one connection arrive", family, packets), func() bool { return heard.Load() == packets })
+		w.eventually(fmt.Sprintf("IPv%d: %d of %d packets of one connection arrive", family, most, packets), func() bool { return heard.Load() >= most })
 		_ = conn.Close()
 	}
 }

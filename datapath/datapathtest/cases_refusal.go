@@ -37,11 +37,7 @@ func refusal(w *World) {
 	if !w.silent() {
 		for _, family := range families() {
 			for _, target := range []string{"tcp/30050", "sctp/30050"} {
-				start := time.Now()
-				w.expectVerdict(alice, family, target, refused)
-				if took := time.Since(start); took > atOnce {
-					w.t.Errorf("IPv%d: %s was refused after %s", family, target, took)
-				}
+				w.refusedAtOnce(family, target)
 			}
 		}
 	}
@@ -49,6 +45,21 @@ func refusal(w *World) {
 	w.Expect("alice tcp/30050 dropped", "alice udp/30050 dropped", "alice tcp/30051 dropped")
 	w.Sync(Set(Pool, "tcp/30050 alice", "udp/30050 alice", "sctp/30050 alice"))
 	w.Expect("alice tcp/30050 answered", "alice udp/30050 answered", "alice sctp/30050 answered", "mallory tcp/30050 dropped")
+}
+
+// refusedAtOnce wants the first packet of alice to be refused. The answer may come late on a
+// busy machine, but not each time.
+func (w *World) refusedAtOnce(family int, target string) {
+	w.t.Helper()
+	var took time.Duration
+	for range 3 {
+		start := time.Now()
+		w.expectVerdict(alice, family, target, refused)
+		if took = time.Since(start); took <= atOnce {
+			return
+		}
+	}
+	w.t.Errorf("IPv%d: three times %s was refused late, at last after %s", family, target, took)
 }
 
 func refusedMidConnection(w *World) {

@@ -181,8 +181,43 @@ func dial(n *Namespace, from, to netip.Addr, port rule.Port, wait time.Duration)
 	return conn, err
 }
 
+// pings tell the datagrams apart.
+var pings atomic.Uint64
+
+// pingDatagram sends a text, and again when it or its echo must have been lost on the way:
+// on a busy machine, or when two connections get the same port at a time by masquerading.
+func pingDatagram(conn net.Conn, text string, wait time.Duration) (verdict, error) {
+	text = fmt.Sprint(text, " ", pings.Add(1)) // so that an echo which comes late is for nobody else
+	echo := make([]byte, len(text)+1)
+	for end := time.Now().Add(wait); ; {
+		last := time.Until(end) <= patience/4
+		if err := conn.SetDeadline(time.Now().Add(min(time.Until(end), patience/4))); err != nil {
+			return "", err
+		}
+		if _, err := io.WriteString(conn, text); err != nil {
+			return verdictOf(err)
+		}
+		for {
+			n, err := conn.Read(echo)
+			if err == nil && string(echo[:n]) == text {
+				return answered, nil
+			}
+			if err == nil {
+				continue
+			}
+			if heard, err := verdictOf(err); err != nil || heard != dropped || last {
+				return heard, err
+			}
+			break
+		}
+	}
+}
+
 // ping sends a text and waits for its echo.
 func ping(conn net.Conn, text string, wait time.Duration) (verdict, error) {
+	if _, is := conn.(*net.UDPConn); is {
+		return pingDatagram(conn, text, wait)
+	}
 	if err := conn.SetDeadline(time.Now().Add(wait)); err != nil {
 		return "", err
 	}

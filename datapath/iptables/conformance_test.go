@@ -1,6 +1,7 @@
 package iptables_test
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/portreeve/portreeve/datapath"
@@ -27,19 +28,21 @@ func open(mode iptables.Mode) datapathtest.Open {
 }
 
 func damage(mode string) map[string][][]string {
-	mangle := func(words ...string) []string {
-		return append([]string{"iptables-" + mode, "-w", "10", "-t", "mangle"}, words...)
+	// The lock of the legacy tools is that of the machine, so cases beside this one hold it
+	// now and then, and who does not wait for it fails.
+	tool := "iptables-" + mode + " -w 10"
+	in := func(table string, words ...string) []string {
+		return append(strings.Fields(tool+" -t "+table), words...)
 	}
-	filter := func(words ...string) []string {
-		return append([]string{"iptables-" + mode, "-w", "10", "-t", "filter"}, words...)
-	}
+	mangle := func(words ...string) []string { return in("mangle", words...) }
+	filter := func(words ...string) []string { return in("filter", words...) }
 	return map[string][][]string{
 		"the jump of local ports is taken out": {filter("-D", "INPUT", "-j", "PORTREEVE-LOCAL")},
-		"the jump of local ports comes second": {{"sh", "-c", "iptables-" + mode + " -N KUBE-EXTERNAL-SERVICES; iptables-" + mode + " -I INPUT -j KUBE-EXTERNAL-SERVICES"}},
+		"the jump of local ports comes second": {{"sh", "-c", tool + " -N KUBE-EXTERNAL-SERVICES; " + tool + " -I INPUT -j KUBE-EXTERNAL-SERVICES"}},
 		"what local ports refuse is let go":    {filter("-I", "PORTREEVE-LOCAL", "1", "-j", "RETURN")},
 		"the hook is flushed":                  {mangle("-F", "PREROUTING")},
 		"the whole table is flushed":           {mangle("-F"), mangle("-X")},
-		"a second jump is added":               {{"sh", "-c", "iptables-" + mode + " -t mangle -S PREROUTING | sed -n 's/-A/iptables-" + mode + " -t mangle -A/;/PORTREEVE/p' | sh"}},
+		"a second jump is added":               {{"sh", "-c", tool + " -t mangle -S PREROUTING | sed -n 's/-A/" + tool + " -t mangle -A/;/PORTREEVE/p' | sh"}},
 		"the judged numbers are flushed":       {{"ipset", "flush", "PORTREEVE-JUDGED"}},
 		"the audited numbers are flushed":      {{"ipset", "flush", "PORTREEVE-AUDIT"}},
 		"a number is slipped in to be audited": {{"ipset", "add", "PORTREEVE-AUDIT", "30050"}},

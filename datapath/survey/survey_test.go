@@ -79,7 +79,7 @@ add element ip6 kube-proxy nodeport-ips { 2001:db8::11 }
 	run(t, "", "iptables-nft", "-t", "nat", "-N", "KUBE-NODEPORTS")
 	run(t, "", "ip6tables-nft", "-t", "nat", "-N", "KUBE-NODEPORTS")
 	run(t, "", "ip6tables-nft", "-t", "nat", "-N", "cali-PREROUTING")
-	run(t, "", "iptables-legacy", "-t", "nat", "-N", "KUBE-NODEPORTS")
+	run(t, "", "iptables-legacy", "-w", "10", "-t", "nat", "-N", "KUBE-NODEPORTS")
 	want.KubeProxy = []string{"iptables-legacy", "iptables-nft", "nftables"}
 	want.Chains = []string{"KUBE-NODEPORTS", "cali-PREROUTING"}
 	if f := look(t); !reflect.DeepEqual(f, want) {
@@ -100,6 +100,7 @@ add element ip6 kube-proxy nodeport-ips { 2001:db8::11 }
 	// The client dials from a thread of its own: only the parsing of what is said can be
 	// tried here, the rest is in test/e2e.
 	s := New()
+	s.client.Timeout = answers // on a busy machine
 	s.client.Transport = &http.Transport{DisableKeepAlives: true, DialContext: dialHere(t)}
 	if got := s.proxyMode(); got != "iptables" {
 		t.Errorf("kube-proxy says %q", got)
@@ -182,13 +183,13 @@ add chain ip theirs in { type nat hook prerouting priority 90; }
 add rule ip theirs in tcp dport 80 dnat to 192.0.2.9
 `, "nft", "-f", "-")
 	run(t, "", "iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-s", "172.17.0.0/16", "-j", "MASQUERADE")
-	run(t, "", "iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "-s", "172.17.0.0/16", "-j", "MASQUERADE")
+	run(t, "", "iptables-legacy", "-w", "10", "-t", "nat", "-A", "POSTROUTING", "-s", "172.17.0.0/16", "-j", "MASQUERADE")
 	if f := look(t); len(f.Masquerades) > 0 {
 		t.Errorf("%v translate some networks only", f.Masquerades)
 	}
 	run(t, "", "nft", "add", "rule", "ip", "theirs", "out", "ip", "saddr", "!=", "10.0.0.0/8", "ip", "daddr", "10.0.0.0/8", "masquerade")
 	run(t, "", "iptables-nft", "-t", "nat", "-A", "POSTROUTING", "-m", "mark", "--mark", "4", "-j", "MASQUERADE")
-	run(t, "", "iptables-legacy", "-t", "nat", "-A", "POSTROUTING", "!", "-s", "10.0.0.0/8", "-j", "MASQUERADE")
+	run(t, "", "iptables-legacy", "-w", "10", "-t", "nat", "-A", "POSTROUTING", "!", "-s", "10.0.0.0/8", "-j", "MASQUERADE")
 	if f, want := look(t), []string{"legacy POSTROUTING", "nat POSTROUTING", "theirs out"}; !slices.Equal(f.Masquerades, want) {
 		t.Errorf("found %v, want %v", f.Masquerades, want)
 	}

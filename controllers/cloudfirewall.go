@@ -140,6 +140,9 @@ func (r *CloudFirewall) sync(ctx context.Context, firewall *v1alpha1.CloudFirewa
 	seen.listed = listed
 	listed, vanished, err = undisputed(firewall, all.Items, listed, vanished)
 	err = errors.Join(unfound, err)
+	if sayErr := r.announce(ctx, firewall, listed); sayErr != nil {
+		return seen, sayErr
+	}
 	if len(listed) > 0 {
 		want := r.wantOf(firewall, listed, seen.grants, poolsOf(compile.CloudPools(pools, allocations)))
 		if other := r.cloned(firewall.Name, nil); other != "" && !want.Confirmed {

@@ -34,7 +34,7 @@ func firewallOf(name string, age time.Duration, groups ...string) v1alpha1.Cloud
 // syncing makes each firewall's groups hold what the allocations ask of it.
 func syncing(t *testing.T, account *cloudtest.EC2, objects ...client.Object) *CloudFirewall {
 	t.Helper()
-	c := store(t, objects...).Build()
+	c := store(t, objects...).WithStatusSubresource(&v1alpha1.CloudFirewall{}).Build()
 	return &CloudFirewall{
 		Client: c, Snapshot: Snapshot{Reader: c}, Clouds: NewClouds(), Owner: "owner", Leading: func(context.Context) error { return nil }, Now: time.Now,
 		Providers: map[v1alpha1.Provider]Connect{v1alpha1.ProviderAWS: func(context.Context, v1alpha1.CloudFirewallSpec, *Keys) (cloud.Provider, error) {
@@ -55,6 +55,40 @@ func TestAGroupThatWasDeletedInTheCloudHoldsNobodyUp(t *testing.T) {
 	}
 	if !r.reading("aws", seen.reports, err, time.Now()).Read {
 		t.Error("the reading is not complete")
+	}
+}
+
+// A group is emptied when it is taken off the list, also if the process that had filled it
+// ended before it could say what was there.
+func TestAGroupIsNamedBeforeItIsFilled(t *testing.T) {
+	account := cloudtest.NewEC2(cloudtest.Options{})
+	for _, group := range []string{"sg-1", "sg-2"} {
+		account.AddGroup(group)
+	}
+	claim, _ := shop()
+	claim.Spec.CloudFirewalls = []v1alpha1.ObjectName{"aws"}
+	f := firewallOf("aws", time.Hour, "sg-1")
+	r := syncing(t, account, claim, &f)
+	read := func() *v1alpha1.CloudFirewall {
+		f, err := get[v1alpha1.CloudFirewall](t.Context(), r, client.ObjectKey{Name: "aws"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return f
+	}
+	for _, group := range []string{"sg-1", "sg-2"} {
+		now := read()
+		now.Spec.Groups = []v1alpha1.SecurityGroup{{ID: group}}
+		if err := r.Update(t.Context(), now); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.sync(t.Context(), read()); err != nil {
+			t.Fatal(err)
+		}
+		r.gates = nil // another process
+	}
+	if left, filled := account.Rules("sg-1"), account.Rules("sg-2"); len(left) > 0 || len(filled) != 1 {
+		t.Errorf("sg-1 holds %v, sg-2 %v", left, filled)
 	}
 }
 

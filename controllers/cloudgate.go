@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/portreeve/portreeve/api/v1alpha1"
 	"github.com/portreeve/portreeve/cloud"
@@ -275,6 +276,22 @@ func rulesLeft(groups []v1alpha1.GroupStatus) string {
 		}
 	}
 	return strings.Join(out, ", ")
+}
+
+// announce names the groups in status before anything is written to them: one that is taken
+// off the list is emptied because status names it, whatever became meanwhile of the process
+// that wrote there, and whichever other group it could not read.
+func (r *CloudFirewall) announce(ctx context.Context, f *v1alpha1.CloudFirewall, listed []string) error {
+	known := len(f.Status.Groups)
+	for _, group := range listed {
+		if !slices.ContainsFunc(f.Status.Groups, func(g v1alpha1.GroupStatus) bool { return g.ID == group }) {
+			f.Status.Groups = append(f.Status.Groups, v1alpha1.GroupStatus{ID: group})
+		}
+	}
+	if len(f.Status.Groups) == known || f.Spec.Mode == v1alpha1.CloudObserve {
+		return nil
+	}
+	return r.Status().Update(ctx, f, client.FieldOwner(v1alpha1.FieldOwner))
 }
 
 // empty revokes all of our rules in the groups.

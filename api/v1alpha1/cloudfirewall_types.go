@@ -221,7 +221,8 @@ type CloudLimits struct {
 
 // CloudFirewallStatus is what the last reading showed.
 type CloudFirewallStatus struct {
-	// Groups as they were last read.
+	// Groups as they were last read. One is named before anything is written to it, without
+	// a budget until it has been read.
 	// +listType=map
 	// +listMapKey=id
 	// +optional

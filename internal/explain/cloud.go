@@ -47,7 +47,7 @@ func (w walk) cloud(name string) Gate {
 			return wider(g, shadows)
 		}
 		// Without a rule of ours, or one that is wider, nothing there admits the port.
-		if status.Rules == 0 && len(firewall.Status.Groups) > 0 && status.State != compile.StatePending && status.State != v1alpha1.ReasonUnreachable {
+		if status.Rules == 0 && firewall.Status.LastVerified != nil && status.State != compile.StatePending && status.State != v1alpha1.ReasonUnreachable {
 			g.State = Stops
 			g.Message = "no rule of ours for the port is in its groups: " + g.Message
 		}

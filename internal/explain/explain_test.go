@@ -94,7 +94,7 @@ func cloudy(c *Cluster, state string, rules int32, shadowing ...string) {
 	c.Allocations[0].Spec.CloudFirewalls = []v1alpha1.ObjectName{"aws"}
 	c.Policies[0].Status.Cloud = []v1alpha1.CloudStatus{{Firewall: "aws", State: state, Rules: rules, Groups: []string{"sg-1"}, Precision: "Exact", Message: "what the cloud said"}}
 	c.Firewalls = []v1alpha1.CloudFirewall{{ObjectMeta: metav1.ObjectMeta{Name: "aws"}, Status: v1alpha1.CloudFirewallStatus{
-		Groups: []v1alpha1.GroupStatus{{ID: "sg-1", Shadowing: shadowing}},
+		LastVerified: &metav1.Time{Time: time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)}, Groups: []v1alpha1.GroupStatus{{ID: "sg-1", Shadowing: shadowing}},
 	}}}
 }
 

@@ -2,7 +2,6 @@ package controllers
 
 import (
 	"context"
-	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -19,7 +18,7 @@ import (
 func (r *Exposure) remembers(ctx context.Context, policy types.NamespacedName, have *corev1.Service) (bool, error) {
 	lost := false
 	for number := range compile.Held(have) {
-		a, err := get[v1alpha1.NodePortAllocation](ctx, r, types.NamespacedName{Name: strconv.Itoa(int(number))})
+		a, err := get[v1alpha1.NodePortAllocation](ctx, r, types.NamespacedName{Name: numberName(number)})
 		if err != nil {
 			return false, err
 		}
